@@ -1,0 +1,40 @@
+# make run   serve the page on 127.0.0.1:7860 with the embedded pair
+# make test  everything that CI runs: style, types, import rules, tests (installs Chromium on Debian if there is none)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test check browser bench gpu pair clean
+
+run: $(VENV)/run.stamp
+	$(BIN)/python app.py $(FLAGS)
+
+test: $(VENV)/dev.stamp browser
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(TESTS)
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.engine
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/run.stamp: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# The page tests drive Debian's Chromium. CHROMIUM=/path/to/chrome uses another one.
+browser:
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null 2>&1 || { \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }

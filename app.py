@@ -1,0 +1,194 @@
+"""Same Seed: one prompt, one seed, one temperature; a base model and its post-trained sibling, side by side.
+
+python app.py                     serve the page (the default)
+python app.py compare --prompt X  run one comparison and print both replies
+python app.py pairs               list the model pairs
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from core import settings as configuration
+
+configuration.quieten()  # before the libraries that read the environment
+
+from pydantic import TypeAdapter, ValidationError  # noqa: E402
+
+from core.compare import compare  # noqa: E402
+from core.errors import UserError  # noqa: E402
+from core.hub import HuggingFaceHub  # noqa: E402
+from core.pool import Pool, Progress  # noqa: E402
+from core.settings import Settings  # noqa: E402
+from core.types import DEFAULT_SAMPLING, FRAMINGS, SIDES, Comparison, Conversation, Result, Sampling, Turn, explain  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, or 2 after a mistake that is explained in one sentence."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    flags = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return flags.command(flags, Settings.read(flags, configuration.environment()))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _with_default_command(arguments: Sequence[str]) -> list[str]:
+    named = arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help"))
+    return list(arguments) if named else ["serve", *arguments]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, (run, add_flags, help) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help)
+        configuration.add_flags(command)
+        add_flags(command)
+        command.set_defaults(command=run)
+    return parser
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+def serve(flags: argparse.Namespace, settings: Settings) -> int:
+    from core.ui import page
+
+    pool = Pool(settings, HuggingFaceHub())
+    pool.start_loading(pool.default.id)  # so that the first visitor does not wait; the page is there meanwhile
+    page.launch(page.build(pool), settings)
+    return 0
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def _compare_flags(parser: argparse.ArgumentParser) -> None:
+    default = DEFAULT_SAMPLING
+    parser.add_argument("--prompt", required=True, help="what to send to both models; - reads standard input")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE.json",
+        help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation',
+    )
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--temperature", type=float, default=default.temperature)
+    parser.add_argument("--top-k", type=int, default=default.top_k)
+    parser.add_argument("--top-p", type=float, default=default.top_p)
+    parser.add_argument("--min-p", type=float, default=default.min_p)
+    parser.add_argument("--repetition-penalty", type=float, default=default.repetition_penalty)
+    parser.add_argument("--max-new-tokens", type=int, default=default.max_new_tokens)
+    parser.add_argument("--framing-base", choices=FRAMINGS, default="document")
+    parser.add_argument("--framing-post", choices=FRAMINGS, default="chat")
+    parser.add_argument("--today", help="the date that a chat template may write (default: today)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_compare(flags: argparse.Namespace, settings: Settings) -> int:
+    pool = Pool(settings, HuggingFaceHub())
+    try:
+        comparison = _comparison(flags, pool)
+        lease = pool.wait(comparison.pair, _say)
+        result = compare(lease, comparison)
+    finally:
+        pool.close()
+    print(result.model_dump_json(indent=2) if flags.json else _plain(result))
+    return 0
+
+
+def _comparison(flags: argparse.Namespace, pool: Pool) -> Comparison:
+    conversation = read_history(flags.history) if flags.history else Conversation()
+    if flags.system is not None:
+        conversation = conversation.model_copy(update={"system": flags.system})
+    try:
+        sampling = Sampling.model_validate({name: getattr(flags, name) for name in Sampling.model_fields})
+        return Comparison(
+            pair=pool.default.id,
+            conversation=conversation,
+            prompt=sys.stdin.read() if flags.prompt == "-" else flags.prompt,
+            sampling=sampling,
+            framing_base=flags.framing_base,
+            framing_post=flags.framing_post,
+            today=flags.today or date.today().isoformat(),
+        )
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def read_history(file: Path) -> Conversation:
+    """Earlier turns from a file.
+
+    Raises:
+        UserError: it is missing, not JSON, or not a conversation.
+    """
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        if isinstance(data, list):
+            return Conversation(turns=TypeAdapter(tuple[Turn, ...]).validate_python(data))
+        return Conversation.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"--history: {explain(error)}") from None
+    except (OSError, ValueError):
+        raise UserError(
+            f'--history takes a JSON file with a list of {{"prompt", "base", "post"}}; {str(file)!r} cannot be read as one.'
+        ) from None
+
+
+def _say(progress: Progress) -> None:
+    print(progress.text if progress.fraction is None else f"{progress.text}: {progress.fraction:.0%}", file=sys.stderr)
+
+
+def _plain(result: Result) -> str:
+    """Both replies as a person reads them."""
+    blocks = []
+    for side in SIDES:
+        answer = result.side(side)
+        speed = f"{len(answer.token_ids)} tokens, {answer.finish_reason}"
+        blocks.append(
+            f"=== {answer.checkpoint.name} ({'base' if side == 'base' else 'post-trained'}; weights {answer.weights_sha256[:8]}; {speed})\n{answer.text}"
+        )
+    return "\n\n".join(blocks)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def run_pairs(flags: argparse.Namespace, settings: Settings) -> int:
+    pool = Pool(settings, HuggingFaceHub())
+    pairs = pool.pairs
+    pool.close()
+    if flags.json:
+        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+        return 0
+    width = max(len(pair.id) for pair in pairs)
+    for pair in pairs:
+        print(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
+    return 0
+
+
+COMMANDS = {
+    "serve": (serve, lambda parser: None, "serve the page (the default)"),
+    "compare": (run_compare, _compare_flags, "run one comparison and print both replies"),
+    "pairs": (
+        run_pairs,
+        lambda parser: parser.add_argument("--json", action="store_true", help="print one JSON list"),
+        "list the model pairs",
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+from core.ui import page  # noqa: E402 - only for those who import this module
+
+demo = page.build(Pool(Settings(), HuggingFaceHub()))

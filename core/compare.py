@@ -1,0 +1,266 @@
+"""One comparison on a leased pair: two requests, one stream of snapshots, and the result at the end.
+
+Both engines put their events into one queue, so a slow side never stalls the other. Closing the
+stream, for whatever reason, cancels both requests. This file knows no widgets.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from tokenizers.decoders import DecodeStream
+
+from core import prompts
+from core.checkpoints import Checkpoint
+from core.engine import Ticket
+from core.errors import UserError
+from core.pool import Lease
+from core.prompts import Prompt
+from core.types import (
+    SIDES,
+    Comparison,
+    Event,
+    Failure,
+    Finish,
+    Queued,
+    Reply,
+    Request,
+    Result,
+    Sampling,
+    Side,
+    SideResult,
+    Snapshot,
+    Started,
+    Token,
+)
+
+Period = Callable[[], float]  # seconds between two snapshots, asked for anew each time
+
+
+@dataclass
+class _Writer:
+    """Folds one side's events into its reply, text as it becomes readable."""
+
+    checkpoint: Checkpoint
+    prompt: Prompt
+    sampling: Sampling
+    phase: str = "queued"
+    ahead: int = 0
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    margins: list[float | None] = field(default_factory=list)
+    text: str = ""
+    finish: Finish | None = None
+    error: str | None = None
+    started_at: float | None = None
+    first_at: float | None = None
+    last_at: float | None = None
+
+    def __post_init__(self) -> None:
+        # The stream begins behind the prompt, so that a first token's leading space is kept.
+        self._stream = DecodeStream(ids=list(self.prompt.token_ids[-8:]), skip_special_tokens=True)
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Queued(ahead=ahead):
+                self.phase, self.ahead = "queued", ahead
+            case Started():
+                self.phase, self.ahead, self.started_at = "reading", 0, monotonic()
+            case Token():
+                self.phase, self.last_at = "writing", monotonic()
+                self.first_at = self.first_at or self.last_at
+                self.ids.append(event.id)
+                self.logprobs.append(event.logprob)
+                self.margins.append(event.margin)
+                if event.id not in self.checkpoint.stop_ids:
+                    self.text += self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, event.id) or ""
+            case Finish():
+                self.phase, self.finish = "done", event
+                self.text = self._whole_text()
+            case Failure():
+                self.phase, self.error = "failed", event.message
+
+    def _whole_text(self) -> str:
+        """The final text, bytes that never became a character included (as U+FFFD)."""
+        ids = [id for id in self.ids if id not in self.checkpoint.stop_ids]
+        return decode_after(self.checkpoint, self.prompt.token_ids, ids)
+
+    def reply(self) -> Reply:
+        return Reply.model_construct(
+            phase=self.phase,
+            ahead=self.ahead,
+            text=self.text,
+            token_ids=tuple(self.ids),
+            logprobs=tuple(self.logprobs),
+            margins=tuple(self.margins),
+            finish_reason=self.finish.reason if self.finish else None,
+            usage=self.finish.usage if self.finish else None,
+            seconds_to_first_token=self._seconds_to_first_token(),
+            tokens_per_second=self._tokens_per_second(),
+            error=self.error,
+        )
+
+    def _seconds_to_first_token(self) -> float | None:
+        return self.first_at - self.started_at if self.first_at and self.started_at else None
+
+    def _tokens_per_second(self) -> float | None:
+        """Decode speed: the first token belongs to reading the prompt, so it is not counted."""
+        seconds = self.last_at - self.first_at if self.first_at and self.last_at else 0.0
+        return (len(self.ids) - 1) / seconds if seconds > 0 else None
+
+
+def decode_after(checkpoint: Checkpoint, before: tuple[int, ...], ids: list[int]) -> str:
+    """The text that `ids` add behind the ids `before` them (tokenizers may strip a leading space at the very beginning)."""
+    decode = checkpoint.tokenizer.backend_tokenizer.decode
+    anchor = list(before[-8:])
+    return decode(anchor + ids, skip_special_tokens=True)[len(decode(anchor, skip_special_tokens=True)) :]
+
+
+class Run:
+    """A comparison that is under way.
+
+    Args:
+        lease: the loaded pair; the caller releases it.
+        reuse: allow prefill chunks kept from earlier requests (off for a replay; the bits are the same).
+
+    Raises:
+        UserError: a prompt does not fit or cannot be built. Nothing has been started then.
+    """
+
+    def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True):
+        self.comparison = comparison
+        self._writers: dict[Side, _Writer] = {}
+        for side in SIDES:
+            checkpoint = lease.side(side)
+            prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
+            self._writers[side] = _Writer(checkpoint, prompt, fit(comparison.sampling, prompt, checkpoint))
+        self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
+        self._tickets: list[Ticket] = []
+        try:
+            for side, writer in self._writers.items():
+                request = Request(
+                    token_ids=writer.prompt.token_ids,
+                    sampling=writer.sampling,
+                    stop_ids=stop_ids(lease, comparison, side),
+                    reuse=reuse,
+                )
+                self._tickets.append(writer.checkpoint.engine.submit(request, self._listener(side)))
+        except UserError:
+            self.stop()
+            raise
+
+    def _listener(self, side: Side) -> Callable[[Event], None]:
+        return lambda event: self._events.put((side, event))
+
+    def prompt(self, side: Side) -> Prompt:
+        return self._writers[side].prompt
+
+    def checkpoint(self, side: Side) -> Checkpoint:
+        return self._writers[side].checkpoint
+
+    def sampling(self, side: Side) -> Sampling:
+        """As sent: max_new_tokens may be shorter than asked, to fit the context."""
+        return self._writers[side].sampling
+
+    def stop(self) -> None:
+        """Stop both sides at their next step; what they have written stands. Safe from any thread."""
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot.model_construct(base=self._writers["base"].reply(), post=self._writers["post"].reply())
+
+    def snapshots(self, period: Period = lambda: 1 / 16) -> Iterator[Snapshot]:
+        """Snapshots until both sides have settled, the last one complete; at most one in `period` seconds."""
+        try:
+            yield self.snapshot()
+            due = monotonic() + period()
+            while not all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+                changed = self._take_until(due)
+                if changed:
+                    yield self.snapshot()
+                due = monotonic() + period()
+        finally:
+            self.stop()
+
+    def _take_until(self, due: float) -> bool:
+        """Fold events until `due`, sleeping in between; True when there were any. Ends early when both sides have settled."""
+        changed = False
+        while True:
+            left = due - monotonic()
+            try:
+                side, event = (
+                    self._events.get(timeout=max(0.0, left)) if left > 0 or not changed else self._events.get_nowait()
+                )
+            except Empty:
+                if changed or left <= 0:
+                    return changed
+                continue
+            self._writers[side].take(event)
+            changed = True
+            if all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+                return True
+
+    def result(self) -> Result:
+        """What was sent and what came back.
+
+        Raises:
+            UserError: a side failed; the sentence is the engine's.
+        """
+        for side, writer in self._writers.items():
+            if writer.error is not None:
+                raise UserError(f"The {'base' if side == 'base' else 'post-trained'} side failed: {writer.error}")
+        return Result(comparison=self.comparison, base=self.side_result("base"), post=self.side_result("post"))
+
+    def side_result(self, side: Side) -> SideResult:
+        """What was sent to one side and what came back; only once it has finished without failing."""
+        writer = self._writers[side]
+        assert writer.finish is not None, "asked for a result before the reply was finished"
+        return SideResult(
+            checkpoint=writer.checkpoint.info,
+            weights_sha256=writer.checkpoint.weights_sha256,
+            engine=writer.checkpoint.engine.info(),
+            sampling=writer.sampling,
+            prompt_text=writer.prompt.text,
+            prompt_token_ids=writer.prompt.token_ids,
+            prompt_sha256=writer.prompt.sha256,
+            text=writer.text,
+            token_ids=tuple(writer.ids),
+            logprobs=tuple(writer.logprobs),
+            margins=tuple(writer.margins),
+            finish_reason=writer.finish.reason,
+            usage=writer.finish.usage,
+        )
+
+
+def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:
+    """The settings with max_new_tokens shortened to what the context leaves.
+
+    Raises:
+        UserError: the prompt alone fills the context; it is never cut silently.
+    """
+    room = checkpoint.engine.context - len(prompt.token_ids)
+    if room < 1:
+        raise UserError(
+            f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.engine.context:,}; start a new chat, undo a turn or shorten the prompt."
+        )
+    return sampling.model_copy(update={"max_new_tokens": min(room, sampling.max_new_tokens)})
+
+
+def stop_ids(lease: Lease, comparison: Comparison, side: Side) -> frozenset[int]:
+    """Where a reply ends: the model's own end-of-text ids, and under the chat framing its sibling's end-of-turn too."""
+    own = lease.side(side).stop_ids
+    return own | lease.post.stop_ids if comparison.framing(side) == "chat" else own
+
+
+def compare(lease: Lease, comparison: Comparison) -> Result:
+    """Run a comparison to its end.
+
+    Raises:
+        UserError: it cannot be run, or a side failed.
+    """
+    run = Run(lease, comparison)
+    for _ in run.snapshots(lambda: 1.0):
+        pass
+    return run.result()

@@ -1,0 +1,91 @@
+"""Does a row's output depend on its neighbours here? Measured on the real weights before anything is served.
+
+Whether a matrix product gives one row the same bits whatever is in the other rows is a property of the
+kernels that this machine picks for these shapes, so it is tried: the same prompt in every slot, alone
+and among different neighbours, bits compared. When it fails, the engine steps down a level, and says so.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from core.engine.lane import Lane
+
+
+@dataclass(frozen=True)
+class Level:
+    """One way to run the forward passes. Later levels are slower and depend on fewer choices of the kernels."""
+
+    attention: str
+    threads: int
+    together: bool
+
+    @property
+    def description(self) -> str:
+        rows = "all slots in one pass" if self.together else "one pass for each slot"
+        return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
+
+
+def levels(preferred: str, threads: int) -> list[Level]:
+    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time."""
+    steps = [
+        Level(preferred, threads, True),
+        Level("eager", threads, True),
+        Level("eager", 1, True),
+        Level("eager", 1, False),
+    ]
+    return list(dict.fromkeys(steps))
+
+
+def neighbours_do_not_matter(lane: Lane, steps: int = 4) -> bool:
+    """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
+
+    Leaves the lane dirty on purpose: what an earlier occupant left in a slot is one of the fillings.
+    """
+    draw = random.Random(lane.length)
+    prompt_length = min(lane.chunk + 7, lane.length - steps)
+    prompt = [draw.randrange(lane.vocabulary) for _ in range(prompt_length)]
+    forced = [draw.randrange(lane.vocabulary) for _ in range(steps)]
+    reference: torch.Tensor | None = None
+    for filling in ("empty", "short", "long"):
+        others = _others(lane, filling, draw, steps)
+        for slot in range(lane.slots):
+            logits = _run(lane, slot, prompt, forced, others)
+            reference = logits if reference is None else reference
+            if not torch.equal(reference, logits):
+                return False
+    return True
+
+
+Filling = Callable[[int], tuple[list[int], list[int]]]  # step -> the other slots' tokens and positions
+
+
+def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Filling:
+    if filling == "empty":
+        return lambda step: ([0] * lane.slots, [0] * lane.slots)
+    _read(lane, [draw.randrange(lane.vocabulary) for _ in range(lane.chunk)])
+    for slot in range(lane.slots):
+        lane.adopt(slot)
+    start = 1 if filling == "short" else lane.length - steps - 1
+    tokens = [[draw.randrange(lane.vocabulary) for _ in range(lane.slots)] for _ in range(steps)]
+    return lambda step: (list(tokens[step]), [start + step] * lane.slots)
+
+
+def _run(lane: Lane, slot: int, prompt: list[int], forced: list[int], others: Filling) -> torch.Tensor:
+    """Logits [1 + steps, vocabulary] of the prompt in `slot`, continued with forced tokens among the others."""
+    seen = [_read(lane, prompt)[0].clone()]
+    lane.adopt(slot)
+    for step, token in enumerate(forced):
+        tokens, positions = others(step)
+        tokens[slot], positions[slot] = token, len(prompt) + step
+        seen.append(lane.write(tokens, positions)[slot].clone())
+    return torch.stack(seen)
+
+
+def _read(lane: Lane, token_ids: list[int]) -> torch.Tensor:
+    lane.begin()
+    for start in range(0, len(token_ids), lane.chunk):
+        logits = lane.read(token_ids, start)
+    return logits

@@ -1,0 +1,331 @@
+"""One engine for one checkpoint: a worker thread that reads prompts, writes tokens and reports events.
+
+Requests join and leave between two forward passes. What a request receives depends on the request
+alone: the scheduler decides when it runs, never how. Events are handed to a callback on the worker
+thread; nothing here waits for whoever listens.
+"""
+
+import logging
+import platform
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import perf_counter
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from core import __version__
+from core.engine import certify, sampling
+from core.engine.lane import Lane
+from core.engine.scheduler import Job, Scheduler
+from core.errors import UserError
+from core.types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
+
+log = logging.getLogger(__name__)
+
+LANE_SIZES = (256, 1024, 4096, 16384)
+STORE_BYTES = 256 * 2**20
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The fixed numbers of an engine. They are part of its fingerprint."""
+
+    slots: int
+    chunk: int
+    sizes: tuple[int, ...]
+    threads: int
+
+
+def lane_sizes(context: int, chunk: int) -> tuple[int, ...]:
+    """A few lane lengths, the last of them the whole context (rounded down to complete chunks)."""
+    whole = max(chunk, context // chunk * chunk)
+    return (*(size for size in LANE_SIZES if size < whole), whole)
+
+
+class Ticket:
+    """A handle on a submitted request."""
+
+    def __init__(self, job: Job, wake: Callable[[], None]):
+        self._job, self._wake = job, wake
+
+    def cancel(self) -> None:
+        """Stop at the next step; the tokens written so far stand. Safe from any thread, any number of times."""
+        self._job.cancelled = True
+        self._wake()
+
+
+class Engine:
+    """Generation over one model.
+
+    Args:
+        model: a decoder with full or sliding-window attention, in evaluation mode, on its device.
+        vocabulary: number of ids that the tokenizer knows; logits beyond are padding and never drawn.
+        shape: slots, chunk, lane lengths and threads.
+        attention: what to try first, "sdpa" or "eager".
+
+    Certification runs on the worker thread before the first request; the constructor waits for it.
+    """
+
+    def __init__(self, model: PreTrainedModel, vocabulary: int, shape: Shape, attention: str):
+        self.model, self.vocabulary, self.shape = model, vocabulary, shape
+        self.context = shape.sizes[-1]
+        self.level = certify.levels(attention, shape.threads)[0]
+        self.certified = False
+        self.device = next(model.get_input_embeddings().parameters()).device
+        # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
+        self._draw_all_slots = self.device.type == "cuda"
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._scheduler = Scheduler(shape.sizes, shape.slots)
+        self._lanes: dict[int, Lane] = {}
+        self._closed = False
+        self._failure: BaseException | None = None
+        ready = threading.Event()
+        self._worker = threading.Thread(target=self._work, args=(ready,), name="engine", daemon=True)
+        self._worker.start()
+        ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- called from any thread ---------------------------------------------------------------
+
+    def submit(self, request: Request, emit: Emit) -> Ticket:
+        """Queue a request. `emit` gets its events in order, the last one a Finish or a Failure, and must return quickly.
+
+        Raises:
+            UserError: the prompt does not fit, or the engine has stopped.
+        """
+        tokens = len(request.token_ids) + request.sampling.max_new_tokens
+        size = self._scheduler.size_for(tokens)
+        if size is None:
+            raise UserError(
+                f"The prompt has {len(request.token_ids):,} tokens and the reply may have {request.sampling.max_new_tokens:,}, but the context holds {self.context:,}; shorten one of them."
+            )
+        if self._closed:
+            raise UserError("These weights were just unloaded to make room; press Compare again.")
+        job = Job(request, size, self.context, emit)
+        self._inbox.put(job)
+        return Ticket(job, lambda: self._inbox.put(None))
+
+    def close(self) -> None:
+        """Fail what is queued, end the worker and drop the caches. Returns when the memory is free."""
+        self._closed = True
+        self._inbox.put(None)
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
+
+    def info(self) -> EngineInfo:
+        """The engine fingerprint."""
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{self.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        )
+        return EngineInfo(
+            sampler=sampling.VERSION,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            attention=self.level.attention,
+            slots=self.shape.slots,
+            lane_sizes=self.shape.sizes,
+            chunk=self.shape.chunk,
+            threads=self.level.threads,
+            device=name,
+            versions={
+                "same-seed": __version__,
+                "torch": str(torch.__version__),
+                "transformers": transformers.__version__,
+            },
+            certified=self.certified,
+            certification=self.level.description
+            if self.certified
+            else "not certified: a row's bits may depend on its neighbours here",
+        )
+
+    # --- the worker thread ---------------------------------------------------------------------
+
+    def _work(self, ready: threading.Event) -> None:
+        try:
+            with torch.inference_mode():
+                self._certify()
+                ready.set()
+                while not self._closed:
+                    self._round()
+        except BaseException as failure:  # reported to the constructor or to every waiting request
+            self._failure = failure
+            log.exception("the engine stopped")
+        finally:
+            self._closed = True
+            self._fail_everything()
+            self._lanes.clear()
+            ready.set()
+
+    def _certify(self) -> None:
+        """Find the first level at which neighbours do not matter in any lane; build the lanes at it."""
+        for level in certify.levels(self.level.attention, self.shape.threads):
+            self.level = level
+            torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
+            if level.attention != self.model.config._attn_implementation:
+                self.model.set_attn_implementation(level.attention)
+            self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
+            self.certified = all(certify.neighbours_do_not_matter(lane) for lane in self._lanes.values())
+            if self.certified:
+                return
+            log.warning("certification failed with %s", level.description)
+
+    def _new_lane(self, size: int) -> Lane:
+        return Lane(
+            self.model,
+            slots=self.shape.slots,
+            length=size,
+            chunk=self.shape.chunk,
+            vocabulary=self.vocabulary,
+            attention=self.level.attention,
+            together=self.level.together,
+            store_bytes=STORE_BYTES,
+        )
+
+    def _round(self) -> None:
+        """At most one prefill chunk, then one decode step in every lane that has someone in it."""
+        self._take_in()
+        for job in self._scheduler.active():
+            if job.cancelled:
+                self._finish(job)
+        reading = self._scheduler.next_to_read()
+        for job, news in self._scheduler.announce():
+            self._emit(job, news)
+        if reading is not None:
+            self._read(reading)
+        for size, jobs in self._scheduler.writing.items():
+            if jobs:
+                self._write(self._lanes[size], list(jobs))
+
+    def _take_in(self) -> None:
+        """Move new requests from the inbox to the scheduler; sleeps while there is nothing to do."""
+        block = self._scheduler.idle
+        while True:
+            try:
+                job = self._inbox.get(block=block)
+            except Empty:
+                return
+            block = False
+            if job is not None:
+                self._scheduler.add(job)
+
+    def _read(self, job: Job) -> None:
+        """One chunk of a prompt; after the last one, the first token."""
+        lane, token_ids = self._lanes[job.size], job.request.token_ids
+        try:
+            if job.started is None:
+                job.started = perf_counter()
+                self._emit(job, Started())
+                lane.begin()
+                job.read = job.reused = lane.reusable(token_ids) if job.request.reuse else 0
+            start = job.read
+            logits = lane.read(token_ids, start)
+            job.read += lane.chunk
+            job.prefill_passes += 1
+            if job.read <= len(token_ids) and job.request.reuse:
+                lane.keep(token_ids, start)
+            if job.read >= len(token_ids):
+                lane.adopt(job.slot)
+                self._scheduler.start_writing(job)
+                self._draw([job], logits)
+        except Exception as error:  # one failing request fails alone
+            self._fail(job, error)
+
+    def _write(self, lane: Lane, jobs: list[Job]) -> None:
+        """One decode step of a lane."""
+        tokens, positions = [0] * lane.slots, [0] * lane.slots
+        for job in jobs:
+            tokens[job.slot], positions[job.slot] = job.written[-1], job.next_position
+        try:
+            logits = lane.write(tokens, positions)
+        except Exception as error:  # the lane's forward pass failed: its requests fail, the others go on
+            for job in jobs:
+                self._fail(job, error)
+            return
+        for job in jobs:
+            job.decode_passes += 1
+        if self._draw_all_slots:
+            rows: list[Job | None] = [None] * lane.slots
+            for job in jobs:
+                rows[job.slot] = job
+            self._draw(rows, logits)
+        else:
+            for job in jobs:
+                self._draw([job], logits[job.slot : job.slot + 1])
+
+    def _draw(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
+        """Draw the next token of each row of `logits`; None is a slot with nobody in it."""
+        draws = sampling.draw(
+            logits,
+            self._seen(rows, logits),
+            [row.request.sampling if row else _NOBODY for row in rows],
+            [len(row.written) if row else 0 for row in rows],
+        )
+        for job, drawn in zip(rows, draws, strict=True):
+            if job is not None:
+                self._take(job, drawn)
+
+    def _take(self, job: Job, drawn: sampling.Draw) -> None:
+        """Add a drawn token to a reply, and end the reply where it ends."""
+        if drawn.token >= self.vocabulary or drawn.logprob != drawn.logprob:
+            self._fail(job, ArithmeticError("its output is not a number here; try --dtype float32"))
+            return
+        job.written.append(drawn.token)
+        job.last_token = perf_counter()
+        job.first_token = job.first_token or job.last_token
+        step = len(job.written) - 1
+        self._emit(job, Token(step=step, id=drawn.token, logprob=drawn.logprob, margin=drawn.margin))
+        if job.finish_reason() is not None:
+            self._finish(job)
+
+    def _seen(self, rows: Sequence[Job | None], logits: torch.Tensor) -> torch.Tensor:
+        """Bool [rows, vocabulary]: the ids in each row's prompt and reply, where a repetition penalty asks for them."""
+        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        for row, job in enumerate(rows):
+            if job is not None and job.request.sampling.repetition_penalty != 1:
+                ids = [*job.request.token_ids, *job.written]
+                seen[row, torch.tensor([i for i in ids if i < seen.shape[1]], device=seen.device)] = True
+        return seen
+
+    def _finish(self, job: Job) -> None:
+        reason = job.finish_reason()
+        assert reason is not None
+        self._scheduler.release(job)
+        self._emit(job, Finish(reason=reason, usage=job.usage()))
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        log.error("a request failed", exc_info=error)
+        self._scheduler.release(job)
+        self._emit(job, Failure(message=_sentence(error)))
+
+    def _fail_everything(self) -> None:
+        while not self._inbox.empty():
+            job = self._inbox.get()
+            if job is not None:
+                self._scheduler.add(job)
+        for job in self._scheduler.active():
+            self._scheduler.release(job)
+            self._emit(job, Failure(message="The engine stopped before this reply was finished; press Compare again."))
+
+    def _emit(self, job: Job, event: Event) -> None:
+        try:
+            job.emit(event)
+        except Exception:  # a listener that fails loses its own reply, nobody else's
+            log.exception("a listener failed; its request is cancelled")
+            job.cancelled = True
+
+
+_NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "This machine ran out of memory for this reply; use a shorter conversation or a smaller pair."
+    return f"The model failed on this request: {error}."

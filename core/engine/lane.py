@@ -1,0 +1,165 @@
+"""One lane: a number of slots and a cache of fixed length, and the only two forward shapes that touch them.
+
+Decode is always [slots, 1], whoever is there; empty slots run along. Prefill runs alone in pieces of
+[1, chunk] from position 0 and is then copied into a slot. Because no shape ever depends on who else
+is being served, neither do the bits. A lane knows tensors and slot numbers, not requests.
+"""
+
+import hashlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from core.engine.slots import Masks, SlotCache
+
+Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of positions
+
+
+class PrefillStore:
+    """Keys and values of complete, aligned prefill chunks, by the tokens up to their end; the oldest go first.
+
+    Only chunks made by prefill are kept, never what decoding wrote (its bits differ), so a reused chunk
+    is bit for bit what a cold start computes.
+    """
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._chunks: OrderedDict[bytes, Chunk] = OrderedDict()
+
+    def get(self, key: bytes) -> Chunk | None:
+        if key in self._chunks:
+            self._chunks.move_to_end(key)
+        return self._chunks.get(key)
+
+    def put(self, key: bytes, chunk: Chunk) -> None:
+        if key in self._chunks:
+            return
+        self._chunks[key] = chunk
+        self.bytes += _size(chunk)
+        while self.bytes > self.max_bytes:
+            self.bytes -= _size(self._chunks.popitem(last=False)[1])
+
+
+def _size(chunk: Chunk) -> int:
+    return sum(tensor.nbytes for tensor in chunk)
+
+
+def prefix_key(token_ids: Sequence[int], end: int) -> bytes:
+    """Digest of the first `end` token ids."""
+    return hashlib.sha256(",".join(map(str, token_ids[:end])).encode()).digest()
+
+
+class Lane:
+    """`slots` rows of `length` positions over one model.
+
+    Args:
+        vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
+        together: decode all slots in one forward; otherwise one forward for each slot, the last resort
+            of certification.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        slots: int,
+        length: int,
+        chunk: int,
+        vocabulary: int,
+        attention: str,
+        together: bool = True,
+        store_bytes: int = 0,
+    ):
+        self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
+        config = model.config.get_text_config()
+        self.device = next(model.get_input_embeddings().parameters()).device
+        self.masks = Masks(config, model.dtype, attention)
+        self.store = PrefillStore(store_bytes)
+        self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._reading = SlotCache(config, 1, length, chunk, self.device)
+        rows = slots if together else 1
+        self._writing = [SlotCache(config, rows, length, 1, self.device) for _ in range(slots // rows)]
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Run both shapes once, so that every buffer exists before the first request."""
+        self.begin()
+        self.read([0], 0)
+        self.write([0] * self.slots, [0] * self.slots)
+
+    def begin(self) -> None:
+        """Forget the prompt that was read last. Nothing of one request is left for the next, not even behind a mask."""
+        self._reading.clear()
+
+    def reusable(self, token_ids: Sequence[int]) -> int:
+        """Copy in stored chunks that begin this prompt; returns how many tokens they cover, always leaving some to read."""
+        done = 0
+        while done + self.chunk < len(token_ids):
+            chunk = self.store.get(prefix_key(token_ids, done + self.chunk))
+            if chunk is None:
+                break
+            for whole, part in zip(self._reading.tensors(), chunk, strict=True):
+                whole[:, :, done : done + self.chunk].copy_(part)
+            done += self.chunk
+        return done
+
+    def read(self, token_ids: Sequence[int], start: int) -> torch.Tensor:
+        """One prefill pass over the chunk that begins at `start` (a multiple of the chunk).
+
+        Returns the logits [1, vocabulary] at its last token, float.
+        """
+        part = list(token_ids[start : start + self.chunk])
+        padded = torch.tensor([part + [0] * (self.chunk - len(part))], device=self.device)
+        positions = torch.arange(start, start + self.chunk, device=self.device)[None]
+        keep = torch.tensor([len(part) - 1], device=self.device)
+        logits = self._forward(self._reading, padded, positions, keep)
+        return logits[:, 0]
+
+    def keep(self, token_ids: Sequence[int], start: int) -> None:
+        """Store the complete chunk at `start` for later prompts that begin the same way."""
+        if self.store.max_bytes:
+            chunk = [tensor[:, :, start : start + self.chunk].clone() for tensor in self._reading.tensors()]
+            self.store.put(prefix_key(token_ids, start + self.chunk), chunk)
+
+    def adopt(self, slot: int) -> None:
+        """Copy the prompt that was just read into a slot, over whatever was there."""
+        cache, row = self._place(slot)
+        for target, source in zip(cache.tensors(), self._reading.tensors(), strict=True):
+            target[row].copy_(source[0])
+
+    def write(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """One decode pass: every slot's last token at its position. Returns logits [slots, vocabulary]."""
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        where = torch.tensor(positions, device=self.device)[:, None]
+        rows = self.slots // len(self._writing)
+        parts = [
+            self._forward(cache, ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], None)
+            for i, cache in enumerate(self._writing)
+        ]
+        return torch.cat(parts)[:, -1] if len(parts) > 1 else parts[0][:, -1]
+
+    def _place(self, slot: int) -> tuple[SlotCache, int]:
+        rows = self.slots // len(self._writing)
+        return self._writing[slot // rows], slot % rows
+
+    def _forward(
+        self, cache: SlotCache, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Logits [rows, kept queries, vocabulary]."""
+        cache.positions.copy_(positions)
+        chosen = {"logits_to_keep": keep} if keep is not None and self._last_only else {}
+        logits = self.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self.masks.at(positions, self.length),
+            past_key_values=cache,
+            use_cache=True,
+            **chosen,
+        ).logits
+        if keep is not None and not self._last_only:
+            logits = logits[:, keep]
+        return logits[..., : self.vocabulary]

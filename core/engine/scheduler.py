@@ -1,0 +1,134 @@
+"""Who runs next. Decides with plain numbers; the tensors are elsewhere.
+
+Requests wait in the order they came. A request takes a slot of the lane that its length needs; while
+that lane is full, later requests for other lanes may pass. One prompt is read at a time, one chunk
+between two decode steps, so a long prompt never stalls the replies that are being written.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from core.types import Event, FinishReason, Queued, Request, Usage
+
+NO_SLOT = -1
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way through the engine."""
+
+    request: Request
+    size: int  # length of the lane it runs in
+    context: int  # how many tokens the model can hold in all
+    emit: Callable[[Event], None]
+    cancelled: bool = False
+    slot: int = NO_SLOT
+    read: int = 0  # prompt tokens whose keys and values are in the lane
+    reused: int = 0
+    written: list[int] = field(default_factory=list)
+    prefill_passes: int = 0
+    decode_passes: int = 0
+    submitted: float = field(default_factory=perf_counter)
+    started: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    told: int | None = None  # the queue position that was last announced
+
+    @property
+    def next_position(self) -> int:
+        """Where the last written token goes: right behind the prompt and the tokens before it."""
+        return len(self.request.token_ids) + len(self.written) - 1
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the reply ends here, or None when it goes on."""
+        if self.cancelled:
+            return "stopped"
+        if self.written and self.written[-1] in self.request.stop_ids:
+            return "eos"
+        if len(self.request.token_ids) + len(self.written) >= self.context:
+            return "context"
+        if len(self.written) >= self.request.sampling.max_new_tokens:
+            return "length"
+        return None
+
+    def usage(self) -> Usage:
+        now = perf_counter()
+        started = self.started if self.started is not None else now
+        first = self.first_token if self.first_token is not None else now
+        return Usage(
+            prompt_tokens=len(self.request.token_ids),
+            reused_tokens=self.reused,
+            output_tokens=len(self.written),
+            prefill_passes=self.prefill_passes,
+            decode_passes=self.decode_passes,
+            seconds_queued=started - self.submitted,
+            seconds_to_first_token=first - started,
+            seconds_decoding=(self.last_token or first) - first,
+        )
+
+
+class Scheduler:
+    """Slots, the queue, and the one prompt that is being read."""
+
+    def __init__(self, sizes: tuple[int, ...], slots: int):
+        self.sizes = sizes
+        self.slots = slots
+        self.waiting: deque[Job] = deque()
+        self.reading: Job | None = None
+        self.writing: dict[int, list[Job]] = {size: [] for size in sizes}
+        self._free: dict[int, list[int]] = {size: list(range(slots)) for size in sizes}
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and self.reading is None and not any(self.writing.values())
+
+    def size_for(self, tokens: int) -> int | None:
+        """The smallest lane that holds so many tokens: chosen from the request alone, never from who else is there."""
+        return next((size for size in self.sizes if tokens <= size), None)
+
+    def add(self, job: Job) -> None:
+        self.waiting.append(job)
+
+    def next_to_read(self) -> Job | None:
+        """The job whose prompt gets the next chunk, giving it a slot if it has none yet."""
+        if self.reading is None:
+            self.reading = next((job for job in self.waiting if self._free[job.size]), None)
+            if self.reading is not None:
+                self.waiting.remove(self.reading)
+                self.reading.slot = self._free[self.reading.size].pop(0)
+        return self.reading
+
+    def start_writing(self, job: Job) -> None:
+        self.reading = None
+        self.writing[job.size].append(job)
+
+    def release(self, job: Job) -> None:
+        """Forget a job wherever it is and free its slot."""
+        if job in self.waiting:
+            self.waiting.remove(job)
+        if self.reading is job:
+            self.reading = None
+        if job in self.writing[job.size]:
+            self.writing[job.size].remove(job)
+        if job.slot != NO_SLOT:
+            self._free[job.size].append(job.slot)
+            self._free[job.size].sort()
+            job.slot = NO_SLOT
+
+    def active(self) -> list[Job]:
+        return [
+            *self.waiting,
+            *([self.reading] if self.reading else []),
+            *(job for jobs in self.writing.values() for job in jobs),
+        ]
+
+    def announce(self) -> list[tuple[Job, Queued]]:
+        """Queue positions that have changed since they were last announced."""
+        news = []
+        for ahead, job in enumerate(self.waiting):
+            if job.told != ahead:
+                job.told = ahead
+                news.append((job, Queued(ahead=ahead)))
+        return news

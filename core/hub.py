@@ -1,0 +1,138 @@
+"""The network: what a Hub repository holds, and bringing its files here. Every way this fails becomes one sentence.
+
+Nothing else in the product talks to the network. `Hub` is an argument wherever it is needed, so a
+test hands in its own.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+from tqdm import tqdm
+
+from core.errors import UserError
+
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
+
+Report = Callable[[float], None]  # fraction of the bytes that are here, 0 to 1
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit: the commit's sha, and its files with their sizes in bytes."""
+
+    id: str
+    revision: str
+    files: dict[str, int]
+
+    def wanted(self) -> dict[str, int]:
+        matches = lambda name, patterns: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)  # noqa: E731
+        return {
+            name: size for name, size in self.files.items() if matches(name, WANTED) and not matches(name, UNWANTED)
+        }
+
+
+class Hub(Protocol):
+    def look_up(self, id: str, revision: str | None) -> Repository: ...
+    def download(self, repository: Repository, report: Report) -> Path: ...
+
+
+class HuggingFaceHub:
+    """The real Hub, with its cache on disk: what was downloaded once works without a network."""
+
+    def look_up(self, id: str, revision: str | None) -> Repository:
+        """The commit that `revision` (default: main) names now, and its files.
+
+        Raises:
+            UserError: unknown id or revision, gated, or no network and nothing in the cache.
+        """
+        try:
+            info = HfApi().model_info(id, revision=revision, files_metadata=True, timeout=20)
+        except errors.GatedRepoError:
+            raise UserError(
+                f"{id} is gated: accept its licence on its model page, then set HF_TOKEN to a token of that account and start again."
+            ) from None
+        except errors.RevisionNotFoundError:
+            raise UserError(
+                f"{id} has no revision {revision!r}; use a branch, a tag or a commit of that repository."
+            ) from None
+        except errors.RepositoryNotFoundError:
+            raise UserError(
+                f"There is no model {id!r} on the Hub, or it is private; check the spelling (owner/name)."
+            ) from None
+        except errors.HFValidationError:
+            raise UserError(
+                f"{id!r} is neither a folder here nor a Hub id; write a path, owner/name or owner/name@revision."
+            ) from None
+        except (errors.OfflineModeIsEnabled, OSError):
+            return self._cached(id, revision)
+        return Repository(id, info.sha or "main", {file.rfilename: file.size or 0 for file in info.siblings or []})
+
+    def _cached(self, id: str, revision: str | None) -> Repository:
+        config = try_to_load_from_cache(id, "config.json", revision=revision) or try_to_load_from_cache(
+            id, "adapter_config.json", revision=revision
+        )
+        if not isinstance(config, str):
+            raise UserError(
+                f"{id} is not on this machine and the Hub cannot be reached; connect once, or choose a pair that is already here."
+            )
+        folder = Path(config).parent
+        return Repository(
+            id,
+            folder.name,
+            {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()},
+        )
+
+    def download(self, repository: Repository, report: Report) -> Path:
+        """The snapshot folder with the wanted files of this commit, downloading what is missing.
+
+        Raises:
+            UserError: the download broke off, or the disk is full.
+        """
+        total = max(1, sum(repository.wanted().values()))
+        try:
+            return Path(
+                snapshot_download(
+                    repository.id,
+                    revision=repository.revision,
+                    allow_patterns=list(WANTED),
+                    ignore_patterns=list(UNWANTED),
+                    tqdm_class=_silent_bar(lambda done: report(min(1.0, done / total))),
+                )
+            )
+        except errors.LocalEntryNotFoundError:
+            return Path(
+                snapshot_download(
+                    repository.id,
+                    revision=repository.revision,
+                    allow_patterns=list(WANTED),
+                    ignore_patterns=list(UNWANTED),
+                    local_files_only=True,
+                )
+            )
+        except OSError as error:
+            raise UserError(
+                f"Downloading {repository.id} broke off ({type(error).__name__}); try again, what has arrived is kept."
+            ) from error
+
+
+def _silent_bar(report: Callable[[float], None]) -> type[tqdm]:
+    """A progress bar that draws nothing and reports the bytes that arrived."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            options.pop("name", None)
+            self.counts_files = options.get("desc", "").startswith("Reconstruct")
+            self.arrived = 0.0
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.arrived += n or 0
+            if self.counts_files:
+                report(self.arrived)
+
+    return Bar

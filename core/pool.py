@@ -1,0 +1,211 @@
+"""Which models are in memory: loaded on first use, kept while there is room, the least recently used idle one makes room.
+
+A model that is writing anybody's reply is held by a lease and is never unloaded. Two visitors who ask
+for the same pair share one load and see the same progress.
+"""
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from time import monotonic
+
+from core import checkpoints
+from core.checkpoints import Checkpoint, Pair
+from core.errors import NotEnoughMemory, UserError
+from core.hub import Hub
+from core.settings import Settings
+from core.types import Side
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is going on while a pair is loaded, and how much of it is done (0 to 1) where that is known."""
+
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A loaded pair that stays loaded until it is released."""
+
+    pair: Pair
+    base: Checkpoint
+    post: Checkpoint
+    _release: Callable[[], None]
+
+    def side(self, side: Side) -> Checkpoint:
+        return self.base if side == "base" else self.post
+
+    def release(self) -> None:
+        """Safe to call more than once."""
+        self._release()
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One model on its way into memory, or in it."""
+
+    key: tuple[str, str | None, int]
+    loading: "Future[Checkpoint]"
+    progress: Progress = Progress("Waiting for another model to load")
+    users: int = 0
+    used: float = field(default_factory=monotonic)
+
+    @property
+    def idle(self) -> bool:
+        return self.users == 0 and self.loading.done() and self.loading.exception() is None
+
+
+class Pool:
+    """The models of this process."""
+
+    def __init__(self, settings: Settings, hub: Hub):
+        self.settings = settings
+        self.hub = hub
+        self.pairs = checkpoints.known_pairs(settings)
+        self.default = checkpoints.default_pair(settings)
+        self._entries: dict[tuple[str, str | None, int], _Entry] = {}
+        self._lock = threading.Lock()  # of the table
+        self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
+        self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
+
+    def open(self, id: str) -> Generator[Progress, None, Lease]:
+        """Load a pair if need be, yielding progress about ten times a second; returns a lease.
+
+        Raises:
+            UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
+        """
+        pair = checkpoints.find_pair(self.pairs, id)
+        entries = [self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)]
+        done = threading.Event()
+
+        def release() -> None:
+            if not done.is_set():
+                done.set()
+                self._give_back(entries)
+
+        try:
+            for entry in entries:
+                while not wait([entry.loading], timeout=0.1).done:
+                    yield entry.progress
+            base, post = (entry.loading.result() for entry in entries)
+            checkpoints.check_same_vocabulary(base, post)
+        except BaseException:
+            release()
+            raise
+        return Lease(pair, base, post, release)
+
+    def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
+        """`open` for those who have nothing else to do meanwhile."""
+        opening, last = self.open(id), None
+        while True:
+            try:
+                progress = next(opening)
+            except StopIteration as end:
+                return end.value
+            if progress != last:
+                report(progress)
+            last = progress
+
+    def start_loading(self, id: str) -> None:
+        """Begin loading a pair for whoever asks for it next; a failure shows when they do."""
+        pair = checkpoints.find_pair(self.pairs, id)
+        self._give_back([self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)])
+
+    def peek(self, id: str) -> Lease | None:
+        """A lease when the pair is in memory already; never loads anything."""
+        pair = checkpoints.find_pair(self.pairs, id)
+        with self._lock:
+            entries = [self._entries.get((pair.base, None, 0)), self._entries.get((pair.post, pair.base, 1))]
+            if not all(
+                entry is not None and entry.loading.done() and entry.loading.exception() is None for entry in entries
+            ):
+                return None
+        opening = self.open(id)
+        try:
+            next(opening)
+        except StopIteration as end:
+            return end.value
+        opening.close()
+        return None
+
+    def loaded(self) -> list[str]:
+        """Names of the models in memory."""
+        with self._lock:
+            return [
+                entry.loading.result().info.name
+                for entry in self._entries.values()
+                if entry.loading.done() and entry.loading.exception() is None
+            ]
+
+    def close(self) -> None:
+        self._loaders.shutdown(cancel_futures=True)
+        with self._lock:
+            entries = list(self._entries.values())
+            self._entries.clear()
+        for entry in entries:
+            if entry.loading.done() and not entry.loading.cancelled() and entry.loading.exception() is None:
+                entry.loading.result().close()
+
+    def _take(self, spec: str, adapter_base: str | None, index: int) -> _Entry:
+        """The entry of a model, with one more user; starts loading it when it is new or failed before."""
+        key = (spec, adapter_base, index)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or (entry.loading.done() and entry.loading.exception() is not None):
+                entry = _Entry(key, Future())
+                entry.loading = self._loaders.submit(self._load, entry)
+                self._entries[key] = entry
+            entry.users += 1
+            return entry
+
+    def _give_back(self, entries: list[_Entry]) -> None:
+        with self._lock:
+            for entry in entries:
+                entry.users -= 1
+                entry.used = monotonic()
+
+    def _load(self, entry: _Entry) -> Checkpoint:
+        spec, adapter_base, index = entry.key
+
+        def report(text: str, fraction: float | None) -> None:
+            entry.progress = Progress(text, fraction)
+
+        try:
+            report(f"Looking for {spec}", None)
+            source = checkpoints.find(spec, self.hub, adapter_base)
+            checkpoints.bring(source, self.hub, report)
+            with self._memory:
+                while True:
+                    try:
+                        return checkpoints.load(
+                            source, self.hub, self.settings, checkpoints.place(self.settings, index), report
+                        )
+                    except NotEnoughMemory:
+                        if not self._make_room():
+                            raise
+        except UserError:
+            raise
+        except Exception as error:
+            log.exception("loading %s failed", spec)
+            raise UserError(f"{spec} could not be loaded: {error}.") from error
+
+    def _make_room(self) -> bool:
+        """Unload the model that has been idle the longest; False when every loaded model is in use."""
+        with self._lock:
+            idle = sorted((entry for entry in self._entries.values() if entry.idle), key=lambda entry: entry.used)
+            if not idle:
+                return False
+            del self._entries[idle[0].key]
+        checkpoint = idle[0].loading.result()
+        log.info("unloading %s to make room", checkpoint.info.name)
+        checkpoint.close()
+        del checkpoint, idle
+        gc.collect()
+        return True

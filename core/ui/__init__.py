@@ -1,0 +1,1 @@
+"""The page. Nothing below it knows that there is one."""

@@ -1,0 +1,234 @@
+"""The Compare tab: its widgets, and which session generator each button starts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from core.compare import Run
+from core.errors import UserError
+from core.pool import Pool
+from core.types import SIDES, Reply, Side
+from core.ui import render, session
+from core.ui.sidebar import Sidebar
+
+MODELS: dict[str, Any] = {
+    "concurrency_id": "models",
+    "concurrency_limit": 64,
+}  # one limit for everything that asks the models
+_PLACEHOLDER = {
+    "base": "<p class='placeholder-text'><b>Base model</b>Predicts the next token. It was never taught to answer you.</p>",
+    "post": "<p class='placeholder-text'><b>Post-trained sibling</b>The same weights, then taught to follow instructions.</p>",
+}
+
+Update = dict[gr.Component, Any]
+
+
+@dataclass
+class Pane:
+    head: gr.HTML
+    chat: gr.Chatbot
+    strip: gr.HTML
+
+
+class CompareTab:
+    """Builds the widgets inside the current Blocks; `connect` wires them once everything exists."""
+
+    def __init__(self, pool: Pool, sidebar: Sidebar):
+        self.pool, self.sidebar = pool, sidebar
+        with gr.Row(elem_id="panes", equal_height=True):
+            self.panes: dict[Side, Pane] = {side: self._pane(side) for side in SIDES}
+        self.notice = gr.HTML(render.notice(""), elem_id="notice")
+        with gr.Row(elem_id="composer"):
+            self.prompt = gr.Textbox(
+                show_label=False,
+                label="Prompt",
+                placeholder="Ask both models the same thing",
+                lines=1,
+                max_lines=6,
+                submit_btn="Compare",
+                stop_btn=False,
+                elem_id="prompt",
+                scale=8,
+            )
+        with gr.Row(elem_id="actions"):
+            self.retry, self.edit, self.undo, self.new = (
+                gr.Button(label, size="sm", elem_id=id, min_width=80)
+                for label, id in (
+                    ("Retry turn", "retry"),
+                    ("Edit last prompt", "edit"),
+                    ("Undo turn", "undo"),
+                    ("New chat", "new"),
+                )
+            )
+        with gr.Accordion("Exactly what was sent", open=False, elem_id="sent_box"):
+            self.sent = gr.HTML(render.NOTHING_SENT, elem_id="sent")
+        self.chat = gr.State((), time_to_live=7200)
+        self.run = gr.State(None, time_to_live=7200)  # the run under way, so that Stop finds it
+        # The browser keeps the conversation. The secret only has to survive a restart; the text is the visitor's own.
+        self.kept = gr.BrowserState(None, storage_key="same-seed", secret="same-seed")
+
+    def _pane(self, side: Side) -> Pane:
+        with gr.Column(elem_classes=["pane", side], min_width=320):
+            return Pane(
+                head=gr.HTML(
+                    render.head(self.sidebar.name_of(self.pool.default.id, side), side), elem_id=f"head_{side}"
+                ),
+                chat=gr.Chatbot(
+                    elem_id=f"chat_{side}",
+                    show_label=False,
+                    container=False,
+                    height="100%",
+                    buttons=["copy"],
+                    feedback_options=None,
+                    latex_delimiters=[],
+                    allow_tags=False,
+                    layout="panel",
+                    placeholder=_PLACEHOLDER[side],
+                    group_consecutive_messages=False,
+                    render_markdown=side == "post",
+                ),
+                strip=gr.HTML(render.strip(side, Reply()), elem_id=f"strip_{side}"),
+            )
+
+    # --- wiring -----------------------------------------------------------------------------------
+
+    def connect(self, demo: gr.Blocks) -> None:
+        asked: set[Any] = {self.prompt, self.chat, *self.sidebar.widgets}
+        shown = [part for pane in self.panes.values() for part in (pane.head, pane.chat, pane.strip)]
+        outputs = [*shown, self.notice, self.prompt, self.sent, self.chat, self.run, self.kept]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.prompt.submit(self._compare, asked, outputs, trigger_mode="once", **MODELS, **quiet)
+        self.retry.click(self._retry, asked, outputs, trigger_mode="once", **MODELS, **quiet)
+        self.prompt.stop(self._stop, self.run, None, queue=False, **quiet)
+        self.edit.click(self._edit, {self.chat}, outputs, queue=False, **quiet)
+        self.undo.click(self._undo, {self.chat}, outputs, queue=False, **quiet)
+        self.new.click(self._new, None, outputs, queue=False, **quiet)
+        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, shown, queue=False, **quiet)
+        demo.load(self._restore, {self.kept}, [*outputs, *self.sidebar.widgets], queue=False, **quiet)
+
+    def _compare(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
+        yield from self._follow(
+            values, lambda choices: session.compare(self.pool, values[self.chat], values[self.prompt] or "", choices)
+        )
+
+    def _retry(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
+        yield from self._follow(values, lambda choices: session.retry(self.pool, values[self.chat], choices))
+
+    def _follow(self, values: dict[gr.Component, Any], start: Any) -> Iterator[Update]:
+        """Show every view of a session generator; a mistake in the settings is a sentence and nothing else."""
+        try:
+            choices = self.sidebar.read(values)
+        except UserError as error:
+            yield {self.notice: render.notice(str(error), "error")}
+            return
+        views = start(choices)
+        first = True
+        try:
+            for view in views:
+                yield self._show(view, first)
+                first = view.live is None
+        finally:
+            views.close()  # a closed tab closes this generator, and with it both replies
+
+    def _stop(self, run: Any) -> None:
+        if run is not None:
+            run.stop()
+
+    def _edit(self, values: dict[gr.Component, Any]) -> Update:
+        return self._show(session.edit(values[self.chat]), first=True)
+
+    def _undo(self, values: dict[gr.Component, Any]) -> Update:
+        return self._show(session.undo(values[self.chat]), first=True)
+
+    def _new(self) -> Update:
+        return self._show(session.View((), saved=True), first=True)
+
+    def _restore(self, values: dict[gr.Component, Any]) -> Update:
+        view = session.restore(values[self.kept])
+        update = self._show(view, first=True)
+        if view.chat and view.chat[-1].pair in {pair.id for pair in self.pool.pairs}:
+            update |= self.sidebar.show(session.Choices.of(view.chat[-1]))
+        return update
+
+    def _choose_pair(self, id: str) -> list[str]:
+        return [
+            part
+            for side in SIDES
+            for part in (render.head(self.sidebar.name_of(id, side), side), gr.skip(), render.strip(side, Reply()))
+        ]
+
+    # --- a view on the page -------------------------------------------------------------------------
+
+    def _show(self, view: session.View, first: bool) -> Update:
+        """`first` is False for the views in the middle of a reply, which change the panes only."""
+        update: Update = {}
+        for side in SIDES:
+            update |= self._show_side(view, side)
+        if view.busy and not first:
+            return update
+        update |= {
+            self.notice: self._notice(view),
+            self.chat: view.chat,
+            self.run: view.live.run if view.live else None,
+            self.prompt: self._prompt_box(view),
+            self.sent: self._sent(view),
+        }
+        if view.saved:
+            update[self.kept] = session.save(view.chat)
+        return update
+
+    def _show_side(self, view: session.View, side: Side) -> Update:
+        pane = self.panes[side]
+        if view.live is not None:
+            reply, checkpoint = view.live.snapshot.reply(side), view.live.run.checkpoint(side)
+            prompt = view.live.run.comparison.prompt if view.busy else None
+            return {
+                pane.head: render.head(checkpoint.info.name, side),
+                pane.chat: render.chat_messages(view.chat, side, prompt, reply),
+                pane.strip: render.strip(side, reply, checkpoint.weights_sha256),
+            }
+        messages = render.chat_messages(view.chat, side)
+        if not view.chat:
+            return {pane.chat: messages, pane.strip: render.strip(side, Reply())}
+        last = view.chat[-1]
+        receipt = last.receipt(side)
+        weights = receipt.weights_sha256 if receipt else None
+        return {
+            pane.head: render.head(receipt.checkpoint.name if receipt else self.sidebar.name_of(last.pair, side), side),
+            pane.chat: messages,
+            pane.strip: render.strip(side, render.finished_reply(last, side), weights),
+        }
+
+    def _notice(self, view: session.View) -> str:
+        if view.notice or view.busy or view.live is None:
+            return render.notice(view.notice, view.tone)
+        shortened = _shortened(view.live.run)
+        if shortened:
+            return render.notice(shortened)
+        return render.notice(render.announcement(view.live.snapshot), "spoken")
+
+    def _prompt_box(self, view: session.View) -> Any:
+        value: dict[str, Any] = {} if view.box is None else {"value": view.box}
+        if view.live is not None and view.busy:
+            return gr.update(submit_btn=False, stop_btn="Stop", **value)
+        return gr.update(submit_btn="Compare", stop_btn=False, **value)
+
+    def _sent(self, view: session.View) -> str:
+        if view.live is not None:
+            return render.sent({side: view.live.run.prompt(side) for side in SIDES})
+        if not view.chat:
+            return render.NOTHING_SENT
+        rebuilt = session.prompts_of_last(self.pool, view.chat)
+        return render.sent(rebuilt) if rebuilt else render.REBUILT_LATER
+
+
+def _shortened(run: Run) -> str:
+    """Says in sight that a reply had less room than was asked for."""
+    asked = run.comparison.sampling.max_new_tokens
+    short = {side: run.sampling(side).max_new_tokens for side in SIDES if run.sampling(side).max_new_tokens < asked}
+    return " ".join(
+        f"The {session.name(side)} side had room for {tokens:,} new tokens, not {asked:,}: its context is nearly full."
+        for side, tokens in short.items()
+    )

@@ -1,0 +1,78 @@
+"""What the server refuses and which headers it sends: no outside requests, no proxying, no framing by strangers."""
+
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Gradio's own scripts need 'unsafe-inline' and 'unsafe-eval'; nothing may come from another host.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "worker-src 'self' blob:",
+        "frame-src 'none'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
+    )
+)
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+# Routes of Gradio that fetch other URLs or that this page does not use.
+BLOCKED = (
+    "/gradio_api/file=http",
+    "/gradio_api/file/http",
+    "/gradio_api/proxy=",
+    "/gradio_api/deep_link",
+    "/gradio_api/vibe",
+    "/gradio_api/process_recording",
+    "/monitoring",
+)
+MAX_BODY_BYTES = 8_000_000  # a receipt or a long conversation; nobody has to send more
+
+
+class Hardened:
+    """ASGI middleware: blocks routes and adds the headers."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")).lower()
+        while "//" in path:
+            path = path.replace("//", "/")
+        if path.startswith(BLOCKED):
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+APP_KWARGS: dict[str, Any] = {
+    "middleware": [Middleware(Hardened)],
+    "max_body_size": MAX_BODY_BYTES,
+    "openapi_url": None,
+    "docs_url": None,
+    "redoc_url": None,
+}

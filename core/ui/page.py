@@ -1,0 +1,60 @@
+"""The page as a whole: sidebar and tabs in one gr.Blocks, and how it is served."""
+
+from typing import Any
+
+import gradio as gr
+
+from core.pool import Pool
+from core.settings import Settings
+from core.ui import api, hardening, look
+from core.ui.compare_tab import MODELS, CompareTab
+from core.ui.sidebar import Sidebar
+
+MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
+MAX_THREADS = 128  # every reply under way holds one
+
+
+def build(pool: Pool) -> gr.Blocks:
+    """The whole page. Loads no weights."""
+    with gr.Blocks(
+        title="Same Seed: base and post-trained, side by side",
+        analytics_enabled=False,
+        fill_height=True,
+        fill_width=True,
+        delete_cache=(3600, 3600),
+    ) as demo:
+        with gr.Sidebar(width=304, elem_id="side", label="Settings"):
+            sidebar = Sidebar(pool)
+        gr.HTML(f"<div class='brand-small'>{look.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
+        with gr.Tabs(elem_id="tabs", selected="compare"), gr.Tab("Compare", id="compare", elem_id="tab_compare"):
+            tab = CompareTab(pool, sidebar)
+        tab.connect(demo)
+        api.add(pool, MODELS)
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
+    return demo
+
+
+def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, str, str]:
+    """Serve the page. `options` go to gr.Blocks.launch as they are (tests use them)."""
+    return demo.launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        root_path=settings.root_path or None,
+        share=settings.share,
+        auth=list(settings.auth) or None,
+        theme=look.theme(),
+        css=look.STYLE,
+        js=look.SCRIPT,
+        head=look.HEAD,
+        app_kwargs=hardening.APP_KWARGS,
+        max_threads=MAX_THREADS,
+        max_file_size="4mb",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=True,
+        **options,
+    )

@@ -1,0 +1,186 @@
+"""Values -> what the browser shows: chat messages and small pieces of HTML.
+
+Everything that a person or a model wrote is escaped here, on the server. Markdown of the post-trained
+side keeps its formatting but loses raw HTML, images and math; the base side is shown exactly as it is.
+"""
+
+import html
+import re
+from typing import Any
+
+from core.prompts import Piece, Prompt
+from core.types import FinishReason, Record, Reply, Side, Snapshot
+
+KIND = {"base": "Base", "post": "Post-trained"}
+_FENCE = re.compile(r"^\s{0,3}(```+|~~~+)")
+_CODE = re.compile(r"(`+)(?:(?!\1).)+\1")
+_NOTHING_YET = "\u200b"  # an empty message would not be drawn at all
+
+ENDED: dict[FinishReason, str] = {
+    "eos": "Finished",
+    "length": "Hit max tokens",
+    "context": "Context is full",
+    "stopped": "Stopped",
+}
+
+
+def safe_markdown(text: str) -> str:
+    """Markdown with raw HTML, images and math made harmless; code spans and fences are left alone (the widget shows them as text)."""
+    lines, fence = [], ""
+    for line in text.split("\n"):
+        mark = _FENCE.match(line)
+        if fence:
+            lines.append(line)
+            if mark and mark[1].startswith(fence):
+                fence = ""
+        elif mark:
+            fence = mark[1]
+            lines.append(line)
+        else:
+            lines.append(_safe_line(line))
+    return "\n".join(lines)
+
+
+def _safe_line(line: str) -> str:
+    """One line outside a fence; code spans in it stay as they are."""
+    parts, start = [], 0
+    for code in _CODE.finditer(line):
+        parts += [_inert(line[start : code.start()]), code[0]]
+        start = code.end()
+    return "".join([*parts, _inert(line[start:])])
+
+
+def _inert(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "!&#91;")
+
+
+def message(role: str, text: str) -> dict[str, Any]:
+    """A chat message; content as a list, because plain strings lose their indentation."""
+    return {"role": role, "content": [{"type": "text", "text": text or _NOTHING_YET}]}
+
+
+def chat_messages(
+    chat: tuple[Record, ...], side: Side, prompt: str | None = None, reply: Reply | None = None
+) -> list[dict[str, Any]]:
+    """One pane: the finished turns and, when there is one, the turn under way."""
+    written = safe_markdown if side == "post" else str
+    asked = safe_markdown if side == "post" else str
+    messages = []
+    for record in chat:
+        messages += [message("user", asked(record.turn.prompt)), message("assistant", written(record.turn.reply(side)))]
+    if prompt is not None:
+        messages.append(message("user", asked(prompt)))
+        if reply is not None and reply.token_ids:
+            messages.append(message("assistant", written(reply.text)))
+    return messages
+
+
+def head(name: str, side: Side) -> str:
+    """The bar above a pane: which model, and which stage of training."""
+    return f"<div class='pane-head {side}'><span class='dot' aria-hidden='true'></span><h2>{html.escape(name)}</h2><span class='tag'>{KIND[side]}</span></div>"
+
+
+def strip(side: Side, reply: Reply, weights_sha256: str | None = None) -> str:
+    """The bar below a pane: status, time to first token, speed, tokens and the fingerprint of the weights."""
+    state, label = _state(reply)
+    first = f"{reply.seconds_to_first_token * 1000:.0f}<small> ms</small>" if reply.seconds_to_first_token else "-"
+    speed = f"{reply.tokens_per_second:.0f}<small> tok/s</small>" if reply.tokens_per_second else "-"
+    weights = (
+        f"<code title='sha256 of the weights: {weights_sha256}'>{weights_sha256[:8]}</code>" if weights_sha256 else "-"
+    )
+    cells = (
+        ("Status", f"<i class='pulse' aria-hidden='true'></i>{label}"),
+        ("First token", first),
+        ("Speed", speed),
+        ("Tokens", str(len(reply.token_ids))),
+        ("Weights", weights),
+    )
+    body = "".join(
+        f"<div class='{title.lower().replace(' ', '-')}'><dt>{title}</dt><dd>{value}</dd></div>"
+        for title, value in cells
+    )
+    return f"<dl class='strip {side} is-{state}'>{body}</dl>"
+
+
+def _state(reply: Reply) -> tuple[str, str]:
+    match reply.phase:
+        case "queued":
+            return "queued", f"Waiting, {reply.ahead} ahead" if reply.ahead else "Waiting, next"
+        case "reading":
+            return "reading", "Reading prompt"
+        case "writing":
+            return "writing", "Writing"
+        case "failed":
+            return "failed", "Failed"
+        case "done":
+            return reply.finish_reason or "eos", ENDED[reply.finish_reason or "eos"]
+    return "idle", "Ready"
+
+
+def finished_reply(record: Record, side: Side) -> Reply:
+    """A reply as it stood when its turn ended, for showing a chat that was kept."""
+    receipt = record.receipt(side)
+    if receipt is None:
+        return Reply(phase="failed", text=record.turn.reply(side))
+    usage = receipt.usage
+    speed = (usage.output_tokens - 1) / usage.seconds_decoding if usage.seconds_decoding > 0 else None
+    return Reply(
+        phase="done",
+        text=record.turn.reply(side),
+        token_ids=receipt.token_ids,
+        finish_reason=receipt.finish_reason,
+        seconds_to_first_token=usage.seconds_to_first_token,
+        tokens_per_second=speed,
+    )
+
+
+def announcement(snapshot: Snapshot) -> str:
+    """One sentence for screen readers when both replies have ended."""
+    return " ".join(
+        f"{KIND[side]} model: {_state(reply)[1].lower()}, {len(reply.token_ids)} tokens."
+        for side, reply in (("base", snapshot.base), ("post", snapshot.post))
+    )
+
+
+def notice(text: str, tone: str = "info") -> str:
+    """The status line. It is the page's one live region; an empty one stays there so that changes are read out."""
+    return f"<p class='notice {tone}' data-empty='{not text}'>{html.escape(text)}</p>"
+
+
+# --- exactly what was sent ------------------------------------------------------------------------
+
+NOTHING_SENT = "<p class='muted'>Nothing has been sent yet. After you press Compare, the whole text that each model was sent appears here, character for character.</p>"
+REBUILT_LATER = "<p class='muted'>Press Compare to see exactly what is sent; the models of this conversation are not in memory now.</p>"
+
+
+def sent(prompts: dict[Side, Prompt]) -> str:
+    """Both prompts side by side: every character, control tokens marked, re-sent history told from what is new."""
+    return f"<div class='sent-grid'>{''.join(_sent_side(side, prompt) for side, prompt in prompts.items())}</div>"
+
+
+def _sent_side(side: Side, prompt: Prompt) -> str:
+    count, resent = len(prompt.token_ids), prompt.resent
+    tokens = f"{count:,} tokens" + (f", {resent:,} re-sent" if resent else "")
+    return (
+        f"<section class='sent {side}' aria-label='Sent to the {KIND[side].lower()} model'>"
+        f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='sha256 of the token ids: {prompt.sha256}'>sha256 {prompt.sha256[:12]}</code></header>"
+        f"<pre tabindex='0'>{''.join(_sent_runs(prompt.pieces))}</pre></section>"
+    )
+
+
+def _sent_runs(pieces: tuple[Piece, ...]) -> list[str]:
+    """The history (with the template around it) dimmed, this turn in full ink."""
+    last_old = max((i for i, piece in enumerate(pieces) if piece.origin in ("system", "history")), default=-1)
+    runs = []
+    for i, piece in enumerate(pieces):
+        age = "old" if i <= last_old else "new"
+        runs.append(
+            f"<mark class='{age}'>{html.escape(piece.text)}</mark>"
+            if piece.control
+            else f"<span class='{age}'>{_visible(piece.text)}</span>"
+        )
+    return runs
+
+
+def _visible(text: str) -> str:
+    return html.escape(text).replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")

@@ -1,0 +1,119 @@
+"""The sidebar: everything that is chosen beside the prompt."""
+
+from typing import Any
+
+import gradio as gr
+
+from core.pool import Pool
+from core.types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Side
+from core.ui import look, session
+
+_FRAMING_NAMES = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
+
+
+class Sidebar:
+    """Builds the widgets inside the current Blocks and reads them as one value."""
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+        gr.HTML(
+            f"<div class='brand'>{look.LOGO.format(size=30)}<div><h1>Same Seed</h1><p>One prompt. Two stages of training.</p></div></div>",
+            elem_id="brand",
+        )
+        default = DEFAULT_SAMPLING
+        self.pair = gr.Dropdown(
+            [(pair.title, pair.id) for pair in pool.pairs],
+            value=pool.default.id,
+            label="Model pair",
+            elem_id="pair",
+            filterable=False,
+        )
+        self.system = gr.Textbox(
+            label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
+        )
+        self.temperature = gr.Slider(
+            0, 2, default.temperature, step=0.05, label="Temperature", elem_id="temperature", buttons=[]
+        )
+        self.top_p = gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top-p", elem_id="top_p", buttons=[])
+        self.max_new_tokens = gr.Slider(
+            16, 1024, default.max_new_tokens, step=8, label="Max new tokens", elem_id="max_new_tokens", buttons=[]
+        )
+        with gr.Row(elem_id="seed_row", equal_height=True):
+            self.seed = gr.Number(
+                default.seed,
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                label="Seed",
+                elem_id="seed",
+                min_width=120,
+                scale=4,
+            )
+            self.dice = gr.Button(
+                "Roll", icon=str(look.ICONS / "dice.svg"), elem_id="dice", size="sm", min_width=74, scale=1
+            )
+        with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
+            self.top_k = gr.Slider(0, 200, default.top_k, step=1, label="Top-k (0 is off)", elem_id="top_k", buttons=[])
+            self.min_p = gr.Slider(0, 0.5, default.min_p, step=0.01, label="Min-p", elem_id="min_p", buttons=[])
+            self.repetition_penalty = gr.Slider(
+                1,
+                2,
+                default.repetition_penalty,
+                step=0.05,
+                label="Repetition penalty",
+                elem_id="repetition_penalty",
+                buttons=[],
+            )
+            framings = [(_FRAMING_NAMES[framing], framing) for framing in FRAMINGS]
+            self.framing_base = gr.Dropdown(
+                framings,
+                value="document",
+                label="Framing, base",
+                elem_id="framing_base",
+                elem_classes="framing",
+                filterable=False,
+            )
+            self.framing_post = gr.Dropdown(
+                framings,
+                value="chat",
+                label="Framing, post-trained",
+                elem_id="framing_post",
+                elem_classes="framing",
+                filterable=False,
+            )
+        self.dice.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2147483648)")
+
+    @property
+    def _sampling(self) -> dict[str, gr.Component]:
+        names = ("seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def widgets(self) -> list[gr.Component]:
+        return [self.pair, self.system, self.framing_base, self.framing_post, *self._sampling.values()]
+
+    def read(self, values: dict[gr.Component, Any]) -> session.Choices:
+        """What is chosen now.
+
+        Raises:
+            UserError: a field is empty or out of range.
+        """
+        sampling = session.sampling_of({name: values[widget] for name, widget in self._sampling.items()})
+        return session.Choices(
+            values[self.pair], values[self.system] or "", sampling, values[self.framing_base], values[self.framing_post]
+        )
+
+    def show(self, choices: session.Choices) -> dict[gr.Component, Any]:
+        """Put choices back into the widgets."""
+        chosen: dict[gr.Component, Any] = {
+            self.pair: choices.pair,
+            self.system: choices.system,
+            self.framing_base: choices.framing_base,
+            self.framing_post: choices.framing_post,
+        }
+        return chosen | {widget: getattr(choices.sampling, name) for name, widget in self._sampling.items()}
+
+    def name_of(self, id: str, side: Side) -> str:
+        """How a side of a pair is called before it is loaded."""
+        pair = next(pair for pair in self.pool.pairs if pair.id == id)
+        return (pair.base if side == "base" else pair.post).split("/")[-1].partition("@")[0]
