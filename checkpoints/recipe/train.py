@@ -1,0 +1,149 @@
+"""One training loop for both stages: Muon for the matrices, AdamW for the rest, bf16 autocast.
+
+The loop knows batches of token ids and nothing of what they say. It writes a checkpoint as it goes
+and, started again with the same arguments, continues from it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Batch = tuple[np.ndarray, np.ndarray]  # inputs, labels: int64 [rows, length]; label -100 is not learned from
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast. Learning rates are peaks; the rate falls linearly over the last `decay` share."""
+
+    steps: int
+    warmup: int
+    decay: float
+    muon_learning_rate: float
+    adam_learning_rate: float
+
+    def factor(self, step: int) -> float:
+        left = (self.steps - step) / max(1, self.steps * self.decay)
+        return max(0.0, min(1.0, (step + 1) / max(1, self.warmup), left))
+
+
+def new_model(shape: dict, vocabulary: int) -> LlamaForCausalLM:
+    shape = dict(shape)
+    rope = {"rope_type": "default", "rope_theta": shape.pop("rope_theta")}
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **shape,
+            vocab_size=vocabulary,
+            rope_parameters=rope,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+            attention_dropout=0.0,
+        )
+    )
+
+
+def optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=schedule.muon_learning_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(rest, lr=schedule.adam_learning_rate, betas=(0.9, 0.95), weight_decay=0.0, eps=1e-10),
+    ]
+
+
+def loss_function(model: LlamaForCausalLM, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def loss(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(input_ids=inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
+    return torch.compile(loss, dynamic=False)
+
+
+def train(
+    model: LlamaForCausalLM,
+    batch: Callable[[int], Batch],
+    schedule: Schedule,
+    folder: Path,
+    *,
+    device: str,
+    validate: Callable[[], float] | None = None,
+    save_every: int = 250,
+    stop_at: int | None = None,
+) -> None:
+    """Train in place. Checkpoints go to `folder`/checkpoint.pt; `stop_at` ends early, before the rate has fallen."""
+    model.to(device).train()
+    steps = optimizers(model, schedule)
+    loss_of = loss_function(model, device)
+    saved = folder / "checkpoint.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    start = load(saved, model, steps, device) if saved.exists() else 0
+    last = schedule.steps if stop_at is None else stop_at
+    running, tokens, began = math.nan, 0, time.perf_counter()
+    bar = tqdm(range(start, last), initial=start, total=last, mininterval=10, desc=folder.name)
+    for step in bar:
+        inputs, labels = (torch.from_numpy(part).to(device) for part in batch(step))
+        value = loss_of(inputs, labels)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, peak in zip(steps, (schedule.muon_learning_rate, schedule.adam_learning_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * schedule.factor(step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        tokens += inputs.numel()
+        if step % 10 == 0:
+            running = value.item() if math.isnan(running) else 0.9 * running + 0.1 * value.item()
+            bar.set_postfix(
+                loss=f"{running:.3f}", tokens_per_second=f"{tokens / (time.perf_counter() - began):.0f}", refresh=False
+            )
+        if (step + 1) % save_every == 0 or step + 1 == last:
+            save(saved, model, steps, step + 1)
+            if validate is not None and ((step + 1) % (4 * save_every) == 0 or step + 1 == last):
+                tqdm.write(
+                    f"{folder.name} step {step + 1}: training loss {running:.4f}, validation loss {validate():.4f} nats/token",
+                    file=None,
+                )
+
+
+def save(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    partial = path.with_suffix(".part")
+    torch.save({"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}, partial)
+    partial.replace(path)  # a kill leaves the old checkpoint or the new one, never half of one
+
+
+def load(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], device: str) -> int:
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"]
+
+
+@torch.no_grad()
+def validation_losses(
+    model: LlamaForCausalLM, folder: Path, kinds: list[str], *, device: str, length: int = 256, rows: int = 16
+) -> dict[str, float]:
+    """Mean loss per kind of held-out documents, nats per token, on the first `rows` windows of each."""
+    model.eval()
+    losses = {}
+    for kind in kinds:
+        stream = np.load(folder / f"{kind}.validation.npy", mmap_mode="r")
+        count = min(rows, (len(stream) - 1) // length)
+        block = torch.from_numpy(
+            np.stack([stream[i * length : (i + 1) * length + 1] for i in range(count)]).astype(np.int64)
+        ).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(input_ids=block[:, :-1], use_cache=False).logits
+        losses[kind] = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), block[:, 1:].flatten()).item()
+    model.train()
+    return losses
