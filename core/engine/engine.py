@@ -5,6 +5,7 @@ alone: the scheduler decides when it runs, never how. Events are handed to a cal
 thread; nothing here waits for whoever listens.
 """
 
+import atexit
 import logging
 import platform
 import threading
@@ -91,6 +92,7 @@ class Engine:
         ready.wait()
         if self._failure is not None:
             raise self._failure
+        atexit.register(self.close)  # a worker must not be inside torch while the interpreter is taken down
 
     # --- called from any thread ---------------------------------------------------------------
 
@@ -115,6 +117,7 @@ class Engine:
     def close(self) -> None:
         """Fail what is queued, end the worker and drop the caches. Returns when the memory is free."""
         self._closed = True
+        atexit.unregister(self.close)
         self._inbox.put(None)
         if threading.current_thread() is not self._worker:
             self._worker.join()
@@ -150,7 +153,7 @@ class Engine:
 
     def _work(self, ready: threading.Event) -> None:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 self._certify()
                 ready.set()
                 while not self._closed:

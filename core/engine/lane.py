@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from core.engine.slots import Masks, SlotCache
+from core.engine.step import Forward, Step, record
 
 Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of positions
 
@@ -80,16 +81,26 @@ class Lane:
         self.masks = Masks(config, model.dtype, attention)
         self.store = PrefillStore(store_bytes)
         self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._reading = SlotCache(config, 1, length, chunk, self.device)
+        self._reading = SlotCache.empty(config, 1, length, chunk, self.device)
         rows = slots if together else 1
-        self._writing = [SlotCache(config, rows, length, 1, self.device) for _ in range(slots // rows)]
+        self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
+        self._forward: Step = Forward(model, self.masks, length)
         self._allocate()
+        self._forward = record(self._forward, self._writing[0], vocabulary)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
         self.begin()
         self.read([0], 0)
-        self.write([0] * self.slots, [0] * self.slots)
+        for cache in self._writing:
+            ids = torch.zeros_like(cache.positions)
+            self.model(
+                input_ids=ids,
+                position_ids=ids,
+                attention_mask=self.masks.at(ids, self.length),
+                past_key_values=cache,
+                use_cache=True,
+            )
 
     def begin(self) -> None:
         """Forget the prompt that was read last. Nothing of one request is left for the next, not even behind a mask."""
@@ -115,9 +126,17 @@ class Lane:
         part = list(token_ids[start : start + self.chunk])
         padded = torch.tensor([part + [0] * (self.chunk - len(part))], device=self.device)
         positions = torch.arange(start, start + self.chunk, device=self.device)[None]
-        keep = torch.tensor([len(part) - 1], device=self.device)
-        logits = self._forward(self._reading, padded, positions, keep)
-        return logits[:, 0]
+        last = torch.tensor([len(part) - 1], device=self.device)
+        self._reading.positions.copy_(positions)
+        logits = self.model(
+            input_ids=padded,
+            position_ids=positions,
+            attention_mask=self.masks.at(positions, self.length),
+            past_key_values=self._reading,
+            use_cache=True,
+            **({"logits_to_keep": last} if self._last_only else {}),
+        ).logits
+        return logits[:, 0 if self._last_only else last.item(), : self.vocabulary]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way."""
@@ -137,29 +156,12 @@ class Lane:
         where = torch.tensor(positions, device=self.device)[:, None]
         rows = self.slots // len(self._writing)
         parts = [
-            self._forward(cache, ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], None)
+            self._forward(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], *cache.tensors())
             for i, cache in enumerate(self._writing)
         ]
-        return torch.cat(parts)[:, -1] if len(parts) > 1 else parts[0][:, -1]
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return logits[:, -1, : self.vocabulary]
 
     def _place(self, slot: int) -> tuple[SlotCache, int]:
         rows = self.slots // len(self._writing)
         return self._writing[slot // rows], slot % rows
-
-    def _forward(
-        self, cache: SlotCache, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Logits [rows, kept queries, vocabulary]."""
-        cache.positions.copy_(positions)
-        chosen = {"logits_to_keep": keep} if keep is not None and self._last_only else {}
-        logits = self.model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self.masks.at(positions, self.length),
-            past_key_values=cache,
-            use_cache=True,
-            **chosen,
-        ).logits
-        if keep is not None and not self._last_only:
-            logits = logits[:, keep]
-        return logits[..., : self.vocabulary]

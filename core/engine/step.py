@@ -1,0 +1,68 @@
+"""One forward pass as a function of tensors, recorded once so that Python does not run for every operation.
+
+A decode step of a small model is some hundred tiny operations, and calling them from Python takes
+longer than computing them; with two engines in one process they would also wait for each other's
+interpreter lock. `torch.jit.trace` records the operations of one call, and replaying them gives the
+same bits. That is checked, not assumed: a recording that differs from the model anywhere is thrown
+away, and the model itself is called instead.
+"""
+
+import logging
+import random
+import threading
+import warnings
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from core.engine.slots import Masks, SlotCache
+
+log = logging.getLogger(__name__)
+
+Step = Callable[..., torch.Tensor]  # (ids, positions, *keys and values) -> logits [rows, queries, vocabulary]
+
+_tracing = threading.Lock()  # torch.jit.trace keeps its state in module globals
+
+
+class Forward(torch.nn.Module):
+    """The model's forward pass over a cache that is handed in, written in place."""
+
+    def __init__(self, model: PreTrainedModel, masks: Masks, length: int):
+        super().__init__()
+        self.model, self.masks, self.length = model, masks, length
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, queries, vocabulary] for `ids` and `positions`, both int64 [rows, queries]."""
+        cache = SlotCache.over(tensors, positions)
+        mask = self.masks.at(positions, self.length)
+        output = self.model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+        logits: torch.Tensor = output.logits
+        return logits
+
+
+def record(forward: Forward, cache: SlotCache, vocabulary: int) -> Step:
+    """A replayable recording of `forward` over this cache's shapes, or `forward` itself where recording changes a bit.
+
+    Call it, and what it returns, under `torch.jit.optimized_execution(False)`: no operation is fused.
+    """
+    rows = cache.positions.shape[0]
+    zeros = torch.zeros_like(cache.positions)
+    with _tracing, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the deprecation of torch.jit, and reminders of what is checked below
+        try:
+            recorded = torch.jit.trace(forward, (zeros, zeros, *cache.tensors()), check_trace=False)
+        except Exception:
+            log.warning("this model cannot be recorded; every step calls it from Python", exc_info=True)
+            return forward
+    draw = random.Random(rows)
+    for _ in range(3):
+        ids = torch.tensor([[draw.randrange(vocabulary)] for _ in range(rows)], device=zeros.device)
+        positions = torch.tensor([[draw.randrange(forward.length)] for _ in range(rows)], device=zeros.device)
+        expected = forward(ids, positions, *cache.tensors()).clone()
+        if not torch.equal(expected, recorded(ids, positions, *cache.tensors())):
+            log.warning("a recorded step differs from the model; every step calls it from Python")
+            return forward
+    return recorded
