@@ -7,6 +7,7 @@ thread; nothing here waits for whoever listens.
 
 import atexit
 import logging
+import math
 import platform
 import threading
 from collections.abc import Callable, Sequence
@@ -277,7 +278,7 @@ class Engine:
 
     def _take(self, job: Job, drawn: sampling.Draw) -> None:
         """Add a drawn token to a reply, and end the reply where it ends."""
-        if drawn.token >= self.vocabulary or drawn.logprob != drawn.logprob:
+        if math.isnan(drawn.logprob):
             self._fail(job, ArithmeticError("its output is not a number here; try --dtype float32"))
             return
         job.written.append(drawn.token)

@@ -59,8 +59,17 @@ def key(seed: int, step: int) -> int:
 
 
 def uniform(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """53-bit uniforms in the open interval (0, 1), float64 [R, V], for keys int64 [R] and token ids int64 [V]."""
-    return (_shift_right(_mix(ids * _GOLDEN + keys[:, None]), 11).double() + 0.5) * 2.0**-53
+    """52-bit uniforms in the open interval (0, 1), float64 [R, V], for keys int64 [R] and token ids int64 [V].
+
+    52 bits and a half are exact in float64. With 53 the largest integer plus a half would round up to 1,
+    whose noise is infinite.
+    """
+    return midpoint(_shift_right(_mix(ids * _GOLDEN + keys[:, None]), 12))
+
+
+def midpoint(integer: torch.Tensor) -> torch.Tensor:
+    """The middle of the `integer`-th of 2**52 equal parts of (0, 1), float64."""
+    return (integer.double() + 0.5) * 2.0**-52
 
 
 def gumbel(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -151,6 +160,8 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
         seen: bool [R, V], the ids in each row's prompt and reply so far (read by the repetition penalty).
         rows: the sampling settings of each row.
         steps: for each row, how many tokens it has generated before this one.
+
+    A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it.
     """
     ids = torch.arange(logits.shape[-1], device=logits.device)
     scores = warp(logits, seen, rows)
@@ -160,7 +171,8 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
         greedy = _column([float(row.temperature) for row in rows], scores) == 0
         scores = torch.where(greedy, scores, scores + noise)
     best = scores.max(dim=1, keepdim=True).values
-    tokens = torch.where(scores == best, ids, ids.numel()).min(dim=1, keepdim=True).values  # ties go to the smallest id
+    last = ids.numel() - 1  # what a row of NaN gets, for which nothing equals the best
+    tokens = torch.where(scores == best, ids, last).min(dim=1, keepdim=True).values  # ties go to the smallest id
     runner_up = scores.scatter(1, tokens, -torch.inf).max(dim=1, keepdim=True).values
     exact = logits.double()
     logprobs = exact.gather(1, tokens) - torch.logsumexp(exact, dim=1, keepdim=True)

@@ -1,0 +1,453 @@
+"""The engine: what a request receives depends on the request alone."""
+
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from core.engine import Engine, certify
+from core.engine.lane import Lane
+from core.engine.scheduler import Job, Scheduler
+from core.engine.step import Forward, record
+from core.errors import UserError
+from core.types import Failure, Finish, Queued, Started, Token
+from tests.engines import (
+    FAMILIES,
+    VOCABULARY,
+    answer,
+    bits,
+    naive_reply,
+    random_model,
+    request,
+    running,
+    shape,
+    tokens,
+)
+
+
+def varied_requests(count: int, seed: int, longest: int = 60) -> list:
+    draw = random.Random(seed)
+    return [
+        request(
+            [draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, longest))],
+            seed=draw.randrange(10_000),
+            temperature=draw.choice([0, 0.7, 1.0, 1.5]),
+            top_k=draw.choice([0, 20]),
+            top_p=draw.choice([1.0, 0.9]),
+            repetition_penalty=draw.choice([1.0, 1.2]),
+            max_new_tokens=draw.randrange(1, 25),
+        )
+        for _ in range(count)
+    ]
+
+
+# --- equal to the definition, for every family ----------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_equal_a_naive_decoder(family, attention):
+    """Slots, chunked prefill, masks and positions change nothing: tokens equal a full forward per token without a cache.
+
+    Prompts are longer than the sliding windows, and several requests share the slots.
+    """
+    if family == "Gemma 2" and attention == "sdpa":
+        attention = "eager"  # caps its attention scores, which sdpa cannot do; the loader chooses eager for it too
+    model = random_model(family, attention=attention)
+    asked = [
+        request(
+            [(7 * i + 3 * n) % VOCABULARY for i in range(length)], seed=n, temperature=temperature, max_new_tokens=10
+        )
+        for n, (length, temperature) in enumerate([(1, 0.8), (16, 0), (17, 1.0), (45, 0.8), (70, 1.2), (33, 0)])
+    ]
+    with running(model, attention) as engine:
+        replies = answer(engine, *asked)
+        assert engine.level.together, (
+            "tiny float32 models on one thread certify at the first level or at eager attention"
+        )
+    for each, events in zip(asked, replies, strict=True):
+        expected = naive_reply(model, each)
+        assert tokens(events) == [draw.token for draw in expected]
+        got = [event.logprob for event in events if isinstance(event, Token)]
+        assert got == pytest.approx([draw.logprob for draw in expected], abs=2e-4)
+
+
+def test_bfloat16_replies_stay_close_to_the_definition():
+    """In bfloat16 the shape of a pass changes rounding, so log-probabilities are compared, teacher-forced."""
+    model = random_model(dtype=torch.bfloat16, attention="sdpa")
+    asked = request(range(40), max_new_tokens=20, temperature=0.7)
+    with running(model, "sdpa") as engine:
+        events = answer(engine, asked)[0]
+    ids = [*asked.token_ids, *tokens(events)]
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0].double()
+    expected = torch.log_softmax(logits, -1)[len(asked.token_ids) - 1 : -1].gather(
+        1, torch.tensor(tokens(events))[:, None]
+    )[:, 0]
+    got = torch.tensor([event.logprob for event in events if isinstance(event, Token)], dtype=torch.float64)
+    assert (got - expected).abs().max() < 0.1
+
+
+# --- nothing depends on the neighbours ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attention"), [(torch.float32, "eager"), (torch.bfloat16, "sdpa")], ids=["float32", "bfloat16"]
+)
+def test_a_reply_does_not_depend_on_neighbours_order_slot_or_cancels(dtype, attention):
+    model = random_model(dtype=dtype, attention=attention)
+    asked = varied_requests(14, seed=5)
+    with running(model, attention) as engine:
+        assert engine.certified
+        alone = [bits(answer(engine, each)[0]) for each in asked]
+        for trial in range(3):
+            order = list(range(len(asked)))
+            random.Random(trial).shuffle(order)
+            crowd = varied_requests(6, seed=100 + trial)
+            cancelled = [engine.submit(each, lambda event: None) for each in crowd]
+            for ticket in cancelled[::2]:
+                ticket.cancel()
+            together = answer(engine, *(asked[i] for i in order))
+            for i, events in zip(order, together, strict=True):
+                assert bits(events) == alone[i]
+
+
+def test_a_reply_is_the_same_in_another_process():
+    script = (
+        "import torch; from tests.engines import *\n"
+        "with running(random_model(dtype=torch.bfloat16, attention='sdpa'), 'sdpa') as engine:\n"
+        "    events = answer(engine, request(range(30), seed=77, temperature=1.0, max_new_tokens=30), request([5], seed=1))[0]\n"
+        "    print(bits(events))\n"
+    )
+    outputs = {
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 500
+
+
+def test_reused_prefill_changes_no_bit():
+    model = random_model()
+    history, turn = list(range(70)), [3, 1, 4]
+    with running(model) as engine:
+        cold = answer(engine, request(history + turn, reuse=False))[0]
+        answer(engine, request([*history, 9, 9]))
+        warm = answer(engine, request(history + turn))[0]
+    assert bits(warm) == bits(cold)
+    assert warm[-1].usage.reused_tokens == 64, "four complete chunks of 16 of the shared history"
+    assert cold[-1].usage.reused_tokens == 0
+    assert warm[-1].usage.prefill_passes < cold[-1].usage.prefill_passes
+
+
+def test_temperature_zero_ignores_the_seed():
+    with running(random_model()) as engine:
+        replies = answer(engine, *(request(range(9), temperature=0, seed=seed) for seed in range(5)))
+    assert len({tuple(tokens(events)) for events in replies}) == 1
+
+
+def test_another_seed_gives_another_reply():
+    with running(random_model()) as engine:
+        replies = answer(engine, *(request(range(9), temperature=1.2, seed=seed) for seed in range(5)))
+    assert len({tuple(tokens(events)) for events in replies}) == 5
+
+
+def test_starting_an_engine_does_not_change_the_bits_of_another():
+    """Each worker sets its own thread count before it serves; nobody else's is touched."""
+    with running(random_model()) as engine:
+        asked = request(range(20), max_new_tokens=20)
+        before = bits(answer(engine, asked)[0])
+        threads = torch.get_num_threads()
+        with running(random_model(seed=1), threads=2, slots=1, sizes=(32,)):
+            assert bits(answer(engine, asked)[0]) == before
+        assert torch.get_num_threads() == threads
+
+
+def test_generation_touches_no_global_generator():
+    state = torch.random.get_rng_state()
+    with running(random_model()) as engine:
+        answer(engine, request(range(5)))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+# --- events, ends and costs ------------------------------------------------------------------------
+
+
+def test_events_come_in_order_and_count_one_pass_for_each_token():
+    with running(random_model()) as engine:
+        events = answer(engine, request(range(20), max_new_tokens=8))[0]
+    assert isinstance(events[0], Started)
+    assert [event.step for event in events if isinstance(event, Token)] == list(range(8))
+    usage = events[-1].usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (20, 8)
+    assert usage.prefill_passes == 2, "two chunks of 16"
+    assert usage.decode_passes == 7, "the first token comes from reading the prompt, every other from one pass"
+
+
+def test_every_way_a_reply_can_end():
+    model = random_model()
+    with running(model) as engine:
+        free = tokens(answer(engine, request(range(5), seed=3))[0])
+        eos = answer(engine, request(range(5), seed=3, stop_ids=[free[4]]))[0]
+        length = answer(engine, request(range(5), seed=3, max_new_tokens=4))[0]
+        context = answer(engine, request(range(120), max_new_tokens=8))[0]
+    assert eos[-1].reason == "eos"
+    assert tokens(eos)[-1] == free[4]
+    assert tokens(eos) == free[: free.index(free[4]) + 1]
+    assert length[-1].reason == "length"
+    assert context[-1].reason == "context", "prompt and reply together fill the context of 128"
+
+
+def test_a_request_that_does_not_fit_is_refused_with_the_numbers():
+    with (
+        running(random_model()) as engine,
+        pytest.raises(UserError, match=r"120 tokens .* 9, but the context holds 128"),
+    ):
+        engine.submit(request(range(120), max_new_tokens=9), lambda event: None)
+
+
+def test_cancelling_keeps_what_was_written_and_frees_the_slot():
+    with running(random_model(), slots=1) as engine:
+        events, enough, done = [], threading.Event(), threading.Event()
+
+        def listen(event) -> None:
+            events.append(event)
+            if isinstance(event, Token) and event.step == 3:
+                enough.set()
+            if isinstance(event, Finish):
+                done.set()
+
+        ticket = engine.submit(request(range(9), max_new_tokens=100), listen)
+        assert enough.wait(30)
+        ticket.cancel()
+        ticket.cancel()
+        assert done.wait(30)
+        assert events[-1].reason == "stopped"
+        assert 4 <= len(tokens(events)) < 100
+        assert answer(engine, request(range(9)))[0][-1].reason == "length", "the only slot is free again"
+
+
+def test_cancelling_in_the_queue_ends_the_wait():
+    with running(random_model(), slots=1) as engine:
+        first_done, second = threading.Event(), []
+        engine.submit(
+            request(range(9), max_new_tokens=100), lambda event: first_done.set() if isinstance(event, Finish) else None
+        )
+        ended = threading.Event()
+        ticket = engine.submit(
+            request(range(9)), lambda event: (second.append(event), ended.set() if isinstance(event, Finish) else None)
+        )
+        ticket.cancel()
+        assert ended.wait(30)
+        assert second[-1].reason == "stopped"
+        assert tokens(second) == []
+        assert first_done.wait(30)
+
+
+def test_those_who_wait_are_told_how_many_are_ahead():
+    with running(random_model(), slots=1) as engine:
+        replies = answer(engine, *(request([i], max_new_tokens=3) for i in range(4)))
+    positions = [[event.ahead for event in events if isinstance(event, Queued)] for events in replies]
+    assert positions[3] == [2, 1, 0]
+
+
+def test_one_failing_listener_does_not_disturb_the_others():
+    with running(random_model()) as engine:
+        expected = bits(answer(engine, request(range(8)))[0])
+
+        def broken(event) -> None:
+            raise RuntimeError("this listener is broken")
+
+        engine.submit(request(range(30), max_new_tokens=50), broken)
+        assert bits(answer(engine, request(range(8)))[0]) == expected
+
+
+class NotANumberSometimes(torch.nn.Module):
+    """Turns a row's logits into NaN where its most likely token is one of some."""
+
+    def __init__(self, lm_head: torch.nn.Module):
+        super().__init__()
+        self.lm_head = lm_head
+        self.weight = lm_head.weight
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(hidden)
+        return torch.where(logits.argmax(-1, keepdim=True) % 16 == 7, torch.nan, logits)
+
+
+def test_a_row_that_is_not_a_number_fails_alone():
+    model = random_model()
+    greedy = [request([i, 2], temperature=0, max_new_tokens=20) for i in range(20)]
+    healthy = {i: naive_reply(model, each) for i, each in enumerate(greedy)}
+    model.lm_head = NotANumberSometimes(model.lm_head)
+    with running(model) as engine:
+        replies = answer(engine, *greedy)
+    poisoned = [i for i, draws in healthy.items() if any(draw.token % 16 == 7 for draw in draws)]
+    assert 0 < len(poisoned) < len(greedy), "the test needs both kinds"
+    for i, events in enumerate(replies):
+        if i in poisoned:
+            assert isinstance(events[-1], Failure)
+            assert "not a number" in events[-1].message
+        else:
+            assert tokens(events) == [draw.token for draw in healthy[i]]
+
+
+def test_closing_fails_what_is_under_way_in_one_sentence():
+    engine = Engine(random_model(), VOCABULARY, shape(slots=1), "eager")
+    events, ended = [], threading.Event()
+
+    def listen(event) -> None:
+        events.append(event)
+        if isinstance(event, Failure | Finish):
+            ended.set()
+
+    engine.submit(request(range(9), max_new_tokens=110), listen)
+    engine.close()
+    assert ended.wait(30)
+    assert isinstance(events[-1], Failure)
+    assert "press Compare again" in events[-1].message
+    with pytest.raises(UserError, match="unloaded"):
+        engine.submit(request([1]), listen)
+
+
+# --- certification -----------------------------------------------------------------------------------
+
+
+class Sociable(torch.nn.Module):
+    """An output layer whose rows see each other, as a kernel that reduces over the batch would."""
+
+    def __init__(self, lm_head: torch.nn.Module):
+        super().__init__()
+        self.lm_head = lm_head
+        self.weight = lm_head.weight
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(hidden)
+        return logits + 1e-6 * logits.mean(dim=0, keepdim=True)
+
+
+def test_certification_catches_a_model_whose_rows_depend_on_each_other_and_steps_down():
+    model = random_model()
+    model.lm_head = Sociable(model.lm_head)
+    with running(model) as engine:
+        assert engine.certified
+        assert not engine.level.together, "only one row at a time is left"
+        assert "one pass for each slot" in engine.info().certification
+        asked = varied_requests(5, seed=2)
+        alone = [bits(answer(engine, each)[0]) for each in asked]
+        assert [bits(events) for events in answer(engine, *asked)] == alone
+
+
+def test_a_model_that_cannot_be_certified_says_so(monkeypatch):
+    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane: False)
+    with running(random_model()) as engine:
+        assert not engine.certified
+        assert not engine.info().certified
+        assert "not certified" in engine.info().certification
+        assert answer(engine, request([1]))[0][-1].reason == "length", "it still answers"
+
+
+def test_levels_step_down_to_eager_then_one_thread_then_one_row():
+    assert [(level.attention, level.threads, level.together) for level in certify.levels("sdpa", 4)] == [
+        ("sdpa", 4, True),
+        ("eager", 4, True),
+        ("eager", 1, True),
+        ("eager", 1, False),
+    ]
+
+
+# --- recorded steps ----------------------------------------------------------------------------------
+
+
+def test_a_recorded_step_gives_the_bits_of_the_model():
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        model = random_model()
+        lane = Lane(model, slots=3, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
+        assert not isinstance(lane._forward, Forward), "a Llama can be recorded"
+        plain = Forward(model, lane.masks, 64)
+        for step in range(5):
+            ids, positions = torch.tensor([[step], [9], [40]]), torch.tensor([[step], [step + 3], [60]])
+            tensors = lane._writing[0].tensors()
+            assert torch.equal(plain(ids, positions, *tensors), lane._forward(ids, positions, *tensors))
+
+
+class Moody(torch.nn.Module):
+    """An output layer that decides in Python what to compute, which no recording can follow."""
+
+    def __init__(self, lm_head: torch.nn.Module):
+        super().__init__()
+        self.lm_head = lm_head
+        self.weight = lm_head.weight
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(hidden)
+        return logits if float(logits[0, -1, 0]) > 0 else logits + 1
+
+
+def test_a_step_that_a_recording_cannot_follow_is_called_from_python():
+    model = random_model()
+    model.lm_head = Moody(model.lm_head)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        lane = Lane(model, slots=2, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
+        forward = Forward(model, lane.masks, 64)
+        assert record(forward, lane._writing[0], VOCABULARY) is forward
+
+
+# --- the scheduler -----------------------------------------------------------------------------------
+
+
+def job(size: int = 64) -> Job:
+    return Job(request([1, 2, 3]), size, 128, lambda event: None)
+
+
+def test_requests_are_read_in_the_order_they_came_and_one_at_a_time():
+    scheduler = Scheduler((64,), slots=2)
+    jobs = [job() for _ in range(3)]
+    for each in jobs:
+        scheduler.add(each)
+    assert scheduler.next_to_read() is jobs[0]
+    assert scheduler.next_to_read() is jobs[0], "until its prompt is read"
+    scheduler.start_writing(jobs[0])
+    assert scheduler.next_to_read() is jobs[1]
+    scheduler.start_writing(jobs[1])
+    assert scheduler.next_to_read() is None, "both slots are taken"
+    scheduler.release(jobs[0])
+    assert scheduler.next_to_read() is jobs[2]
+    assert jobs[2].slot == 0
+
+
+def test_a_full_lane_does_not_hold_up_another():
+    scheduler = Scheduler((64, 128), slots=1)
+    long_one, short_one, other = job(128), job(128), job(64)
+    for each in (long_one, short_one, other):
+        scheduler.add(each)
+    scheduler.start_writing(scheduler.next_to_read())
+    assert scheduler.next_to_read() is other
+
+
+def test_a_lane_is_chosen_from_the_request_alone():
+    scheduler = Scheduler((64, 128), slots=1)
+    assert [scheduler.size_for(tokens) for tokens in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, None]
+
+
+def test_releasing_leaves_no_trace():
+    scheduler = Scheduler((64,), slots=1)
+    waiting, reading = job(), job()
+    scheduler.add(reading)
+    scheduler.next_to_read()
+    scheduler.add(waiting)
+    scheduler.release(waiting)
+    scheduler.release(reading)
+    assert scheduler.idle
+
+
+def test_an_idle_engine_does_not_use_the_processor():
+    with running(random_model()) as engine:
+        answer(engine, request([1]))
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.2
