@@ -6,9 +6,13 @@ tokenizers, not models; the tokenizer is an argument.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice, pairwise
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from jinja2 import TemplateError
@@ -21,20 +25,32 @@ class Tokenizer(Protocol):
     """What is used of transformers' PreTrainedTokenizerFast."""
 
     chat_template: Any
+    unk_token_id: Any
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]: ...
 
     def __call__(self, text: Any, **options: Any) -> Any: ...
+    def __len__(self) -> int: ...
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
     def convert_ids_to_tokens(self, ids: int) -> Any: ...
 
 
 Origin = Literal["template", "system", "history", "new"]
 
-# Two characters that Unicode reserves for use inside a program (noncharacters): they mark where a
-# message begins and ends while the template is rendered, and are gone before anything is encoded.
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+# Characters that Unicode reserves for use inside a program (noncharacters): with a number between them they
+# mark where that message begins and ends while the template is rendered, and are gone before anything is encoded.
+_OPEN, _CLOSE, _END = "\ufdd0", "\ufdd1", "\ufdd2"
+_MARK = re.compile(f"([{_OPEN}{_CLOSE}])([0-9]+){_END}")
+
+# The library hands no functions to templates, so a macro takes the place of its strftime_now. The line break
+# at its end is trimmed, and the template begins at the start of a line as it would without it.
+_PIN_DATE = (
+    "{% macro strftime_now(format) %}{% set pinned = namespace(text=format) %}"
+    "{% for directive, value in pinned_date.items() %}"
+    "{% set pinned.text = pinned.text.replace(directive, value) %}"
+    "{% endfor %}{{ pinned.text }}{% endmacro %}\n"
+)
 
 
 @dataclass(frozen=True)
@@ -81,12 +97,17 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
     """
     messages = (*comparison.conversation.messages(side), Message(role="user", text=comparison.prompt))
     framing = comparison.framing(side)
-    if framing == "chat":
-        chooser = tokenizer if tokenizer.chat_template else templates
-        runs = _chat(messages, chooser, date.fromisoformat(comparison.today))
-        return _encode(runs, chooser, bos=False)
-    runs = _document(messages) if framing == "document" else _transcript(messages)
-    return _encode(runs, tokenizer, bos=True)
+    if framing != "chat":
+        runs = _document(messages) if framing == "document" else _transcript(messages)
+        return _encode(runs, tokenizer, bos=True)
+    chooser = tokenizer if tokenizer.chat_template else templates
+    prompt = _encode(_chat(messages, chooser, date.fromisoformat(comparison.today)), chooser, bos=False)
+    unknown = next((id for id in prompt.token_ids if id >= len(tokenizer)), None)
+    if unknown is not None:
+        raise UserError(
+            f"This model has no token {chooser.convert_ids_to_tokens(unknown)!r}, which its sibling's chat template writes; choose the document or the transcript framing."
+        )
+    return prompt
 
 
 # --- framings: runs of text with their origin --------------------------------------------------
@@ -125,57 +146,91 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
 
 def _chat(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> list[Piece]:
     """The tokenizer's chat template, with the date pinned."""
-    if not tokenizer.chat_template:
+    if not _template(tokenizer):
         raise UserError("These models have no chat template; choose the document or the transcript framing.")
-    plain = _render(messages, tokenizer, today)
-    marked = _render([_marked(message) for message in messages], tokenizer, today)
-    if marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or any(
-        mark in message.text for message in messages for mark in (_OPEN, _CLOSE)
-    ):
+    if any(mark in message.text for message in messages for mark in (_OPEN, _CLOSE, _END)):
         raise UserError(
-            "This chat template rewrites messages in a way that cannot be shown exactly; choose the document or the transcript framing."
+            "The conversation holds U+FDD0, U+FDD1 or U+FDD2, which Unicode keeps for the inside of programs; remove it, or choose the document or the transcript framing."
         )
+    plain = _render(messages, tokenizer, today)
+    marked = _render([_marked(message, number) for number, message in enumerate(messages)], tokenizer, today)
+    if _MARK.sub("", marked) != plain:
+        raise _rewritten()
     return _cut(marked, messages)
+
+
+def _template(tokenizer: Tokenizer) -> str:
+    """The chat template; of several by name, the one that the library takes."""
+    template = tokenizer.chat_template
+    return (template.get("default") if isinstance(template, dict) else template) or ""
+
+
+def _rewritten() -> UserError:
+    return UserError(
+        "This chat template rewrites messages in a way that cannot be shown exactly; choose the document or the transcript framing."
+    )
 
 
 def _render(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> str:
     chat = [{"role": message.role, "content": message.text} for message in messages]
     try:
         return tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True, strftime_now=today.strftime
+            chat,
+            chat_template=_PIN_DATE + _template(tokenizer),
+            tokenize=False,
+            add_generation_prompt=True,
+            pinned_date=_directives(today),
         )
-    except TemplateError as error:
+    except (TemplateError, LookupError, TypeError, ValueError) as error:  # a template is somebody else's program
         raise UserError(
             f"The chat template refuses this conversation ({error}); clear the system prompt or choose another framing."
         ) from error
 
 
-def _marked(message: Message) -> Message:
+def _directives(today: date) -> dict[str, str]:
+    """What each directive of strftime stands for on this date; "%-d" is "%d" without zeros in front."""
+    padded = {f"%{letter}": today.strftime(f"%{letter}") for letter in "aAbBcdGHIjmMpSuUVwWxXyYzZ"}
+    plain = {f"%-{letter}": padded[f"%{letter}"].lstrip("0") or "0" for letter in "dHIjmMSUWy"}
+    return {**padded, **plain, "%F": today.isoformat(), "%%": "%"}
+
+
+def _marked(message: Message, number: int) -> Message:
     """The message with marks inside its outer white space, which templates may strip."""
     core = message.text.strip()
     if not core:
         return message
-    start = message.text.index(core)
+    before, after = message.text.split(core, 1)
     return Message.model_construct(
-        role=message.role, text=message.text[:start] + _OPEN + core + _CLOSE + message.text[start + len(core) :]
+        role=message.role, text=f"{before}{_OPEN}{number}{_END}{core}{_CLOSE}{number}{_END}{after}"
     )
 
 
 def _cut(marked: str, messages: Sequence[Message]) -> list[Piece]:
-    """Rendered text with marks -> runs. A template that drops the beginning of a message (say, its reasoning) leaves only the closing mark."""
-    origins = [origin for message, origin in zip(messages, _origins(messages), strict=True) if message.text.strip()]
-    texts = [message.text.strip() for message in messages if message.text.strip()]
+    """Rendered text with marks -> runs.
+
+    A template that drops the beginning of a message (say, its reasoning) leaves only the mark at its end.
+    """
+    origins = _origins(messages)
     pieces: list[Piece] = []
-    *spans, tail = marked.split(_CLOSE)
-    for span in spans:
-        before, opened, inside = span.partition(_OPEN)
-        which = next((i for i, text in enumerate(texts) if text.endswith(inside if opened else before[-1:])), 0)
-        if not opened:
-            kept = _common_suffix(before, texts[which])
-            before, inside = before[: len(before) - kept], before[len(before) - kept :]
-        pieces += [Piece(before, "template"), Piece(inside, origins[which])]
-        del texts[: which + 1], origins[: which + 1]
-    return [piece for piece in (*pieces, Piece(tail.replace(_OPEN, ""), "template")) if piece.text]
+    inside: str | None = None
+    text, *parts = _MARK.split(marked)
+    for mark, number, following in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        origin, theirs = origins[int(number)], 0
+        if mark == _OPEN and inside is None:
+            inside = number
+        elif mark == _CLOSE and inside == number:
+            inside, theirs = None, len(text)
+        elif mark == _CLOSE and inside is None:
+            kept = _common_suffix(text, messages[int(number)].text.rstrip())
+            theirs = len(text[len(text) - kept :].lstrip())
+        else:
+            raise _rewritten()
+        split = len(text) - theirs
+        pieces += [Piece(text[:split], "template"), Piece(text[split:], origin)]
+        text = following
+    if inside is not None:
+        raise _rewritten()
+    return [piece for piece in (*pieces, Piece(text, "template")) if piece.text]
 
 
 def _common_suffix(a: str, b: str) -> int:
@@ -190,7 +245,7 @@ def _common_suffix(a: str, b: str) -> int:
 
 def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     """Texts that must not come from a person: special tokens, and added tokens that the chat template itself writes."""
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    template = _template(tokenizer)
     return {
         token.content: id
         for id, token in tokenizer.added_tokens_decoder.items()
@@ -201,22 +256,44 @@ def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 def _encode(runs: list[Piece], tokenizer: Tokenizer, *, bos: bool) -> Prompt:
     """Encode the runs as one text, cut only where somebody's words spell a control token."""
     control = control_tokens(tokenizer)
+    never_typed = set(control.values()) - {tokenizer.unk_token_id}
     text = "".join(run.text for run in runs)
+    template = _template_spans(runs)
     new_from = _start_of_new(runs)
     prefix = _prefix_ids(tokenizer) if bos else []
     ids, resent = list(prefix), len(prefix) if new_from else 0
-    start = 0
-    for end in (*_cuts(runs, control), len(text)):
-        part = tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
-        ids += part["input_ids"]
-        resent += sum(start + offset[0] < new_from for offset in part["offset_mapping"])
-        start = end
+    for start, end in pairwise((0, *_cuts(text, template, control), len(text))):
+        for id, offset in _tokens(text[start:end], tokenizer, continues=start > 0):
+            if id in never_typed and not _within(template, start + offset, start + offset + 1):
+                raise UserError(
+                    f"This model's tokenizer cannot read {tokenizer.convert_ids_to_tokens(id)!r} as plain text; take it out of the conversation."
+                )
+            ids.append(id)
+            resent += start + offset < new_from
     if not ids:
         raise UserError("There is nothing to send: type a prompt, or choose a framing that adds some text.")
     pieces = [Piece(tokenizer.convert_ids_to_tokens(id), "template", control=True) for id in prefix]
     for run in runs:
         pieces += _mark_control(run, control) if run.origin == "template" else [run]
     return Prompt(tuple(pieces), tuple(ids), resent)
+
+
+def _tokens(text: str, tokenizer: Tokenizer, *, continues: bool) -> Iterator[tuple[int, int]]:
+    """Token ids with their offsets in `text`.
+
+    A text that continues another is encoded behind a line break, which is then taken off again: some
+    tokenizers put a space before whatever comes first.
+    """
+    lead = _plain_ids("\n", tokenizer) if continues else []
+    encoded = tokenizer("\n" * bool(lead) + text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded["input_ids"][: len(lead)] != lead:  # the line break became one token with what follows
+        return _tokens(text, tokenizer, continues=False)
+    offsets = (start - bool(lead) for start, _ in encoded["offset_mapping"])
+    return islice(zip(encoded["input_ids"], offsets, strict=True), len(lead), None)
+
+
+def _plain_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _start_of_new(runs: list[Piece]) -> int:
@@ -231,22 +308,41 @@ def _start_of_new(runs: list[Piece]) -> int:
 
 def _prefix_ids(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer itself puts before a text (BOS or nothing)."""
-    bare, dressed = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    bare, dressed = _plain_ids("a", tokenizer), tokenizer("a")["input_ids"]
     at = next(i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
     return dressed[:at]
 
 
-def _cuts(runs: list[Piece], control: dict[str, int]) -> list[int]:
-    """Offsets one character into every control token that the words of a person or a model spell."""
-    cuts, offset = set(), 0
+Span = tuple[int, int]
+
+
+def _template_spans(runs: list[Piece]) -> list[Span]:
+    """Where in the text the template speaks: offsets of beginning and end, neighbouring runs as one."""
+    spans: list[Span] = []
+    offset = 0
     for run in runs:
-        if run.origin != "template":
-            for marker in control:
-                at = run.text.find(marker)
-                while at >= 0:
-                    cuts.add(offset + at + 1)
-                    at = run.text.find(marker, at + 1)
-        offset += len(run.text)
+        end = offset + len(run.text)
+        if run.origin == "template":
+            start = spans.pop()[0] if spans and spans[-1][1] == offset else offset
+            spans.append((start, end))
+        offset = end
+    return spans
+
+
+def _within(spans: list[Span], start: int, end: int) -> bool:
+    before = bisect_right(spans, start, key=itemgetter(0))
+    return before > 0 and end <= spans[before - 1][1]
+
+
+def _cuts(text: str, template: list[Span], control: dict[str, int]) -> list[int]:
+    """Offsets one character into every control token that the template did not write by itself."""
+    cuts = set()
+    for marker in control:
+        at = text.find(marker)
+        while at >= 0:
+            if not _within(template, at, at + len(marker)):
+                cuts.add(at + 1)
+            at = text.find(marker, at + 1)
     return sorted(cuts)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import gradio as gr
 
 _HERE = Path(__file__).parent
-ICONS = _HERE / "icons"
 STYLE = (_HERE / "style.css").read_text("utf-8")
 SCRIPT = (_HERE / "page.js").read_text("utf-8")
 

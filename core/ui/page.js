@@ -12,6 +12,12 @@
     for (const placeholder of document.querySelectorAll(".placeholder-content")) placeholder.removeAttribute("role");
   };
   label();
+  // Messages are escaped on the server; what is copied is the text itself again (see safe_plain in render.py).
+  const clipboard = navigator.clipboard;
+  if (clipboard) {
+    const write = clipboard.writeText.bind(clipboard);
+    clipboard.writeText = (text) => write(text.replaceAll("&#x5B;", "[").replaceAll("&#x3C;", "<").replaceAll("&#x26;", "&"));
+  }
   new MutationObserver(label).observe(document.body, { childList: true, subtree: true });
   document.documentElement.lang = "en";
   if (matchMedia("(max-width: 768px)").matches) document.querySelector(".sidebar.open .toggle-button")?.click();

@@ -51,7 +51,16 @@ def _safe_line(line: str) -> str:
 
 
 def _inert(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "!&#91;")
+    return safe_plain(text).replace("![", "!&#x5B;")
+
+
+def safe_plain(text: str) -> str:
+    """Plain text for the pane that shows it exactly. The widget would run HTML in it.
+
+    The entities are written in a form that nobody writes by hand, so that page.js can turn a copied
+    message back into the very text that the model wrote.
+    """
+    return text.replace("&", "&#x26;").replace("<", "&#x3C;")
 
 
 def message(role: str, text: str) -> dict[str, Any]:
@@ -63,15 +72,14 @@ def chat_messages(
     chat: tuple[Record, ...], side: Side, prompt: str | None = None, reply: Reply | None = None
 ) -> list[dict[str, Any]]:
     """One pane: the finished turns and, when there is one, the turn under way."""
-    written = safe_markdown if side == "post" else str
-    asked = safe_markdown if side == "post" else str
+    safe = safe_markdown if side == "post" else safe_plain
     messages = []
     for record in chat:
-        messages += [message("user", asked(record.turn.prompt)), message("assistant", written(record.turn.reply(side)))]
+        messages += [message("user", safe(record.turn.prompt)), message("assistant", safe(record.turn.reply(side)))]
     if prompt is not None:
-        messages.append(message("user", asked(prompt)))
+        messages.append(message("user", safe(prompt)))
         if reply is not None and reply.token_ids:
-            messages.append(message("assistant", written(reply.text)))
+            messages.append(message("assistant", safe(reply.text)))
     return messages
 
 

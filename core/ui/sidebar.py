@@ -49,9 +49,7 @@ class Sidebar:
                 min_width=120,
                 scale=4,
             )
-            self.dice = gr.Button(
-                "Roll", icon=str(look.ICONS / "dice.svg"), elem_id="dice", size="sm", min_width=74, scale=1
-            )
+            self.dice = gr.Button("Roll", elem_id="dice", size="sm", min_width=74, scale=1)
         with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
             self.top_k = gr.Slider(0, 200, default.top_k, step=1, label="Top-k (0 is off)", elem_id="top_k", buttons=[])
             self.min_p = gr.Slider(0, 0.5, default.min_p, step=0.01, label="Min-p", elem_id="min_p", buttons=[])

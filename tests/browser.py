@@ -1,0 +1,92 @@
+"""Serving the page to a real browser: Debian's Chromium, no network but the page itself."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Page
+
+from core.settings import Settings
+from core.ui import page as whole_page
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def executable() -> str:
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def served(pool) -> Iterator[str]:
+    """The whole page over this pool; yields its address."""
+    demo = whole_page.build(pool)
+    _, url, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
+    try:
+        yield url.rstrip("/")
+    finally:
+        demo.close(verbose=False)
+
+
+class Watch:
+    """Everything that a page must not do: ask another host, throw, log an error."""
+
+    def __init__(self, page: Page, url: str):
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self._note(request.url, url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on(
+            "response",
+            lambda response: (
+                self.errors.append(f"{response.status} {response.url}") if response.status >= 400 else None
+            ),
+        )
+
+    def _note(self, asked: str, url: str) -> None:
+        if not asked.startswith((url, "data:", "blob:")):
+            self.outside.append(asked)
+
+    def check(self) -> None:
+        assert self.outside == [], self.outside
+        assert self.errors == [], self.errors
+
+
+def open_page(page: Page, url: str) -> None:
+    page.goto(url)
+    page.locator("#prompt textarea").wait_for()
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#prompt textarea").fill(text)
+    page.locator("#prompt textarea").press("Enter")
+
+
+def ended(page: Page, timeout: float = 60_000) -> None:
+    """Wait until both replies have ended."""
+    page.wait_for_function(
+        "() => document.querySelectorAll('.strip.is-eos, .strip.is-length, .strip.is-stopped, .strip.is-context').length === 2",
+        timeout=timeout,
+    )
+
+
+def reply(page: Page, side: str, turn: int = -1) -> str:
+    """The text of one side's reply as the browser shows it."""
+    bots = page.locator(f"#chat_{side} .bot.message")
+    return bots.nth(turn if turn >= 0 else bots.count() + turn).inner_text()

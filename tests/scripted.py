@@ -1,0 +1,111 @@
+"""A pair whose models say what a test wants, through the real path: tokens, events, detokenising, page."""
+
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from core.checkpoints import HOME, Checkpoint, Pair, read_tokenizer
+from core.pool import Lease, Progress
+from core.types import CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
+
+PAIR = Pair(id="scripted", title="Scripted pair", base="Scripted-Base", post="Scripted-Chat")
+INFO = EngineInfo(
+    sampler="v1",
+    dtype="float32",
+    attention="none",
+    slots=1,
+    lane_sizes=(4096,),
+    chunk=64,
+    threads=1,
+    device="script",
+    versions={},
+    certified=False,
+    certification="scripted",
+)
+
+
+@dataclass
+class Ticket:
+    stopped: threading.Event
+
+    def cancel(self) -> None:
+        self.stopped.set()
+
+
+class ScriptedEngine:
+    """Emits all tokens of a text, one every `pause` seconds."""
+
+    context = 4096
+
+    def __init__(self, tokenizer, text: str, pause: float = 0.0):
+        self.ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        self.pause = pause
+        self.running = 0
+
+    def submit(self, request: Request, emit) -> Ticket:
+        ticket = Ticket(threading.Event())
+        threading.Thread(target=self._write, args=(request, emit, ticket), daemon=True).start()
+        return ticket
+
+    def _write(self, request: Request, emit, ticket: Ticket) -> None:
+        self.running += 1
+        emit(Started())
+        written = 0
+        for step, id in enumerate(self.ids):
+            if ticket.stopped.wait(self.pause) if self.pause else ticket.stopped.is_set():
+                break
+            emit(Token(step=step, id=id, logprob=-1.0, margin=0.5))
+            written += 1
+        usage = Usage(
+            prompt_tokens=len(request.token_ids),
+            reused_tokens=0,
+            output_tokens=written,
+            prefill_passes=1,
+            decode_passes=max(0, written - 1),
+            seconds_queued=0,
+            seconds_to_first_token=0.01,
+            seconds_decoding=0.01 * written,
+        )
+        self.running -= 1
+        emit(Finish(reason="stopped" if ticket.stopped.is_set() else "eos", usage=usage))
+
+    def info(self) -> EngineInfo:
+        return INFO
+
+    def close(self) -> None: ...
+
+
+class ScriptedPool:
+    """What the page uses of a Pool, over one scripted pair."""
+
+    def __init__(self, base: str, post: str, pause: float = 0.0, loading: float = 0.0):
+        self.pairs, self.default, self.loading = (PAIR,), PAIR, loading
+        tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
+        self.engines = {side: ScriptedEngine(tokenizer, text, pause) for side, text in (("base", base), ("post", post))}
+        checkpoints = {
+            side: Checkpoint(
+                info=CheckpointInfo(name=name, source=name, revision=None, parameters=0),
+                weights_sha256=("b" if side == "base" else "c") * 64,
+                tokenizer=tokenizer,
+                stop_ids=frozenset(),
+                model=SimpleNamespace(),
+                engine=self.engines[side],
+            )
+            for side, name in (("base", PAIR.base), ("post", PAIR.post))
+        }
+        self.lease = Lease(PAIR, checkpoints["base"], checkpoints["post"], lambda: None)
+
+    def open(self, id: str) -> Generator[Progress, None, Lease]:
+        began = time.monotonic()
+        while time.monotonic() - began < self.loading:
+            yield Progress("Downloading Scripted-Base (12 MB)", 0.5)
+            time.sleep(0.05)
+        return self.lease
+
+    def wait(self, id: str, report=None) -> Lease:
+        return self.lease
+
+    def peek(self, id: str) -> Lease:
+        return self.lease
