@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx2
 from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
 from tqdm import tqdm
 
@@ -17,6 +18,9 @@ from core.errors import UserError
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
+
+# What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
+UNREACHABLE = (OSError, httpx2.HTTPError)
 
 Report = Callable[[float], None]  # fraction of the bytes that are here, 0 to 1
 
@@ -52,10 +56,10 @@ class HuggingFaceHub:
         """
         try:
             info = HfApi().model_info(id, revision=revision, files_metadata=True, timeout=20)
+            # This also notes in the cache which commit the name stands for, so that it is found without a network.
+            commit = HfApi().resolve_revision(id, revision=revision).resolved
         except errors.GatedRepoError:
-            raise UserError(
-                f"{id} is gated: accept its licence on its model page, then set HF_TOKEN to a token of that account and start again."
-            ) from None
+            raise _gated(id) from None
         except errors.RevisionNotFoundError:
             raise UserError(
                 f"{id} has no revision {revision!r}; use a branch, a tag or a commit of that repository."
@@ -68,17 +72,18 @@ class HuggingFaceHub:
             raise UserError(
                 f"{id!r} is neither a folder here nor a Hub id; write a path, owner/name or owner/name@revision."
             ) from None
-        except (errors.OfflineModeIsEnabled, OSError):
-            return self._cached(id, revision)
-        return Repository(id, info.sha or "main", {file.rfilename: file.size or 0 for file in info.siblings or []})
+        except (errors.RevisionResolutionError, *UNREACHABLE) as error:
+            return self._cached(id, revision, error)
+        return Repository(id, commit, {file.rfilename: file.size or 0 for file in info.siblings or []})
 
-    def _cached(self, id: str, revision: str | None) -> Repository:
-        config = try_to_load_from_cache(id, "config.json", revision=revision) or try_to_load_from_cache(
-            id, "adapter_config.json", revision=revision
-        )
-        if not isinstance(config, str):
+    def _cached(self, id: str, revision: str | None, error: Exception) -> Repository:
+        names = ("config.json", "adapter_config.json")
+        found = (try_to_load_from_cache(id, name, revision=revision) for name in names)
+        config = next((path for path in found if isinstance(path, str)), None)
+        if config is None:
+            answer = f" (it answers {error.response.status_code})" if isinstance(error, errors.HfHubHTTPError) else ""
             raise UserError(
-                f"{id} is not on this machine and the Hub cannot be reached; connect once, or choose a pair that is already here."
+                f"{id} is not on this machine and the Hub cannot be reached{answer}; connect once, or choose a pair that is already here."
             )
         folder = Path(config).parent
         return Repository(
@@ -104,20 +109,19 @@ class HuggingFaceHub:
                     tqdm_class=_silent_bar(lambda done: report(min(1.0, done / total))),
                 )
             )
-        except errors.LocalEntryNotFoundError:
-            return Path(
-                snapshot_download(
-                    repository.id,
-                    revision=repository.revision,
-                    allow_patterns=list(WANTED),
-                    ignore_patterns=list(UNWANTED),
-                    local_files_only=True,
-                )
-            )
-        except OSError as error:
+        except errors.GatedRepoError:  # its page and its list of files are public, its files are not
+            raise _gated(repository.id) from None
+        except (errors.XetDownloadError, *UNREACHABLE) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(
-                f"Downloading {repository.id} broke off ({type(error).__name__}); try again, what has arrived is kept."
+                f"Downloading {repository.id} broke off ({reason}); try again, what has arrived is kept."
             ) from error
+
+
+def _gated(id: str) -> UserError:
+    return UserError(
+        f"{id} is gated: accept its licence on its model page, then set HF_TOKEN to a token of that account and start again."
+    )
 
 
 def _silent_bar(report: Callable[[float], None]) -> type[tqdm]:

@@ -183,7 +183,7 @@ def _render(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> s
         )
     except (TemplateError, LookupError, TypeError, ValueError) as error:  # a template is somebody else's program
         raise UserError(
-            f"The chat template refuses this conversation ({error}); clear the system prompt or choose another framing."
+            f"The chat template refuses this conversation ({' '.join(str(error).split())}); clear the system prompt or choose another framing."
         ) from error
 
 

@@ -1,0 +1,123 @@
+"""The conversations that post-training learns from, and a table of them.
+
+`python -m checkpoints.recipe.conversations --corpus ../shared/corpus` prints how many there are of
+each intent, with examples. Everything is drawn with a fixed seed; what the probes use is left out.
+"""
+
+import argparse
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from checkpoints.recipe import documents, from_corpus
+from checkpoints.recipe import multi_turn as multi
+from checkpoints.recipe import single_turn as single
+from checkpoints.recipe.draw import Conversation, Draw, Part, names
+
+SEED = 101
+LONGEST = 1800  # characters of one conversation, about 450 tokens
+
+Maker = Callable[[Draw], Conversation]
+
+# Maker and how many conversations of it to make at most.
+WRITTEN: tuple[tuple[Maker, int], ...] = (
+    (single.one_fact, 10800), (single.two_facts_at_once, 500), (single.true_or_false, 900), (multi.several_questions, 1900),
+    (single.definition, 1500), (single.passage_and_question, 4700), (single.story, 2600), (single.poem, 350), (single.joke, 400),
+    (single.explanation, 1000), (single.arithmetic, 1500), (single.bigger_number, 150), (single.counting, 150), (single.spelling, 500),
+    (single.rhyme, 350), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 500), (single.compared, 250),
+    (single.kind_of, 250), (single.translation, 250), (single.note, 400),
+    (single.asked_list, 2000), (single.open_list, 250), (single.one_item, 300), (single.whole_set, 130),
+    (multi.same_group, 700), (multi.there, 300), (multi.about_a_list, 600), (multi.about_the_chat, 500), (multi.longer_or_shorter, 300),
+    (multi.on_with_a_sum, 250), (multi.thanked, 250),
+    (multi.remembered, 3400), (multi.renamed, 350), (multi.never_told, 400),
+    (multi.corrected_and_recalled, 3500), (multi.corrected, 500), (multi.corrected_then_other, 700), (multi.doubted, 300), (multi.called_wrong, 350),
+    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 1400), (single.unknown, 900),
+    (single.small_talk, 1300), (single.refusal, 1100), (single.benign, 1200), (single.wrapped, 900),
+    (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1400),
+    (single.begun_sentence, 450), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
+)  # fmt: skip
+
+CORPUS: tuple[tuple[Callable[[documents.Corpus, Draw], Iterator[Conversation]], int], ...] = (
+    (from_corpus.definitions, 900), (from_corpus.stories, 600), (from_corpus.explanations, 300), (from_corpus.instructions, 900), (from_corpus.tales_to_read, 450),
+)  # fmt: skip
+
+
+def training(corpus: documents.Corpus) -> list[Conversation]:
+    """Everything to learn from, in random order, each conversation once."""
+    all_names = tuple(dict.fromkeys((*names(), *documents.corpus_names(corpus))))
+    return shuffled([*written_conversations(all_names), *corpus_conversations(corpus, all_names)])
+
+
+def written_conversations(of_names: tuple[str, ...] | None = None) -> list[Conversation]:
+    """The part that needs no corpus."""
+    return shuffled(
+        [
+            conversation
+            for maker, count in WRITTEN
+            for conversation in several(maker, count, draws(maker.__name__, "training", of_names))
+        ]
+    )
+
+
+def corpus_conversations(corpus: documents.Corpus, of_names: tuple[str, ...]) -> Iterator[Conversation]:
+    for reader, count in CORPUS:
+        found = unique(reader(corpus, draws(reader.__name__, "training", of_names)))
+        yield from random.Random(SEED).sample(found, min(count, len(found)))
+
+
+def draws(purpose: str, part: Part, of_names: tuple[str, ...] | None = None, seed: int = SEED) -> Draw:
+    """Choices of their own for each purpose, so that changing one intent leaves the others alone."""
+    return Draw(random.Random(f"{seed} {purpose}"), part, of_names or names())
+
+
+def several(maker: Maker, count: int, draw: Draw) -> list[Conversation]:
+    """`count` different conversations, or as many as four times as many tries give."""
+    made: dict[tuple, Conversation] = {}
+    for _ in range(4 * count):
+        conversation = maker(draw)
+        if sum(len(text) for _, text in conversation.messages) <= LONGEST:
+            made.setdefault(conversation.messages, conversation)
+        if len(made) == count:
+            break
+    return list(made.values())
+
+
+def unique(conversations: Iterable[Conversation]) -> list[Conversation]:
+    return list(
+        {one.messages: one for one in conversations if sum(len(text) for _, text in one.messages) <= LONGEST}.values()
+    )
+
+
+def shuffled(conversations: list[Conversation]) -> list[Conversation]:
+    kept = unique(conversations)
+    random.Random(SEED).shuffle(kept)
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m checkpoints.recipe.conversations", description=__doc__)
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("../shared/corpus"), help="folder that holds the files of sources.toml"
+    )
+    parser.add_argument("--examples", type=int, default=3, help="examples to print of each intent")
+    arguments = parser.parse_args()
+    conversations = training(documents.Corpus(arguments.corpus))
+    print_table(conversations, arguments.examples)
+
+
+def print_table(conversations: list[Conversation], examples: int) -> None:
+    by_intent: dict[str, list[Conversation]] = {}
+    for conversation in conversations:
+        by_intent.setdefault(conversation.intent, []).append(conversation)
+    for intent, rows in sorted(by_intent.items(), key=lambda item: -len(item[1])):
+        characters = sum(len(text) for row in rows for _, text in row.messages) / len(rows)
+        print(f"\n== {intent}: {len(rows)} ({len(rows) / len(conversations):.1%}), {characters:.0f} characters each")
+        for row in rows[:examples]:
+            print("\n".join(f"  {role:>9}: {text.replace(chr(10), ' / ')}" for role, text in row.messages) + "\n")
+    print(
+        f"{len(conversations)} conversations, {sum(len(text) for row in conversations for _, text in row.messages):,} characters"
+    )
+
+
+if __name__ == "__main__":
+    main()
