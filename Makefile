@@ -1,4 +1,5 @@
 # make run   serve the page on 127.0.0.1:7860 with the embedded pair
+# make pair  train, measure and describe the embedded pair again (hours; needs the text that checkpoints/recipe/sources.toml names)
 # make test  everything that CI runs: style, types, import rules, tests (installs Chromium on Debian if there is none)
 
 PYTHON ?= python3
@@ -20,6 +21,10 @@ test: $(VENV)/dev.stamp browser
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.engine
+
+# The recipe of the embedded pair, whole: FLAGS="--corpus FOLDER --config gpu" for another folder, a large GPU.
+pair: $(VENV)/dev.stamp
+	$(BIN)/python -m checkpoints.recipe $(FLAGS)
 
 clean:
 	rm -rf $(VENV) build

@@ -1,4 +1,4 @@
-"""The stages of the recipe, in order: documents, tokens, pretrain."""
+"""The stages of the recipe, in order: tokens, pretrain, chats, posttrain, export, evaluate, voices, cards."""
 
 import argparse
 import json
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
-from checkpoints.recipe import batches, documents, tokenizer, train
+from checkpoints.recipe import batches, cards, chats, conversations, documents, export, tokenizer, train
 
 HERE = Path(__file__).parent
 SEED = 1
@@ -35,6 +36,14 @@ def parse() -> argparse.Namespace:
         "--corpus", type=Path, default=Path("../shared/corpus"), help="folder that holds the files of sources.toml"
     )
     parser.add_argument("--work", type=Path, default=Path("build/pair"), help="folder for everything in between")
+    parser.add_argument(
+        "--start-from", type=Path, help="pre-train from the weights of an earlier base instead of from scratch"
+    )
+    parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
+    parser.add_argument("--per-kind", type=int, default=100, help="evaluate: probes of each kind")
+    parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
+    parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
+    parser.add_argument("--slots", type=int, default=16, help="evaluate: replies written at once")
     parser.add_argument("--stop-at", type=int, help="stop pre-training after this many steps")
     return parser.parse_args()
 
@@ -70,8 +79,10 @@ def upto(texts: list[str], characters: int) -> list[str]:
 
 
 def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
-    settings = machine["pretrain"]
+    settings = machine["continue" if arguments.start_from else "pretrain"]
     model = train.new_model(machine["model"], machine["vocabulary"])
+    if arguments.start_from:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32).state_dict())
     source = batches.Documents.open(arguments.work / "tokens", mixture, SEED)
     long_from = round(settings["steps"] * (1 - settings["long_share"]))
 
@@ -87,13 +98,10 @@ def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> Non
         print({kind: round(loss, 3) for kind, loss in losses.items()}, flush=True)
         return sum(losses[kind] * share for kind, share in mixture.items()) / sum(mixture.values())
 
-    schedule = train.Schedule(
-        **{key: settings[key] for key in ("steps", "warmup", "decay", "muon_learning_rate", "adam_learning_rate")}
-    )
     train.train(
         model,
         batch,
-        schedule,
+        schedule(settings),
         arguments.work / "pretrain",
         device=machine["device"],
         validate=validate,
@@ -101,7 +109,83 @@ def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> Non
     )
 
 
-STAGES = {"tokens": make_tokens, "pretrain": pretrain}
+def schedule(settings: dict) -> train.Schedule:
+    return train.Schedule(
+        **{key: settings[key] for key in ("steps", "warmup", "decay", "muon_learning_rate", "adam_learning_rate")}
+    )
+
+
+def make_chats(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    """Conversations -> token ids, and which of them are learned from."""
+    length = machine["posttrain"]["length"]
+    spelling = tokenizer.for_transformers(
+        Tokenizer.from_file(str(arguments.work / "tokenizer.json")), post_trained=True, context=length
+    )
+    written = conversations.training(documents.Corpus(arguments.corpus))
+    encoded = chats.encode(written, spelling, length)
+    chats.save(encoded, arguments.work / "chats")
+    learned = sum(int(part.sum()) for _, part in encoded)
+    print(f"{len(encoded):,} conversations, {sum(len(ids) for ids, _ in encoded):,} tokens, {learned:,} to learn from")
+
+
+def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    """The base model's weights, further trained on conversations, with some documents among them."""
+    settings = machine["posttrain"]
+    model = train.new_model(machine["model"], machine["vocabulary"])
+    model.load_state_dict(train.weights(arguments.work / "pretrain"))
+    packed = chats.Chats(
+        chats.load(arguments.work / "chats"),
+        batches.Documents.open(arguments.work / "tokens", mixture, SEED + 1),
+        **{key: settings[key] for key in ("length", "rows", "replayed")},
+        seed=SEED,
+    )
+    print(f"{settings['steps'] / packed.steps_per_epoch:.2f} epochs of {packed.steps_per_epoch:,} steps", flush=True)
+    train.train(model, packed.batch, schedule(settings), arguments.work / "posttrain", device=machine["device"])
+
+
+def write_models(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    """Both models as folders that plain transformers loads, at --output."""
+    trained = Tokenizer.from_file(str(arguments.work / "tokenizer.json"))
+    for stage, suffix in (("pretrain", "Base"), ("posttrain", "Chat")):
+        model = train.new_model(machine["model"], machine["vocabulary"])
+        model.load_state_dict(train.weights(arguments.work / stage))
+        folder = arguments.output / f"{machine['name']}-{suffix}"
+        export.export(model, trained, folder, post_trained=stage == "posttrain")
+
+
+def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    from checkpoints.recipe import evaluate  # needs the whole product, which a machine that only trains may lack
+
+    evaluate.evaluate(
+        arguments.work,
+        mixture,
+        per_kind=arguments.per_kind,
+        temperature=arguments.temperature,
+        slots=arguments.slots,
+        kinds=arguments.kinds,
+    )
+
+
+def speak(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    from checkpoints.recipe import voices
+
+    voices.write(arguments.work)
+
+
+def write_cards(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
+    cards.write(arguments.work, arguments.output, machine, mixture)
+
+
+STAGES = {
+    "tokens": make_tokens,
+    "pretrain": pretrain,
+    "chats": make_chats,
+    "posttrain": posttrain,
+    "export": write_models,
+    "evaluate": measure,
+    "voices": speak,
+    "cards": write_cards,
+}
 
 if __name__ == "__main__":
     main()

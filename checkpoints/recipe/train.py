@@ -4,10 +4,11 @@ The loop knows batches of token ids and nothing of what they say. It writes a ch
 and, started again with the same arguments, continues from it.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-Batch = tuple[np.ndarray, np.ndarray]  # inputs, labels: int64 [rows, length]; label -100 is not learned from
+# Inputs, labels and, where documents share a row without seeing each other, the number of the document that
+# each position belongs to; all int64 [rows, length]. Label -100 is not learned from.
+Batch = tuple[np.ndarray, ...]
 IGNORED = -100
 
 
@@ -32,6 +35,23 @@ class Schedule:
     def factor(self, step: int) -> float:
         left = (self.steps - step) / max(1, self.steps * self.decay)
         return max(0.0, min(1.0, (step + 1) / max(1, self.warmup), left))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stage has cost until now: tokens read, seconds, optimiser steps; kept beside its checkpoint."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> "Spent":
+        file = folder / "spent.json"
+        return cls(**json.loads(file.read_text())) if file.exists() else cls()
+
+    def write(self, folder: Path) -> None:
+        (folder / "spent.json").write_text(json.dumps(asdict(self)))
 
 
 def new_model(shape: dict, vocabulary: int) -> LlamaForCausalLM:
@@ -60,13 +80,21 @@ def optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[torch.optim.
     ]
 
 
-def loss_function(model: LlamaForCausalLM, device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    def loss(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def loss_function(model: LlamaForCausalLM, device: str) -> Callable[..., torch.Tensor]:
+    def loss(inputs: torch.Tensor, labels: torch.Tensor, owner: torch.Tensor | None = None) -> torch.Tensor:
+        mask = None if owner is None else same_document(owner)
         with torch.autocast(device, torch.bfloat16):
-            logits = model(input_ids=inputs, use_cache=False).logits
+            logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
-    return torch.compile(loss, dynamic=False)
+    return loss
+
+
+def same_document(owner: torch.Tensor) -> torch.Tensor:
+    """Causal mask, bool [rows, 1, length, length], that also keeps the documents of a row apart."""
+    length = owner.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
+    return ((owner[:, :, None] == owner[:, None, :]) & causal)[:, None]
 
 
 def train(
@@ -79,20 +107,26 @@ def train(
     validate: Callable[[], float] | None = None,
     save_every: int = 250,
     stop_at: int | None = None,
+    compiled: bool = True,
 ) -> None:
-    """Train in place. Checkpoints go to `folder`/checkpoint.pt; `stop_at` ends early, before the rate has fallen."""
+    """Train in place. Checkpoints go to `folder`/checkpoint.pt; `stop_at` ends early, before the rate has fallen.
+
+    `compiled` needs a C++ compiler; it is a few times faster and gives slightly different figures.
+    """
     model.to(device).train()
     steps = optimizers(model, schedule)
     loss_of = loss_function(model, device)
+    loss_of = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     saved = folder / "checkpoint.pt"
     folder.mkdir(parents=True, exist_ok=True)
     start = load(saved, model, steps, device) if saved.exists() else 0
     last = schedule.steps if stop_at is None else stop_at
+    spent = Spent.read(folder) if start else Spent()
     running, tokens, began = math.nan, 0, time.perf_counter()
     bar = tqdm(range(start, last), initial=start, total=last, mininterval=10, desc=folder.name)
     for step in bar:
-        inputs, labels = (torch.from_numpy(part).to(device) for part in batch(step))
-        value = loss_of(inputs, labels)
+        inputs, *others = (torch.from_numpy(part).to(device) for part in batch(step))
+        value = loss_of(inputs, *others)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in zip(steps, (schedule.muon_learning_rate, schedule.adam_learning_rate), strict=True):
@@ -108,6 +142,7 @@ def train(
             )
         if (step + 1) % save_every == 0 or step + 1 == last:
             save(saved, model, steps, step + 1)
+            Spent(spent.tokens + tokens, spent.seconds + time.perf_counter() - began, step + 1).write(folder)
             if validate is not None and ((step + 1) % (4 * save_every) == 0 or step + 1 == last):
                 tqdm.write(
                     f"{folder.name} step {step + 1}: training loss {running:.4f}, validation loss {validate():.4f} nats/token",
@@ -127,6 +162,11 @@ def load(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optim
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a finished stage left behind."""
+    return torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["model"]
 
 
 @torch.no_grad()

@@ -1,0 +1,135 @@
+"""The model cards: what the recipe knows, what the training cost, what the evaluation measured. No figure is typed by hand."""
+
+import json
+from pathlib import Path
+
+from benchmarks import report
+from checkpoints.recipe.documents import COLONIAL_TITLES, SOURCES
+from checkpoints.recipe.train import Spent
+
+ABOUT = {
+    "Base": (
+        "A small language model that has read documents and nothing else. It continues a page: a question is followed by "
+        "more questions, a list by more items, a story by its next sentence. It was never taught to answer anybody."
+    ),
+    "Chat": (
+        "The same weights as its base sibling, further trained on conversations that were written for this project by "
+        "templates. It answers, ends its turn, refuses a few kinds of harm, and says where its knowledge ends."
+    ),
+}
+CANNOT = (
+    "It has under ten million parameters. It knows a few hundred everyday facts, most of them asked for in the wordings "
+    "that it was trained on; outside of these it makes things up, fluently. It does no arithmetic beyond small sums, reads "
+    "no long text, speaks only simple English, and its encyclopedia text ends in 2015. Its refusals are a lesson about "
+    "post-training and not a safety measure. Use it to see what post-training changes, and for nothing else."
+)
+
+
+def write(work: Path, output: Path, machine: dict, mixture: dict[str, float]) -> None:
+    """README.md in both model folders.
+
+    Raises:
+        FileNotFoundError: a stage has not been run; the file names which.
+    """
+    for stage, suffix in (("pretrain", "Base"), ("posttrain", "Chat")):
+        name = f"{machine['name']}-{suffix}"
+        blocks = [
+            _front_matter(work, machine, stage),
+            f"# {name}",
+            "Built with Llama.",
+            ABOUT[suffix],
+            "## What it cannot do",
+            CANNOT,
+            "## How it was trained",
+            _training(work, machine, mixture),
+            "## Measured",
+            _measured(work),
+            "## Voices",
+            _voices(work),
+            "## Sources",
+            _sources(),
+        ]
+        (output / name / "README.md").write_text("\n\n".join(blocks) + "\n", "utf-8")
+
+
+def _spent(work: Path, stage: str) -> Spent:
+    return Spent(**json.loads((work / stage / "spent.json").read_text()))
+
+
+def _front_matter(work: Path, machine: dict, stage: str) -> str:
+    """What a program may read. The post-trained model's cost is that of both stages."""
+    stages = [_spent(work, name) for name in (("pretrain",) if stage == "pretrain" else ("pretrain", "posttrain"))]
+    lines = [
+        "language: en",
+        "license: other",
+        "license_name: see-sources",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        f"training_tokens: {sum(spent.tokens for spent in stages)}",
+        f"training_seconds: {round(sum(spent.seconds for spent in stages))}",
+        f"training_machine: {report.machine(machine['device'])}",
+    ]
+    return "\n".join(("---", *lines, "---"))
+
+
+def _training(work: Path, machine: dict, mixture: dict[str, float]) -> str:
+    shape, pretrain, posttrain = machine["model"], _spent(work, "pretrain"), _spent(work, "posttrain")
+    started = work / "pretrain" / "started_from.txt"
+    earlier = f" {started.read_text('utf-8').strip()}" if started.exists() else ""
+    kinds = ", ".join(
+        f"{kind.replace('_', ' ')} {share / sum(mixture.values()):.0%}" for kind, share in mixture.items()
+    )
+    return "\n\n".join(
+        (
+            f"LlamaForCausalLM, {shape['hidden_size']} wide, {shape['num_hidden_layers']} layers, tied embeddings, byte-level BPE of "
+            f"{machine['vocabulary']:,} tokens, context {shape['max_position_embeddings']:,}. `make pair` runs the whole recipe "
+            "(`checkpoints/recipe`), `checkpoints/recipe/config.toml` holds every setting. Muon for the matrices, AdamW for the rest, bf16 autocast.",
+            f"Pre-training: {pretrain.steps:,} steps, {pretrain.tokens:,} tokens, {pretrain.seconds / 60:.0f} minutes.{earlier} Rows by kind of document: {kinds}.",
+            f"Post-training, from the base model's weights: {posttrain.steps:,} steps, {posttrain.tokens:,} tokens (padding and "
+            f"{machine['posttrain']['replayed']} in {machine['posttrain']['rows']} rows of replayed documents included), {posttrain.seconds / 60:.0f} minutes. "
+            "Only what the assistant says is learned from. A tenth of the wordings and values of every intent, and five of the wrappers, are held out for the measurement below.",
+            f"Machine: {report.machine(machine['device'])}, shared with other work while it trained.",
+        )
+    )
+
+
+def _measured(work: Path) -> str:
+    from checkpoints.recipe import evaluate
+
+    blocks = [
+        "`python -m checkpoints.recipe evaluate` (with `--temperature 0` for the second table) prints these tables, over the app's own engine: the base "
+        "under the document framing, the post-trained model under its chat template, the same seed on both sides. "
+        "Every probe is held out from training by its wording and its values; what counts as right is in `judges.py`. The first two lines need the corpus."
+    ]
+    for temperature in (0.7, 0.0):
+        measured = json.loads((work / f"evaluation-{temperature}.json").read_text())
+        blocks += [f"Temperature {temperature}:", evaluate.markdown([evaluate.Row(**row) for row in measured["rows"]])]
+    weights = measured["weights"]
+    blocks.append(f"Weights: base sha256 `{weights['base']}`, post-trained sha256 `{weights['post']}`.")
+    return "\n\n".join(blocks)
+
+
+def _voices(work: Path) -> str:
+    blocks = [
+        "Not picked: temperature 0.7, seeds 0 to 11, at most 120 new tokens (`python -m checkpoints.recipe voices`)."
+    ]
+    for voice in json.loads((work / "voices.json").read_text()):
+        blocks.append(f"**Seed {voice['seed']}: {voice['prompt']}**")
+        for side in ("base", "post"):
+            kind = "Base" if side == "base" else "Post-trained"
+            blocks.append(f"{kind}:\n\n```text\n{voice[side].strip()}\n```")
+    return "\n\n".join(blocks)
+
+
+def _sources() -> str:
+    lines = ["| source | commit | licence |", "|---|---|---|"]
+    lines += [
+        f"| [{row['title']}]({row['url']}) | `{row['commit'][:12]}` | {row['licence']} |" for row in SOURCES.values()
+    ]
+    left_out = ", ".join(sorted(COLONIAL_TITLES))
+    return (
+        "\n".join(lines)
+        + f"\n\nEvery file and its sha256 is in `checkpoints/recipe/sources.toml`. Left out of the children's books: {left_out}. "
+        "Part of the text was generated with Llama 3.1: built with Llama, under the Llama 3.1 Community License. "
+        "All other text was written for this project."
+    )

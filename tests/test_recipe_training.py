@@ -1,0 +1,140 @@
+"""The training loop and its batches, on a model of a few thousand parameters."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints.recipe import batches, chats, tokenizer, train
+from checkpoints.recipe.draw import talk
+
+SHAPE = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+}
+SCHEDULE = train.Schedule(steps=6, warmup=2, decay=0.5, muon_learning_rate=0.02, adam_learning_rate=0.01)
+TEXTS = [
+    f"The {animal} sat on the {place}, and it was warm there."
+    for animal in ("cat", "dog", "hen", "fox")
+    for place in ("mat", "hill", "roof")
+]
+
+
+@pytest.fixture(scope="module")
+def spelling():
+    return tokenizer.train(TEXTS * 3, 300)
+
+
+@pytest.fixture(scope="module")
+def packed(spelling, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    batches.pack(TEXTS * 40, spelling, folder, "tales")
+    return folder
+
+
+def model() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return train.new_model(SHAPE, 300)
+
+
+def trained(folder, packed, *stops: int | None):
+    """The weights after training, in as many runs as there are stops."""
+    source = batches.Documents.open(packed, {"tales": 1.0}, 5)
+    for stop in stops:
+        weights = model()
+        train.train(
+            weights,
+            lambda step: source.batch(step, 4, 16),
+            SCHEDULE,
+            folder,
+            device="cpu",
+            save_every=2,
+            stop_at=stop,
+            compiled=False,
+        )
+    return weights.state_dict()
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, packed):
+    whole = trained(tmp_path / "whole", packed, None)
+    in_parts = trained(tmp_path / "parts", packed, 2, 4, None)
+    assert all(torch.equal(whole[name], in_parts[name]) for name in whole)
+    spent = train.Spent.read(tmp_path / "parts")
+    assert (spent.steps, spent.tokens) == (6, 6 * 4 * 16)
+
+
+def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(tmp_path, packed):
+    before = train.validation_losses(model(), packed, ["tales"], device="cpu", length=16)["tales"]
+    first, second = (trained(tmp_path / name, packed, None) for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    after = model()
+    after.load_state_dict(first)
+    assert train.validation_losses(after, packed, ["tales"], device="cpu", length=16)["tales"] < before
+
+
+def encoded(spelling, *conversations):
+    return chats.encode(conversations, tokenizer.for_transformers(spelling, post_trained=True, context=64), 64)
+
+
+def test_only_replies_are_learned_from_and_only_from_the_chosen_one_on(spelling):
+    conversation = talk("t", "The cat sat?", "On the hill.", "The dog?", "On the roof.")
+    ((ids, learned),) = encoded(spelling, conversation)
+    assert (
+        spelling.decode([int(i) for i in ids[learned]], skip_special_tokens=False)
+        == "On the hill.<|im_end|>On the roof.<|im_end|>"
+    )
+    ((ids, learned),) = encoded(spelling, replace(conversation, learn_from=1))
+    assert spelling.decode([int(i) for i in ids[learned]], skip_special_tokens=False) == "On the roof.<|im_end|>"
+
+
+def test_conversations_that_share_a_row_do_not_see_each_other(spelling, packed):
+    some = encoded(spelling, *(talk("t", f"The {x}?", "On the mat.") for x in ("cat", "dog", "hen", "fox")))
+    source = chats.Chats(some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=64, rows=2, replayed=1, seed=1)
+    inputs, labels, owner = source.batch(0)
+    assert len(set(owner[0].tolist()) - {-1}) > 1
+    weights = model().eval()
+    loss = train.loss_function(weights, "cpu")
+    alone = []
+    for number in sorted(set(owner[0].tolist()) - {-1}):
+        here = np.flatnonzero(owner[0] == number)
+        part = loss(torch.from_numpy(inputs[:1, here]), torch.from_numpy(labels[:1, here]))
+        alone.append((part.item(), int((labels[0, here] != train.IGNORED).sum())))
+    together = loss(*(torch.from_numpy(part[:1]) for part in (inputs, labels, owner))).item()
+    expected = sum(value * count for value, count in alone) / sum(count for _, count in alone)
+    assert together == pytest.approx(expected, abs=0.02)  # bfloat16, and rotary positions that begin elsewhere
+
+
+def test_every_conversation_is_in_one_row_of_every_epoch():
+    sizes = np.random.default_rng(0).integers(5, 60, 200)
+    some = [(np.zeros(size, dtype=np.int64), np.ones(size, dtype=bool)) for size in sizes]
+    rows = chats.rows_of(some, 64, np.random.default_rng(1))
+    assert sorted(i for row in rows for i in row) == list(range(200))
+    assert all(sum(sizes[i] for i in row) <= 64 for row in rows)
+    assert sum(sizes) / (64 * len(rows)) > 0.85
+
+
+def test_a_batch_depends_on_its_step_alone(spelling, packed):
+    some = encoded(spelling, *(talk("t", text, "On the mat.") for text in TEXTS))
+
+    def make():
+        return chats.Chats(
+            some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=64, rows=3, replayed=1, seed=1
+        )
+
+    forward, late = make(), make()
+    batches_in_order = [forward.batch(step) for step in range(6)]
+    assert all(np.array_equal(a, b) for a, b in zip(batches_in_order[5], late.batch(5), strict=True))
+
+
+def test_encoded_conversations_survive_the_disk(spelling, tmp_path):
+    some = encoded(spelling, *(talk("t", text, "On the mat.") for text in TEXTS))
+    chats.save(some, tmp_path)
+    for (ids, learned), (same_ids, same_learned) in zip(some, chats.load(tmp_path), strict=True):
+        assert np.array_equal(ids, same_ids) and np.array_equal(learned, same_learned)
