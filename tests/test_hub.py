@@ -3,6 +3,7 @@
 import errno
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,7 +29,6 @@ class SmallHub(BaseHTTPRequestHandler):
     """One repository, owner/name, as the Hub's HTTP interface shows it."""
 
     gated = False
-    protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -82,7 +82,10 @@ def server(cache, monkeypatch):
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{serving.server_port}")
+    endpoint = f"http://127.0.0.1:{serving.server_port}"
+    path = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
     monkeypatch.setattr(SmallHub, "gated", False)
     stopped = threading.Event()
 
@@ -138,11 +141,12 @@ def test_what_was_never_downloaded_needs_a_network(server):
         HuggingFaceHub().look_up("owner/name", None)
 
 
-def test_a_download_that_stopped_halfway_says_so_without_a_network(server):
+def test_a_download_that_stopped_halfway_says_so_without_a_network(server, monkeypatch):
     repository = HuggingFaceHub().look_up("owner/name", None)
     folder = HuggingFaceHub().download(repository, lambda done: None)
     (folder / "model.safetensors").unlink()
     server()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client tries again for 23 seconds
     with pytest.raises(UserError, match="broke off"):
         HuggingFaceHub().download(repository, lambda done: None)
 

@@ -19,9 +19,9 @@ SMALL_CORPUS = {
         {"kind": "llama-explanations", "prompt": "Explain rivers of ice in simple terms.", "answer": "**Ice**\n\nRivers of ice are a kind of river that once was snow on a hill."},
     ],
     ("stories_cc", "african_storybook.jsonl.xz"): [{"title": "The boat", "text": "The boat was red. A boy had the red boat on the hill. " * 6}],
-    ("stories_cc", "pratham.jsonl.xz"): [],
-    ("fairytaleqa", "stories.jsonl.xz"): [{"story": "boat-story", "text": "A boy had a red boat. He took the boat to the river and sang a song."}],
-    ("fairytaleqa", "qa.jsonl.xz"): [{"story": "boat", "q": "Where did the boy take his boat?", "a": "to the river"}],
+    ("stories_cc", "pratham.jsonl.xz"): [{"title": "Snow", "text": "Boating is a kind of river song. Rivers are ice that was snow."}],
+    ("fairytaleqa", "stories.jsonl.xz"): [{"story": "boat-story", "text": "A boy had a little red boat. He took the boat to the river and sang a song."}],
+    ("fairytaleqa", "qa.jsonl.xz"): [{"story": "boat", "q": "Where did the boy bring his little boat before he sang?", "a": "to the river"}],
     ("oewn", "synsets.jsonl.xz"): [{"id": "1-n", "file": "noun.artifact", "words": ["boating"], "gloss": "a song of the river boy", "ex": []}],
 }  # fmt: skip
 
