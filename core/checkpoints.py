@@ -248,7 +248,8 @@ def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Setti
     context = wanted
     while True:
         sizes = lane_sizes(context, chunk)
-        needed = weights + per_token * sum(sizes) * (slots + 1) + SPARE_BYTES
+        rows = sum(sizes) * (slots + 1) + sizes[-1]  # the slots and the prompt that is read; a reply that is scored
+        needed = weights + per_token * rows + SPARE_BYTES
         if needed <= free:
             return Shape(slots, chunk, sizes, settings.threads or max(1, usable_cores() // 2))
         if context <= 1024:

@@ -59,7 +59,9 @@ class _Writer:
 
     def __post_init__(self) -> None:
         # The stream begins behind the prompt, so that a first token's leading space is kept.
-        self._stream = DecodeStream(ids=list(self.prompt.token_ids[-8:]), skip_special_tokens=True)
+        self._stream = DecodeStream(ids=list(self.prompt.question[-8:]), skip_special_tokens=True)
+        for id in self.prompt.prefill:
+            self._read(id)
 
     def take(self, event: Event) -> None:
         match event:
@@ -74,17 +76,20 @@ class _Writer:
                 self.logprobs.append(event.logprob)
                 self.margins.append(event.margin)
                 if event.id not in self.checkpoint.stop_ids:
-                    self.text += self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, event.id) or ""
+                    self._read(event.id)
             case Finish():
                 self.phase, self.finish = "done", event
                 self.text = self._whole_text()
             case Failure():
                 self.phase, self.error = "failed", event.message
 
+    def _read(self, id: int) -> None:
+        self.text += self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, id) or ""
+
     def _whole_text(self) -> str:
         """The final text, bytes that never became a character included (as U+FFFD)."""
-        ids = [id for id in self.ids if id not in self.checkpoint.stop_ids]
-        return decode_after(self.checkpoint, self.prompt.token_ids, ids)
+        ids = [id for id in (*self.prompt.prefill, *self.ids) if id not in self.checkpoint.stop_ids]
+        return prompts.decode_after(self.checkpoint.tokenizer, self.prompt.question, ids)
 
     def reply(self) -> Reply:
         return Reply.model_construct(
@@ -110,13 +115,6 @@ class _Writer:
         return (len(self.ids) - 1) / seconds if seconds > 0 else None
 
 
-def decode_after(checkpoint: Checkpoint, before: tuple[int, ...], ids: list[int]) -> str:
-    """The text that `ids` add behind the ids `before` them (tokenizers may strip a leading space at the very beginning)."""
-    decode = checkpoint.tokenizer.backend_tokenizer.decode
-    anchor = list(before[-8:])
-    return decode(anchor + ids, skip_special_tokens=True)[len(decode(anchor, skip_special_tokens=True)) :]
-
-
 class Run:
     """A comparison that is under way.
 
@@ -130,6 +128,8 @@ class Run:
 
     def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True):
         self.comparison = comparison
+        if comparison.dial is not None:
+            raise UserError("This version does not run the dial yet; leave it out of the comparison.")
         self._writers: dict[Side, _Writer] = {}
         for side in SIDES:
             checkpoint = lease.side(side)
@@ -144,6 +144,7 @@ class Run:
                     sampling=writer.sampling,
                     stop_ids=stop_ids(lease, comparison, side),
                     reuse=reuse,
+                    prefilled=writer.prompt.prefilled,
                 )
                 self._tickets.append(writer.checkpoint.engine.submit(request, self._listener(side)))
         except UserError:

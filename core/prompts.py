@@ -28,6 +28,9 @@ class Tokenizer(Protocol):
     unk_token_id: Any
 
     @property
+    def backend_tokenizer(self) -> Any: ...
+
+    @property
     def added_tokens_decoder(self) -> dict[int, Any]: ...
 
     def __call__(self, text: Any, **options: Any) -> Any: ...
@@ -36,7 +39,7 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: int) -> Any: ...
 
 
-Origin = Literal["template", "system", "history", "new"]
+Origin = Literal["template", "system", "history", "new", "prefill"]
 
 # Characters that Unicode reserves for use inside a program (noncharacters): with a number between them they
 # mark where that message begins and ends while the template is rendered, and are gone before anything is encoded.
@@ -64,11 +67,26 @@ class Piece:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one model is sent. `resent` counts the leading tokens that carry earlier turns and the system prompt."""
+    """What one model is sent.
+
+    `resent` counts the leading tokens that carry earlier turns and the system prompt, `prefilled` the
+    last ones, which are the beginning of the reply.
+    """
 
     pieces: tuple[Piece, ...]
     token_ids: tuple[int, ...]
     resent: int
+    prefilled: int = 0
+
+    @property
+    def question(self) -> tuple[int, ...]:
+        """The token ids before the reply."""
+        return self.token_ids[: len(self.token_ids) - self.prefilled]
+
+    @property
+    def prefill(self) -> tuple[int, ...]:
+        """The token ids with which the reply begins."""
+        return self.token_ids[len(self.token_ids) - self.prefilled :]
 
     @property
     def text(self) -> str:
@@ -95,6 +113,28 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
     Raises:
         UserError: the chat template is missing or refuses this conversation.
     """
+    prompt = _question(comparison, side, tokenizer, templates)
+    prefill = comparison.prefill(side)
+    unknown = next((id for id in prefill if id >= len(tokenizer)), None)
+    if unknown is not None:
+        raise UserError(
+            f"The reply was to begin with token {unknown}, which this model does not have; choose the pair that it was written with."
+        )
+    if not prefill:
+        return prompt
+    beginning = Piece(decode_after(tokenizer, prompt.token_ids, prefill), "prefill")
+    return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill))
+
+
+def decode_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that `ids` add behind the ids `before` them (tokenizers may strip a leading space at the very beginning)."""
+    decode = tokenizer.backend_tokenizer.decode
+    anchor = list(before[-8:])
+    return decode(anchor + list(ids), skip_special_tokens=True)[len(decode(anchor, skip_special_tokens=True)) :]
+
+
+def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:
+    """The prompt up to where the reply begins."""
     messages = (*comparison.conversation.messages(side), Message(role="user", text=comparison.prompt))
     framing = comparison.framing(side)
     if framing != "chat":

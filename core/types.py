@@ -4,6 +4,7 @@ The same classes validate the page, the command line, the API, links and receipt
 no tensors, no widgets and no files.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -94,11 +95,28 @@ Framing = Literal["chat", "transcript", "document"]
 FRAMINGS: tuple[Framing, ...] = ("chat", "transcript", "document")
 
 
+TokenIds = tuple[Annotated[int, Field(ge=0)], ...]
+
+
+class Dial(Value):
+    """How much of the post-training the post-trained side wears: 0 is the base model, 1 the post-trained one, more is too much.
+
+    In the space of "logits" both models write in lock-step and each token is drawn from
+    l_base + amount (l_post - l_base), as in proxy tuning (arXiv 2401.08565, section 2). In the space of
+    "weights" one model is made of W_base + amount (W_post - W_base) (arXiv 2109.01903, section 2; 2212.04089).
+    """
+
+    amount: float = Field(ge=0, le=1.5)
+    space: Literal["logits", "weights"] = "logits"
+
+
 class Comparison(Value):
     """Everything that can change the two replies. Nothing else is allowed to matter.
 
     `today` is the date that a chat template may inject (ISO 8601), pinned so that a replay next year
-    sends the same tokens.
+    sends the same tokens. `prefill_base` and `prefill_post` are token ids with which a side's reply
+    begins; that side goes on from there, under the luck of the steps that follow. `dial` turns the
+    post-trained side towards the base or beyond itself.
     """
 
     pair: Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -108,21 +126,32 @@ class Comparison(Value):
     framing_base: Framing = "document"
     framing_post: Framing = "chat"
     today: Date
+    prefill_base: TokenIds = ()
+    prefill_post: TokenIds = ()
+    dial: Dial | None = None
 
     def framing(self, side: Side) -> Framing:
         return self.framing_base if side == "base" else self.framing_post
+
+    def prefill(self, side: Side) -> TokenIds:
+        return self.prefill_base if side == "base" else self.prefill_post
 
 
 # --- what an engine is asked, and what it answers ----------------------------------------------
 
 
 class Request(Value):
-    """All that one engine sees: token ids, how to sample, where to stop. `reuse` allows prefill chunks kept from earlier requests."""
+    """All that one engine sees: token ids, how to sample, where to stop. `reuse` allows prefill chunks kept from earlier requests.
+
+    The last `prefilled` token ids are the beginning of the reply: the steps, and with them the luck,
+    are counted from the first of them. `max_new_tokens` counts what is drawn.
+    """
 
     token_ids: tuple[int, ...] = Field(min_length=1)
     sampling: Sampling
     stop_ids: frozenset[int]
     reuse: bool = True
+    prefilled: int = Field(default=0, ge=0)
 
 
 FinishReason = Literal["eos", "length", "context", "stopped"]
@@ -139,7 +168,7 @@ class Started(Value):
 
 
 class Token(Value):
-    """One generated token. `step` counts from 0; `logprob` is log-softmax of the unwarped logits (nats).
+    """One generated token. `step` counts from 0, a prefilled beginning included; `logprob` is log-softmax of the unwarped logits (nats).
 
     `margin` is how far the winner was ahead of the runner-up when it was drawn, noise included (nats
     after warping): how much numeric drift the choice would survive. None when nothing else could be drawn.
@@ -246,7 +275,11 @@ class EngineInfo(Value):
 
 
 class SideResult(Value):
-    """What was sent to one side, by whom it was answered, and what came back."""
+    """What was sent to one side, by whom it was answered, and what came back.
+
+    A prefilled beginning of the reply was sent, so it is at the end of the prompt's token ids;
+    `token_ids` are those that were drawn, and `text` is the whole reply.
+    """
 
     checkpoint: CheckpointInfo
     weights_sha256: Digest
@@ -304,6 +337,9 @@ class Record(Value):
     framing_base: Framing
     framing_post: Framing
     today: Date
+    prefill_base: TokenIds = ()
+    prefill_post: TokenIds = ()
+    dial: Dial | None = None
     base: SideReceipt | None
     post: SideReceipt | None
 
@@ -318,10 +354,121 @@ class Record(Value):
             framing_base=self.framing_base,
             framing_post=self.framing_post,
             today=self.today,
+            prefill_base=self.prefill_base,
+            prefill_post=self.prefill_post,
+            dial=self.dial,
         )
 
     def receipt(self, side: Side) -> SideReceipt | None:
         return self.base if side == "base" else self.post
+
+
+# --- the token lens ---------------------------------------------------------------------------------
+
+# Against which prompt the sibling scores a reply: the very token ids that its writer was sent, so that
+# only the weights differ, or the sibling's own framing of the same conversation.
+Context = Literal["identical", "own"]
+ShiftClass = Literal["unshifted", "marginal", "shifted"]
+
+
+class Candidate(Value):
+    """A token that could come next. `logprob` is log-softmax of the unwarped logits (nats)."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Shift(Value):
+    """One token of a reply under both models, given everything before it.
+
+    Ranks count from 1, the model's first choice. `kl` is KL(post || base) and `js` the Jensen-Shannon
+    divergence of the two distributions over the whole vocabulary, in nats. `drawn_base` and
+    `drawn_post` are what each would draw here with the reply's own settings and luck, and `agreement`
+    is the probability that two such draws are equal when their luck is shared.
+    """
+
+    step: int
+    id: int
+    text: str
+    rank_base: int
+    rank_post: int
+    logprob_base: float
+    logprob_post: float
+    kl: float
+    js: float
+    agreement: float
+    drawn_base: int
+    drawn_post: int
+    top_base: tuple[Candidate, ...]
+    top_post: tuple[Candidate, ...]
+
+    @property
+    def log_ratio(self) -> float:
+        """By how many nats post-training raised this token."""
+        return self.logprob_post - self.logprob_base
+
+    @property
+    def agreed(self) -> bool:
+        """Both models draw the same token here."""
+        return self.drawn_base == self.drawn_post
+
+    def rank(self, side: Side) -> int:
+        return self.rank_base if side == "base" else self.rank_post
+
+
+class Shares(Value):
+    """How many tokens of a reply are of each class, as shares of 1."""
+
+    unshifted: float
+    marginal: float
+    shifted: float
+
+
+class Lens(Value):
+    """A finished reply of `side`, token by token, under its writer and under its sibling."""
+
+    side: Side
+    context: Context
+    shifts: tuple[Shift, ...]
+
+    def shift_class(self, shift: Shift) -> ShiftClass:
+        """By the token's rank under the sibling: its first choice, its second or third, or beyond (arXiv 2312.01552, section 2)."""
+        rank = shift.rank("post" if self.side == "base" else "base")
+        return "unshifted" if rank == 1 else "marginal" if rank <= 3 else "shifted"
+
+    @property
+    def shares(self) -> Shares:
+        """All zero for a reply without tokens."""
+        classes = [self.shift_class(shift) for shift in self.shifts]
+        return Shares(
+            unshifted=_mean([name == "unshifted" for name in classes]),
+            marginal=_mean([name == "marginal" for name in classes]),
+            shifted=_mean([name == "shifted" for name in classes]),
+        )
+
+    def mean_kl(self, first: int | None = None) -> float:
+        """Mean of KL(post || base) over the reply, or over its `first` tokens (nats)."""
+        return _mean([shift.kl for shift in self.shifts[:first]])
+
+    @property
+    def expected_agreement(self) -> float:
+        """The share of tokens on which the models should agree under shared luck, from the distributions alone."""
+        return _mean([shift.agreement for shift in self.shifts])
+
+    @property
+    def observed_agreement(self) -> float:
+        """The share of tokens on which they do agree under this reply's luck."""
+        return _mean([shift.agreed for shift in self.shifts])
+
+    @property
+    def first_parting(self) -> int | None:
+        """The first step at which the sibling would have written something else; None when there is none."""
+        return next((shift.step for shift in self.shifts if not shift.agreed), None)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def explain(error: ValidationError) -> UserError:

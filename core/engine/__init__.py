@@ -3,7 +3,7 @@
 This package knows tensors and token ids. It does not know people, prompts, pairs or pages.
 """
 
-from core.engine.engine import Engine, Ticket
+from core.engine.engine import Engine, Scored, Scoring, Ticket
 from core.engine.sampling import VERSION as SAMPLER_VERSION
 
-__all__ = ["SAMPLER_VERSION", "Engine", "Ticket"]
+__all__ = ["SAMPLER_VERSION", "Engine", "Scored", "Scoring", "Ticket"]

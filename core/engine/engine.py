@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 import transformers
@@ -22,7 +23,8 @@ from transformers import PreTrainedModel
 from core import __version__
 from core.engine import certify, sampling
 from core.engine.lane import Lane
-from core.engine.scheduler import Job, Scheduler
+from core.engine.scheduler import Job, Scheduler, Score
+from core.engine.slots import SlotCache
 from core.errors import UserError
 from core.types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
 
@@ -32,6 +34,16 @@ LANE_SIZES = (256, 1024, 4096, 16384)
 STORE_BYTES = 256 * 2**20
 
 Emit = Callable[[Event], None]
+
+
+class Scored(NamedTuple):
+    """Logits float32 [rows, vocabulary] of one chunk: row i predicts the token at position `first + i`."""
+
+    first: int
+    logits: torch.Tensor
+
+
+Take = Callable[[Started | Scored | Failure], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,23 @@ class Ticket:
         self._wake()
 
 
+class Scoring:
+    """A handle on token ids that are being scored."""
+
+    def __init__(self, score: Score, wake: Callable[[], None]):
+        self._score, self._wake = score, wake
+
+    def more(self) -> None:
+        """A chunk was taken, so another may be made. Safe from any thread."""
+        self._score.allowed += 1
+        self._wake()
+
+    def cancel(self) -> None:
+        """Stop at the next chunk and forget the rest. Safe from any thread, any number of times."""
+        self._score.cancelled = True
+        self._wake()
+
+
 class Engine:
     """Generation over one model.
 
@@ -82,9 +111,10 @@ class Engine:
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Job | Score | None] = SimpleQueue()
         self._scheduler = Scheduler(shape.sizes, shape.slots)
         self._lanes: dict[int, Lane] = {}
+        self._scoring_cache: SlotCache | None = None
         self._closed = False
         self._failure: BaseException | None = None
         ready = threading.Event()
@@ -109,11 +139,39 @@ class Engine:
             raise UserError(
                 f"The prompt has {len(request.token_ids):,} tokens and the reply may have {request.sampling.max_new_tokens:,}, but the context holds {self.context:,}; shorten one of them."
             )
-        if self._closed:
-            raise UserError("These weights were just unloaded to make room; press Compare again.")
+        self._check(request.token_ids)
         job = Job(request, size, self.context, emit)
         self._inbox.put(job)
         return Ticket(job, lambda: self._inbox.put(None))
+
+    def score(self, token_ids: Sequence[int], first: int, take: Take) -> Scoring:
+        """Queue token ids for teacher forcing: the logits that predict each token from position `first` (at least 1) on.
+
+        `take` gets Started and then one Scored for each chunk that has any, at most two more than
+        `Scoring.more` has asked for; or a Failure. Takes turns with the replies that are being written.
+
+        Raises:
+            UserError: the token ids do not fit, or the engine has stopped.
+        """
+        assert 1 <= first < len(token_ids), "every scored token needs one before it"
+        size = self._scheduler.size_for(len(token_ids))
+        if size is None:
+            raise UserError(
+                f"This conversation is {len(token_ids):,} tokens long with its reply, but the context holds {self.context:,}; look at an earlier turn."
+            )
+        self._check(token_ids)
+        score = Score(tuple(token_ids), first, size, take)
+        self._inbox.put(score)
+        return Scoring(score, lambda: self._inbox.put(None))
+
+    def _check(self, token_ids: Sequence[int]) -> None:
+        largest = max(token_ids)
+        if largest >= self.vocabulary:
+            raise UserError(
+                f"Token {largest} is not in this model's vocabulary of {self.vocabulary:,}; choose the pair that it was written with."
+            )
+        if self._closed:
+            raise UserError("These weights were just unloaded to make room; press Compare again.")
 
     def close(self) -> None:
         """Fail what is queued, end the worker and drop the caches. Returns when the memory is free."""
@@ -202,8 +260,13 @@ class Engine:
         reading = self._scheduler.next_to_read()
         for job, news in self._scheduler.announce():
             self._emit(job, news)
+        scoring = self._scheduler.next_to_score()
+        if not self._scheduler.scores:
+            self._scoring_cache = None
         if reading is not None:
             self._read(reading)
+        elif scoring is not None:
+            self._score(scoring)
         for size, jobs in self._scheduler.writing.items():
             if jobs:
                 self._write(self._lanes[size], list(jobs))
@@ -217,8 +280,13 @@ class Engine:
             except Empty:
                 return
             block = False
-            if job is not None:
-                self._scheduler.add(job)
+            self._put(job)
+
+    def _put(self, job: Job | Score | None) -> None:
+        if isinstance(job, Score):
+            self._scheduler.scores.append(job)
+        elif job is not None:
+            self._scheduler.add(job)
 
     def _read(self, job: Job) -> None:
         """One chunk of a prompt; after the last one, the first token."""
@@ -241,6 +309,25 @@ class Engine:
                 self._draw([job], logits)
         except Exception as error:  # one failing request fails alone
             self._fail(job, error)
+
+    def _score(self, score: Score) -> None:
+        """One chunk of token ids that are being scored."""
+        lane = self._lanes[score.size]
+        try:
+            if not score.started or self._scoring_cache is None:
+                score.started, self._scoring_cache = True, lane.scoring_cache()
+                score.take(Started())
+            start, score.read = score.read, score.read + lane.chunk
+            logits = lane.score(self._scoring_cache, score.token_ids, start, score.first)
+            if len(logits):
+                score.allowed -= 1
+                score.take(Scored(max(start + 1, score.first), logits))
+        except Exception as error:
+            log.exception("a score failed")
+            score.cancelled = True
+            score.take(Failure(message=_sentence(error)))
+        if score.read >= len(score.token_ids) - 1:
+            score.cancelled = True  # done: the scheduler forgets it
 
     def _write(self, lane: Lane, jobs: list[Job]) -> None:
         """One decode step of a lane."""
@@ -270,7 +357,7 @@ class Engine:
             logits,
             self._seen(rows, logits),
             [row.request.sampling if row else _NOBODY for row in rows],
-            [len(row.written) if row else 0 for row in rows],
+            [row.step if row else 0 for row in rows],
         )
         for job, drawn in zip(rows, draws, strict=True):
             if job is not None:
@@ -284,8 +371,7 @@ class Engine:
         job.written.append(drawn.token)
         job.last_token = perf_counter()
         job.first_token = job.first_token or job.last_token
-        step = len(job.written) - 1
-        self._emit(job, Token(step=step, id=drawn.token, logprob=drawn.logprob, margin=drawn.margin))
+        self._emit(job, Token(step=job.step - 1, id=drawn.token, logprob=drawn.logprob, margin=drawn.margin))
         if job.finish_reason() is not None:
             self._finish(job)
 
@@ -311,12 +397,15 @@ class Engine:
 
     def _fail_everything(self) -> None:
         while not self._inbox.empty():
-            job = self._inbox.get()
-            if job is not None:
-                self._scheduler.add(job)
+            self._put(self._inbox.get())
         for job in self._scheduler.active():
             self._scheduler.release(job)
             self._emit(job, Failure(message="The engine stopped before this reply was finished; press Compare again."))
+        for score in self._scheduler.scores:
+            if not score.cancelled:
+                score.take(Failure(message="The engine stopped before this reply was scored; try again."))
+        self._scheduler.scores.clear()
+        self._scoring_cache = None
 
     def _emit(self, job: Job, event: Event) -> None:
         try:

@@ -123,20 +123,40 @@ class Lane:
 
         Returns the logits [1, vocabulary] at its last token, float.
         """
+        last = min(len(token_ids) - start, self.chunk) - 1
+        return self._prefill(self._reading, token_ids, start, [last])
+
+    def scoring_cache(self) -> SlotCache:
+        """An empty cache for `score`, allocated at its first chunk and freed with the last reference to it."""
+        return SlotCache.empty(self.model.config.get_text_config(), 1, self.length, self.chunk, self.device)
+
+    def score(self, cache: SlotCache, token_ids: Sequence[int], start: int, first: int) -> torch.Tensor:
+        """One prefill pass over the chunk that begins at `start`, in a cache of `scoring_cache`.
+
+        Returns the logits [rows, vocabulary], float32, at those of its tokens that predict position
+        `first` or later (row by row the positions that follow); the last token of all predicts nothing.
+        """
+        end = min(start + self.chunk, len(token_ids) - 1)
+        rows = range(max(start, first - 1) - start, end - start)
+        logits = self._prefill(cache, token_ids[:-1], start, rows or [0])
+        return logits[: len(rows)].float()
+
+    def _prefill(self, cache: SlotCache, token_ids: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
+        """One [1, chunk] pass over the chunk at `start`; the logits [rows, vocabulary] at these of its tokens."""
         part = list(token_ids[start : start + self.chunk])
         padded = torch.tensor([part + [0] * (self.chunk - len(part))], device=self.device)
         positions = torch.arange(start, start + self.chunk, device=self.device)[None]
-        last = torch.tensor([len(part) - 1], device=self.device)
-        self._reading.positions.copy_(positions)
+        kept = torch.tensor(rows, device=self.device)
+        cache.positions.copy_(positions)
         logits = self.model(
             input_ids=padded,
             position_ids=positions,
             attention_mask=self.masks.at(positions, self.length),
-            past_key_values=self._reading,
+            past_key_values=cache,
             use_cache=True,
-            **({"logits_to_keep": last} if self._last_only else {}),
-        ).logits
-        return logits[:, 0 if self._last_only else last.item(), : self.vocabulary]
+            **({"logits_to_keep": kept} if self._last_only else {}),
+        ).logits[0]
+        return (logits if self._last_only else logits[kept])[:, : self.vocabulary]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way."""

@@ -152,6 +152,13 @@ def warp(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling]) -> 
     return logits
 
 
+def winners(scores: torch.Tensor) -> torch.Tensor:
+    """The id of the largest score of each row [R, V] -> int64 [R, 1]; ties go to the smallest id, a row of NaN gets the last."""
+    ids = torch.arange(scores.shape[1], device=scores.device)
+    best = scores.max(dim=1, keepdim=True).values
+    return torch.where(scores == best, ids, ids.numel() - 1).min(dim=1, keepdim=True).values
+
+
 def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> list[Draw]:
     """Draw one token for each row.
 
@@ -170,9 +177,8 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
         noise = gumbel(keys, ids)
         greedy = _column([float(row.temperature) for row in rows], scores) == 0
         scores = torch.where(greedy, scores, scores + noise)
+    tokens = winners(scores)
     best = scores.max(dim=1, keepdim=True).values
-    last = ids.numel() - 1  # what a row of NaN gets, for which nothing equals the best
-    tokens = torch.where(scores == best, ids, last).min(dim=1, keepdim=True).values  # ties go to the smallest id
     runner_up = scores.scatter(1, tokens, -torch.inf).max(dim=1, keepdim=True).values
     exact = logits.double()
     logprobs = exact.gather(1, tokens) - torch.logsumexp(exact, dim=1, keepdim=True)

@@ -2,13 +2,15 @@
 
 Requests wait in the order they came. A request takes a slot of the lane that its length needs; while
 that lane is full, later requests for other lanes may pass. One prompt is read at a time, one chunk
-between two decode steps, so a long prompt never stalls the replies that are being written.
+between two decode steps, so a long prompt never stalls the replies that are being written. Scoring
+takes the rounds in which no prompt is read.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from core.types import Event, FinishReason, Queued, Request, Usage
 
@@ -35,6 +37,11 @@ class Job:
     first_token: float | None = None
     last_token: float | None = None
     told: int | None = None  # the queue position that was last announced
+
+    @property
+    def step(self) -> int:
+        """How many tokens the reply has, a prefilled beginning included: the step of the next draw."""
+        return self.request.prefilled + len(self.written)
 
     @property
     def next_position(self) -> int:
@@ -69,20 +76,44 @@ class Job:
         )
 
 
+@dataclass(eq=False)
+class Score:
+    """Token ids on their way through the model to be scored, a chunk at a time and only as fast as the chunks are taken.
+
+    `first` is the position of the first token that is scored, and `allowed` how many more chunks may be
+    made before the taker asks again: what is waiting to be taken stays bounded.
+    """
+
+    token_ids: tuple[int, ...]
+    first: int
+    size: int
+    take: Callable[[Any], None]
+    allowed: int = 2
+    cancelled: bool = False
+    started: bool = False
+    read: int = 0
+
+
 class Scheduler:
-    """Slots, the queue, and the one prompt that is being read."""
+    """Slots, the queue, the one prompt that is being read, and the one reply that is being scored."""
 
     def __init__(self, sizes: tuple[int, ...], slots: int):
         self.sizes = sizes
         self.slots = slots
         self.waiting: deque[Job] = deque()
         self.reading: Job | None = None
+        self.scores: deque[Score] = deque()
         self.writing: dict[int, list[Job]] = {size: [] for size in sizes}
         self._free: dict[int, list[int]] = {size: list(range(slots)) for size in sizes}
 
     @property
     def idle(self) -> bool:
-        return not self.waiting and self.reading is None and not any(self.writing.values())
+        return (
+            not self.waiting
+            and self.reading is None
+            and not any(self.writing.values())
+            and self.next_to_score() is None
+        )
 
     def size_for(self, tokens: int) -> int | None:
         """The smallest lane that holds so many tokens: chosen from the request alone, never from who else is there."""
@@ -99,6 +130,14 @@ class Scheduler:
                 self.waiting.remove(self.reading)
                 self.reading.slot = self._free[self.reading.size].pop(0)
         return self.reading
+
+    def next_to_score(self) -> Score | None:
+        """The oldest score, when it may go on. Only one is under way: each needs a cache of its own."""
+        while self.scores and self.scores[0].cancelled:
+            self.scores.popleft()
+        if not self.scores or (self.scores[0].started and not self.scores[0].allowed):
+            return None
+        return self.scores[0]
 
     def start_writing(self, job: Job) -> None:
         self.reading = None

@@ -154,6 +154,9 @@ def _finished(chat: Chat, comparison: Comparison, run: Run) -> View:
         framing_base=comparison.framing_base,
         framing_post=comparison.framing_post,
         today=comparison.today,
+        prefill_base=comparison.prefill_base,
+        prefill_post=comparison.prefill_post,
+        dial=comparison.dial,
         base=receipts["base"],
         post=receipts["post"],
     )

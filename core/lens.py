@@ -1,0 +1,326 @@
+"""The token lens: what post-training changed, token by token, in a reply that is there already.
+
+A finished reply is teacher-forced by its token ids through both models of a pair, and at every position
+the two distributions over the whole vocabulary are held against each other. Nothing is tokenised again,
+and what is drawn here only says what would have been drawn. This file knows no widgets.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from math import log
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+
+from core import prompts
+from core.checkpoints import Checkpoint
+from core.engine import Engine, Scored, sampling
+from core.errors import UserError
+from core.pool import Lease
+from core.types import SIDES, Candidate, Comparison, Context, Failure, Lens, Sampling, Shift, Side, Started
+
+TOP = 5  # candidates kept at each position
+HEARTBEAT = 0.1  # seconds after which a reader that waits gives its caller a chance to stop
+_BLOCK = 2**20  # numbers in one float64 tensor while figures are computed: 8 MB each, whatever the vocabulary
+
+
+def read(
+    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
+) -> Generator[tuple[Shift, ...], None, Lens]:
+    """The lens of one side's reply: yields the next tokens' shifts as soon as both models have read them.
+
+    Yields an empty tuple about ten times a second while it waits, so that it can be stopped: closing the
+    generator stops both models at their next chunk. At most three chunks of logits of each model exist
+    at a time.
+
+    Args:
+        lease: the loaded pair; the caller releases it.
+        comparison: what the reply answers. Gives the prompts, the settings of the draw and the luck.
+        reply_ids: the token ids that `side` drew; a prefilled beginning of the comparison goes before them.
+        context: "identical" lets both models read the token ids that the writer was sent, "own" lets
+            the sibling read its own framing of the same conversation.
+
+    Returns:
+        The whole lens.
+
+    Raises:
+        UserError: there is nothing to read, it does not fit, or one model lacks a token of it.
+    """
+    whole = [*comparison.prefill(side), *reply_ids]
+    asked = {each: _question(lease, comparison, each if context == "own" else side) for each in SIDES}
+    ids = _common(lease, asked, whole)
+    spelling = Spelling(lease.side(side), asked[side], ids)
+    luck = Luck(comparison.sampling, asked, ids)
+    shifts: list[Shift] = []
+    with ExitStack() as stack:
+        readers: dict[Side, Reader] = {}
+        for each in SIDES:  # base first: two lenses that wait for each other's second model would wait for ever
+            reader = Reader(lease.side(each).engine, (*asked[each], *ids), len(asked[each]))
+            readers[each] = stack.enter_context(closing(reader))
+            while not reader.started:
+                reader.wait()
+                yield ()
+        while len(shifts) < len(ids):
+            rows = min(reader.ready for reader in readers.values())
+            if rows:
+                logits = {each: readers[each].take(rows) for each in SIDES}
+                fresh = shifts_of(luck, len(shifts), logits, spelling)
+                shifts += fresh
+                yield tuple(fresh)
+            elif not next(reader for reader in readers.values() if not reader.ready).wait():
+                yield ()
+    return Lens(side=side, context=context, shifts=tuple(shifts))
+
+
+def whole(
+    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
+) -> Lens:
+    """`read` for those who have nothing else to do meanwhile."""
+    reading = read(lease, comparison, side, reply_ids, context)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            return end.value
+
+
+def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:
+    """Log-softmax of the unwarped logits (nats) at each token of a continuation, given the prompt and those before it.
+
+    Raises:
+        UserError: it does not fit, or the model lacks one of the tokens.
+    """
+    if not prompt_ids or not continuation_ids:
+        raise UserError("There is nothing to score; give a prompt and a continuation.")
+    found: list[float] = []
+    with closing(Reader(checkpoint.engine, (*prompt_ids, *continuation_ids), len(prompt_ids))) as reader:
+        while len(found) < len(continuation_ids):
+            if not reader.ready:
+                reader.wait()
+                continue
+            logits = reader.take(reader.ready).double()
+            ids = torch.tensor(continuation_ids[len(found) : len(found) + len(logits)], device=logits.device)
+            found += torch.log_softmax(logits, -1).gather(1, ids[:, None])[:, 0].tolist()
+    return tuple(found)
+
+
+# --- what is read -----------------------------------------------------------------------------------
+
+
+def _question(lease: Lease, comparison: Comparison, side: Side) -> tuple[int, ...]:
+    return prompts.build(comparison, side, lease.side(side).tokenizer, lease.post.tokenizer).question
+
+
+def _common(lease: Lease, asked: dict[Side, tuple[int, ...]], reply: Sequence[int]) -> tuple[int, ...]:
+    """The reply as far as both models have its tokens: one that only its writer has may come last, as an end of turn does."""
+    if not reply:
+        raise UserError("This reply has no tokens to look at; choose another turn.")
+    known = common_vocabulary(lease)
+    ids = tuple(reply[:-1] if reply[-1] >= known else reply)
+    unknown = next((id for id in (*ids, *asked["base"], *asked["post"]) if id >= known), None)
+    if unknown is not None or not ids:
+        raise UserError(
+            f"Token {unknown if ids else reply[-1]} is not in the vocabulary of both models; let the sibling read its own framing, or look at another turn."
+        )
+    return ids
+
+
+def common_vocabulary(lease: Lease) -> int:
+    """How many ids both models have. Control tokens that only one has are left out on both sides."""
+    return min(lease.base.engine.vocabulary, lease.post.engine.vocabulary)
+
+
+class Reader:
+    """One model reading token ids that are there already; its logits arrive chunk by chunk."""
+
+    def __init__(self, engine: Engine, token_ids: Sequence[int], first: int):
+        self.started = False
+        self._rows: list[torch.Tensor] = []
+        self._news: SimpleQueue[Started | Scored | Failure] = SimpleQueue()
+        self._scoring = engine.score(token_ids, first, self._news.put)
+
+    @property
+    def ready(self) -> int:
+        """Rows of logits that can be taken now."""
+        return sum(len(rows) for rows in self._rows)
+
+    def wait(self) -> bool:
+        """Wait for what the engine says next; False when it said nothing for a heartbeat."""
+        try:
+            news = self._news.get(timeout=HEARTBEAT)
+        except Empty:
+            return False
+        match news:
+            case Started():
+                self.started = True
+            case Scored():
+                self._rows.append(news.logits)
+            case Failure():
+                raise UserError(news.message)
+        return True
+
+    def take(self, rows: int) -> torch.Tensor:
+        """The next logits, float32 [rows, vocabulary]; `rows` is at most `ready`."""
+        taken: list[torch.Tensor] = []
+        while rows:
+            head = self._rows[0]
+            taken.append(head[:rows])
+            rows -= len(taken[-1])
+            if len(taken[-1]) == len(head):
+                self._rows.pop(0)
+                self._scoring.more()
+            else:
+                self._rows[0] = head[len(taken[-1]) :]
+        return torch.cat(taken) if len(taken) > 1 else taken[0]
+
+    def close(self) -> None:
+        self._scoring.cancel()
+
+
+class Spelling:
+    """How token ids read: those of the reply as parts of its text, candidates each by itself."""
+
+    def __init__(self, checkpoint: Checkpoint, before: Sequence[int], reply: Sequence[int]):
+        self._tokenizer, self._before = checkpoint.tokenizer, before
+        self._control = {id: token.content for id, token in checkpoint.tokenizer.added_tokens_decoder.items()}
+        self._known: dict[int, str] = {}
+        self.reply = self._parts(reply)
+
+    def _parts(self, reply: Sequence[int]) -> list[str]:
+        """One text for each token. Bytes that are not yet a character wait for the token that completes it."""
+        stream = DecodeStream(ids=list(self._before[-8:]), skip_special_tokens=True)
+        parts = [
+            self._control[id] if id in self._control else stream.step(self._tokenizer.backend_tokenizer, id) or ""
+            for id in reply
+        ]
+        plain = [id for id in reply if id not in self._control]
+        read = sum(len(part) for id, part in zip(reply, parts, strict=True) if id not in self._control)
+        parts[-1] += prompts.decode_after(self._tokenizer, self._before, plain)[read:]
+        return parts
+
+    def candidate(self, id: int, logprob: float) -> Candidate:
+        if id not in self._known:
+            self._known[id] = self._control.get(id) or prompts.decode_after(self._tokenizer, self._before, [id])
+        return Candidate(id=id, text=self._known[id], logprob=logprob)
+
+
+# --- what is computed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Luck:
+    """How the reply was drawn: the settings, and the token ids behind which each model reads it."""
+
+    settings: Sampling
+    asked: dict[Side, tuple[int, ...]]
+    reply: tuple[int, ...]
+
+    def noise(self, step: int, like: torch.Tensor) -> torch.Tensor:
+        """The noise of the draws from `step` on, float64 [rows, vocabulary] as `like`."""
+        keys = [sampling.key(self.settings.seed, step + row) for row in range(len(like))]
+        ids = torch.arange(like.shape[1], device=like.device)
+        return sampling.gumbel(torch.tensor(keys, device=like.device), ids)
+
+    def warped(self, side: Side, step: int, logits: torch.Tensor) -> torch.Tensor:
+        """What the draws choose from: warped logits, float64 [rows, vocabulary]."""
+        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        if self.settings.repetition_penalty != 1:
+            for row in range(len(seen)):
+                ids = {*self.asked[side], *self.reply[: step + row]}
+                seen[row, torch.tensor([id for id in ids if id < seen.shape[1]], device=seen.device)] = True
+        return sampling.warp(logits, seen, [self.settings] * len(logits))
+
+
+def shifts_of(
+    luck: Luck, step: int, logits: dict[Side, torch.Tensor], spelling: Spelling, rows: int | None = None
+) -> list[Shift]:
+    """The shifts from `step` on, for both models' logits [rows, vocabulary], in blocks that keep memory bounded."""
+    known = min(each.shape[1] for each in logits.values())
+    device = logits["post"].device
+    rows = rows or max(1, _BLOCK // known)
+    parts = {side: each[:, :known].to(device).split(rows) for side, each in logits.items()}
+    found: list[Shift] = []
+    for base, post in zip(parts["base"], parts["post"], strict=True):
+        found += _block(luck, step + len(found), {"base": base, "post": post}, spelling)
+    return found
+
+
+def _block(luck: Luck, step: int, logits: dict[Side, torch.Tensor], spelling: Spelling) -> list[Shift]:
+    base, post = (torch.log_softmax(logits[side].double(), -1) for side in SIDES)
+    if bool(torch.isnan(base.sum() + post.sum())):
+        raise UserError("A model's output is not a number here; try --dtype float32.")
+    ids = torch.tensor(luck.reply[step : step + len(base)], device=base.device)[:, None]
+    warped = {side: luck.warped(side, step, logits[side]) for side in SIDES}
+    noise = luck.noise(step, base) if luck.settings.temperature > 0 else torch.zeros_like(base)
+    drawn = {side: sampling.winners(warped[side] + noise)[:, 0] for side in SIDES}
+    columns: dict[str, list[Any]] = {
+        "step": list(range(step, step + len(base))),
+        "id": ids[:, 0].tolist(),
+        "text": spelling.reply[step : step + len(base)],
+        "rank_base": ranks(base, ids),
+        "rank_post": ranks(post, ids),
+        "logprob_base": base.gather(1, ids)[:, 0].tolist(),
+        "logprob_post": post.gather(1, ids)[:, 0].tolist(),
+        "kl": divergence(post, base).tolist(),
+        "js": jensen_shannon(base, post).tolist(),
+        "agreement": _agreement(luck.settings, warped, drawn).tolist(),
+        "drawn_base": drawn["base"].tolist(),
+        "drawn_post": drawn["post"].tolist(),
+        "top_base": [[spelling.candidate(*each) for each in row] for row in top(base)],
+        "top_post": [[spelling.candidate(*each) for each in row] for row in top(post)],
+    }
+    return [Shift.model_validate(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def ranks(logprobs: torch.Tensor, ids: torch.Tensor) -> list[int]:
+    """The rank of token `ids` [R, 1] in each row of `logprobs` [R, V]: 1 is the first choice, ties go to the smallest id."""
+    own = logprobs.gather(1, ids)
+    earlier = torch.arange(logprobs.shape[1], device=logprobs.device) < ids
+    return (1 + ((logprobs > own) | ((logprobs == own) & earlier)).sum(1)).tolist()
+
+
+def top(logprobs: torch.Tensor, count: int = TOP) -> list[list[tuple[int, float]]]:
+    """The `count` likeliest tokens of each row of [R, V] with their log-probabilities, in the order of their ranks."""
+    values, ids = logprobs.topk(min(4 * count, logprobs.shape[1]))
+    rows = zip(ids.tolist(), values.tolist(), strict=True)
+    return [
+        sorted(zip(row_ids, row_values, strict=True), key=lambda each: (-each[1], each[0]))[:count]
+        for row_ids, row_values in rows
+    ]
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) of each row, in nats, for log-probabilities [R, V]; at least 0 whatever the rounding."""
+    weights = p.exp()
+    return torch.where(weights > 0, weights * (p - q), 0).sum(1).clamp(min=0)
+
+
+def jensen_shannon(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence of each row, in nats (at most log 2), for log-probabilities [R, V] (Lin, 1991)."""
+    middle = torch.logaddexp(p, q) - log(2)
+    return (divergence(p, middle) + divergence(q, middle)) / 2
+
+
+def _agreement(settings: Sampling, warped: dict[Side, torch.Tensor], drawn: dict[Side, torch.Tensor]) -> torch.Tensor:
+    if settings.temperature == 0:  # nothing is left to luck
+        return (drawn["base"] == drawn["post"]).double()
+    return coupled_agreement(*(torch.log_softmax(warped[side], -1) for side in SIDES))
+
+
+def coupled_agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Probability that two draws which share their Gumbel noise are equal, of each row; log-probabilities [R, V] -> [R].
+
+    It is the sum over k of 1 / sum over j of max(p_j / p_k, q_j / q_k) (derived in docs/lens.md; the
+    coupling is that of arXiv 2409.17027, section 3). With the tokens in the order of p / q, the largest
+    first, the inner maximum is p_j / p_k up to k and q_j / q_k after it, so that sums from both ends
+    take the place of V x V terms.
+    """
+    ratio = torch.where(torch.isneginf(p) & torch.isneginf(q), 0, p - q)
+    order = ratio.argsort(dim=1, descending=True)
+    p, q = p.gather(1, order).exp(), q.gather(1, order).exp()
+    above = p.cumsum(1) / p
+    below = (q.flip(1).cumsum(1).flip(1) - q) / q
+    return torch.where((p > 0) & (q > 0), 1 / (above + below), 0).sum(1).clamp(max=1)

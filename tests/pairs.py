@@ -1,0 +1,44 @@
+"""A loaded pair of tiny random models, as a lease: what everything above the engines works on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from core.checkpoints import Checkpoint, Pair, stop_ids, weights_sha256
+from core.engine import Engine
+from core.engine.engine import Shape
+from core.pool import Lease
+from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
+from tests import tiny
+
+PAIR = Pair(id="tiny", title="Tiny pair", base="tiny-base", post="tiny-chat")
+
+
+@contextmanager
+def tiny_lease(
+    dtype: torch.dtype = torch.float32, base_seed: int = 1, post_seed: int = 2, slots: int = 3, **changes
+) -> Iterator[Lease]:
+    """Two siblings with random weights: the base has no chat template, the post-trained one ends its turns."""
+    checkpoints = []
+    for name, seed, tokenizer in (
+        (PAIR.base, base_seed, tiny.tokenizer(adds_bos=True)),
+        (PAIR.post, post_seed, tiny.tokenizer(tiny.CHATML, eos=tiny.TURN_END, adds_bos=True)),
+    ):
+        model = tiny.model(seed=seed, attn_implementation="eager", **changes).to(dtype).requires_grad_(False)
+        engine = Engine(model, tiny.VOCABULARY, Shape(slots=slots, chunk=16, sizes=(64, 256), threads=1), "eager")
+        info = CheckpointInfo(name=name, source="tiny", revision=None, parameters=0)
+        checkpoints.append(
+            Checkpoint(info, weights_sha256(model), tokenizer, stop_ids(tokenizer, model), model, engine)
+        )
+    try:
+        yield Lease(PAIR, *checkpoints, lambda: None)
+    finally:
+        for checkpoint in checkpoints:
+            checkpoint.close()
+
+
+def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:
+    settings = {name: changes.pop(name) for name in list(changes) if name in Sampling.model_fields}
+    sampling = Sampling.model_validate({**DEFAULT_SAMPLING.model_dump(), "max_new_tokens": 40, **settings})
+    return Comparison(**{"pair": PAIR.id, "prompt": prompt, "sampling": sampling, "today": "2026-11-24", **changes})
