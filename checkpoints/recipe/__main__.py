@@ -14,6 +14,10 @@ from checkpoints.recipe import batches, cards, chats, conversations, documents, 
 
 HERE = Path(__file__).parent
 SEED = 1
+EARLIER = (
+    "It began with the weights of an earlier, shorter run of the same recipe, whose tokens and minutes were not "
+    "recorded and are not counted here."
+)
 
 
 def main() -> None:
@@ -83,6 +87,8 @@ def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> Non
     model = train.new_model(machine["model"], machine["vocabulary"])
     if arguments.start_from:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32).state_dict())
+        (arguments.work / "pretrain").mkdir(parents=True, exist_ok=True)
+        (arguments.work / "pretrain" / "started_from.txt").write_text(EARLIER, "utf-8")
     source = batches.Documents.open(arguments.work / "tokens", mixture, SEED)
     long_from = round(settings["steps"] * (1 - settings["long_share"]))
 
