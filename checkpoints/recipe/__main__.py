@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
     parser.add_argument("--slots", type=int, default=16, help="evaluate: replies written at once")
-    parser.add_argument("--stop-at", type=int, help="stop pre-training after this many steps")
+    parser.add_argument("--stop-at", type=int, help="stop training after this many steps, before the rate has fallen")
     return parser.parse_args()
 
 
@@ -146,7 +146,14 @@ def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> No
         seed=SEED,
     )
     print(f"{settings['steps'] / packed.steps_per_epoch:.2f} epochs of {packed.steps_per_epoch:,} steps", flush=True)
-    train.train(model, packed.batch, schedule(settings), arguments.work / "posttrain", device=machine["device"])
+    train.train(
+        model,
+        packed.batch,
+        schedule(settings),
+        arguments.work / "posttrain",
+        device=machine["device"],
+        stop_at=arguments.stop_at,
+    )
 
 
 def write_models(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
