@@ -259,6 +259,20 @@ def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Setti
         context //= 2
 
 
+def check_room_for_another(checkpoint: "Checkpoint") -> None:
+    """Raises NotEnoughMemory when a second model of this size, with a lane for itself, does not fit beside what is loaded."""
+    engine = checkpoint.engine
+    text = checkpoint.model.config.get_text_config()
+    rows = engine.context * (engine.shape.slots + 2)
+    weights = sum(parameter.nbytes for parameter in checkpoint.model.parameters())
+    needed = weights + rows * kv_bytes_per_token(text, checkpoint.model.dtype) + SPARE_BYTES
+    free = free_bytes(engine.device)
+    if needed > free:
+        raise NotEnoughMemory(
+            f"Mixing these weights takes about {needed / 2**30:.1f} GB more, and {free / 2**30:.1f} GB is free; turn the dial in the space of logits."
+        )
+
+
 # --- loading ------------------------------------------------------------------------------------
 
 

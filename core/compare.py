@@ -12,8 +12,8 @@ from time import monotonic
 from tokenizers.decoders import DecodeStream
 
 from core import prompts
-from core.checkpoints import Checkpoint
-from core.engine import Ticket
+from core.checkpoints import Checkpoint, check_room_for_another
+from core.engine import Engine, LogitsDial, Stoppable, WeightsDial
 from core.errors import UserError
 from core.pool import Lease
 from core.prompts import Prompt
@@ -128,25 +128,26 @@ class Run:
 
     def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True):
         self.comparison = comparison
-        if comparison.dial is not None:
-            raise UserError("This version does not run the dial yet; leave it out of the comparison.")
         self._writers: dict[Side, _Writer] = {}
         for side in SIDES:
             checkpoint = lease.side(side)
             prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
-            self._writers[side] = _Writer(checkpoint, prompt, fit(comparison.sampling, prompt, checkpoint))
+            sampling = fit(comparison.sampling, prompt, checkpoint)
+            if comparison.dial is not None and side == "post":
+                sampling = fit(sampling, prompt, lease.base)
+            self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
-        self._tickets: list[Ticket] = []
+        self._tickets: list[Stoppable] = []
         try:
             for side, writer in self._writers.items():
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
-                    stop_ids=stop_ids(lease, comparison, side),
+                    stop_ids=stop_ids(lease),
                     reuse=reuse,
                     prefilled=writer.prompt.prefilled,
                 )
-                self._tickets.append(writer.checkpoint.engine.submit(request, self._listener(side)))
+                self._tickets.append(_asked(lease, comparison, side).submit(request, self._listener(side)))
         except UserError:
             self.stop()
             raise
@@ -249,10 +250,24 @@ def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:
     return sampling.model_copy(update={"max_new_tokens": min(room, sampling.max_new_tokens)})
 
 
-def stop_ids(lease: Lease, comparison: Comparison, side: Side) -> frozenset[int]:
-    """Where a reply ends: the model's own end-of-text ids, and under the chat framing its sibling's end-of-turn too."""
-    own = lease.side(side).stop_ids
-    return own | lease.post.stop_ids if comparison.framing(side) == "chat" else own
+def stop_ids(lease: Lease) -> frozenset[int]:
+    """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
+    return lease.base.stop_ids | lease.post.stop_ids
+
+
+def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
+    """Who writes a side's reply. The dial turns the post-trained side.
+
+    Raises:
+        UserError: there is no room for a third set of weights.
+    """
+    dial = comparison.dial
+    if side == "base" or dial is None:
+        return lease.side(side).engine
+    if dial.space == "logits":
+        return LogitsDial(lease.base.engine, lease.post.engine, dial.amount)
+    check_room_for_another(lease.post)
+    return WeightsDial(lease.base.engine, lease.post.engine, dial.amount)
 
 
 def compare(lease: Lease, comparison: Comparison) -> Result:

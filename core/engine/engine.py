@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import transformers
@@ -44,6 +44,7 @@ class Scored(NamedTuple):
 
 
 Take = Callable[[Started | Scored | Failure], None]
+Steer = Callable[[Event | torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ def lane_sizes(context: int, chunk: int) -> tuple[int, ...]:
     return (*(size for size in LANE_SIZES if size < whole), whole)
 
 
+class Stoppable(Protocol):
+    """A reply that is being written."""
+
+    def cancel(self) -> None:
+        """Stop at the next step; the tokens written so far stand. Safe from any thread, any number of times."""
+
+
 class Ticket:
     """A handle on a submitted request."""
 
@@ -72,6 +80,25 @@ class Ticket:
         """Stop at the next step; the tokens written so far stand. Safe from any thread, any number of times."""
         self._job.cancelled = True
         self._wake()
+
+
+class Given(NamedTuple):
+    """The next token of a steered request."""
+
+    job: Job
+    token: int
+
+
+class Steering(Ticket):
+    """A handle on a request whose tokens are chosen outside."""
+
+    def __init__(self, job: Job, put: Callable[[Given | None], None]):
+        super().__init__(job, lambda: put(None))
+        self._put = put
+
+    def give(self, token: int) -> None:
+        """The token that follows the logits that were handed over last. Safe from any thread."""
+        self._put(Given(self._job, token))
 
 
 class Scoring:
@@ -111,7 +138,7 @@ class Engine:
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
-        self._inbox: SimpleQueue[Job | Score | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Job | Score | Given | None] = SimpleQueue()
         self._scheduler = Scheduler(shape.sizes, shape.slots)
         self._lanes: dict[int, Lane] = {}
         self._scoring_cache: SlotCache | None = None
@@ -133,6 +160,26 @@ class Engine:
         Raises:
             UserError: the prompt does not fit, or the engine has stopped.
         """
+        job = Job(request, self.check(request), self.context, emit)
+        self._inbox.put(job)
+        return Ticket(job, lambda: self._inbox.put(None))
+
+    def steer(self, request: Request, take: Steer) -> "Steering":
+        """As `submit`, but the tokens come from outside: `take` also gets logits [1, vocabulary], and each waits for a token to be given.
+
+        Raises:
+            UserError: as `submit`.
+        """
+        job = Job(request, self.check(request), self.context, take, hand_over=take)
+        self._inbox.put(job)
+        return Steering(job, self._inbox.put)
+
+    def check(self, request: Request) -> int:
+        """The length of the lane in which a request runs.
+
+        Raises:
+            UserError: it does not fit, or the engine has stopped.
+        """
         tokens = len(request.token_ids) + request.sampling.max_new_tokens
         size = self._scheduler.size_for(tokens)
         if size is None:
@@ -140,9 +187,7 @@ class Engine:
                 f"The prompt has {len(request.token_ids):,} tokens and the reply may have {request.sampling.max_new_tokens:,}, but the context holds {self.context:,}; shorten one of them."
             )
         self._check(request.token_ids)
-        job = Job(request, size, self.context, emit)
-        self._inbox.put(job)
-        return Ticket(job, lambda: self._inbox.put(None))
+        return size
 
     def score(self, token_ids: Sequence[int], first: int, take: Take) -> Scoring:
         """Queue token ids for teacher forcing: the logits that predict each token from position `first` (at least 1) on.
@@ -268,7 +313,7 @@ class Engine:
         elif scoring is not None:
             self._score(scoring)
         for size, jobs in self._scheduler.writing.items():
-            if jobs:
+            if any(not job.held for job in jobs):
                 self._write(self._lanes[size], list(jobs))
 
     def _take_in(self) -> None:
@@ -282,11 +327,14 @@ class Engine:
             block = False
             self._put(job)
 
-    def _put(self, job: Job | Score | None) -> None:
-        if isinstance(job, Score):
-            self._scheduler.scores.append(job)
-        elif job is not None:
-            self._scheduler.add(job)
+    def _put(self, news: Job | Score | Given | None) -> None:
+        match news:
+            case Score():
+                self._scheduler.scores.append(news)
+            case Job():
+                self._scheduler.add(news)
+            case Given(job, token) if job.held:
+                self._go_on(job, token)
 
     def _read(self, job: Job) -> None:
         """One chunk of a prompt; after the last one, the first token."""
@@ -306,7 +354,7 @@ class Engine:
             if job.read >= len(token_ids):
                 lane.adopt(job.slot)
                 self._scheduler.start_writing(job)
-                self._draw([job], logits)
+                self._next([job], logits)
         except Exception as error:  # one failing request fails alone
             self._fail(job, error)
 
@@ -325,15 +373,19 @@ class Engine:
         except Exception as error:
             log.exception("a score failed")
             score.cancelled = True
-            score.take(Failure(message=_sentence(error)))
+            score.take(Failure(message=sentence(error)))
         if score.read >= len(score.token_ids) - 1:
             score.cancelled = True  # done: the scheduler forgets it
 
     def _write(self, lane: Lane, jobs: list[Job]) -> None:
-        """One decode step of a lane."""
+        """One decode step of a lane. A job that waits for its next token runs along without leaving a trace."""
         tokens, positions = [0] * lane.slots, [0] * lane.slots
         for job in jobs:
-            tokens[job.slot], positions[job.slot] = job.written[-1], job.next_position
+            if job.held:  # at the position that its next token will overwrite
+                positions[job.slot] = job.next_position + 1
+            else:
+                tokens[job.slot], positions[job.slot] = job.written[-1], job.next_position
+        jobs = [job for job in jobs if not job.held]
         try:
             logits = lane.write(tokens, positions)
         except Exception as error:  # the lane's forward pass failed: its requests fail, the others go on
@@ -346,10 +398,27 @@ class Engine:
             rows: list[Job | None] = [None] * lane.slots
             for job in jobs:
                 rows[job.slot] = job
-            self._draw(rows, logits)
+            self._next(rows, logits)
         else:
             for job in jobs:
-                self._draw([job], logits[job.slot : job.slot + 1])
+                self._next([job], logits[job.slot : job.slot + 1])
+
+    def _next(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
+        """Draw the next token of each row, or hand its logits over where somebody else chooses."""
+        for row, job in enumerate(rows):
+            if job is not None and job.hand_over is not None:
+                job.held = True
+                job.hand_over(logits[row : row + 1].clone())
+        drawing = [None if job is None or job.held else job for job in rows]
+        if any(drawing):
+            self._draw(drawing, logits)
+
+    def _go_on(self, job: Job, token: int) -> None:
+        """Add a token that was given to a reply, and end the reply where it ends."""
+        job.held = False
+        job.write(token)
+        if job.finish_reason() is not None:
+            self._finish(job)
 
     def _draw(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
         """Draw the next token of each row of `logits`; None is a slot with nobody in it."""
@@ -368,9 +437,7 @@ class Engine:
         if math.isnan(drawn.logprob):
             self._fail(job, ArithmeticError("its output is not a number here; try --dtype float32"))
             return
-        job.written.append(drawn.token)
-        job.last_token = perf_counter()
-        job.first_token = job.first_token or job.last_token
+        job.write(drawn.token)
         self._emit(job, Token(step=job.step - 1, id=drawn.token, logprob=drawn.logprob, margin=drawn.margin))
         if job.finish_reason() is not None:
             self._finish(job)
@@ -393,7 +460,7 @@ class Engine:
     def _fail(self, job: Job, error: BaseException) -> None:
         log.error("a request failed", exc_info=error)
         self._scheduler.release(job)
-        self._emit(job, Failure(message=_sentence(error)))
+        self._emit(job, Failure(message=sentence(error)))
 
     def _fail_everything(self) -> None:
         while not self._inbox.empty():
@@ -418,7 +485,7 @@ class Engine:
 _NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "This machine ran out of memory for this reply; use a shorter conversation or a smaller pair."
     return f"The model failed on this request: {error}."

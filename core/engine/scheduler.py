@@ -25,6 +25,8 @@ class Job:
     size: int  # length of the lane it runs in
     context: int  # how many tokens the model can hold in all
     emit: Callable[[Event], None]
+    hand_over: Callable[[Any], None] | None = None  # takes the logits where somebody else chooses the tokens
+    held: bool = False  # until the next token is given
     cancelled: bool = False
     slot: int = NO_SLOT
     read: int = 0  # prompt tokens whose keys and values are in the lane
@@ -47,6 +49,12 @@ class Job:
     def next_position(self) -> int:
         """Where the last written token goes: right behind the prompt and the tokens before it."""
         return len(self.request.token_ids) + len(self.written) - 1
+
+    def write(self, token: int) -> None:
+        """Add a token to the reply."""
+        self.written.append(token)
+        self.last_token = perf_counter()
+        self.first_token = self.first_token or self.last_token
 
     def finish_reason(self) -> FinishReason | None:
         """Why the reply ends here, or None when it goes on."""
@@ -108,10 +116,11 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
+        """Nothing can go on until something is heard from outside."""
         return (
-            not self.waiting
+            not any(self._free[job.size] for job in self.waiting)
             and self.reading is None
-            and not any(self.writing.values())
+            and all(job.held for jobs in self.writing.values() for job in jobs)
             and self.next_to_score() is None
         )
 
@@ -151,6 +160,7 @@ class Scheduler:
             self.reading = None
         if job in self.writing[job.size]:
             self.writing[job.size].remove(job)
+        job.held = False
         if job.slot != NO_SLOT:
             self._free[job.size].append(job.slot)
             self._free[job.size].sort()
