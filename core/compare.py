@@ -121,15 +121,16 @@ class Run:
     Args:
         lease: the loaded pair; the caller releases it.
         reuse: allow prefill chunks kept from earlier requests (off for a replay; the bits are the same).
+        sides: whom to ask; only a run of both has a result.
 
     Raises:
         UserError: a prompt does not fit or cannot be built. Nothing has been started then.
     """
 
-    def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True):
+    def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True, sides: tuple[Side, ...] = SIDES):
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
-        for side in SIDES:
+        for side in sides:
             checkpoint = lease.side(side)
             prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
             sampling = fit(comparison.sampling, prompt, checkpoint)
@@ -171,7 +172,8 @@ class Run:
             ticket.cancel()
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.model_construct(base=self._writers["base"].reply(), post=self._writers["post"].reply())
+        replies = {side: writer.reply() for side, writer in self._writers.items()}
+        return Snapshot.model_construct(base=replies.get("base", Reply()), post=replies.get("post", Reply()))
 
     def snapshots(self, period: Period = lambda: 1 / 16) -> Iterator[Snapshot]:
         """Snapshots until both sides have settled, the last one complete; at most one in `period` seconds."""
@@ -210,14 +212,17 @@ class Run:
         Raises:
             UserError: a side failed; the sentence is the engine's.
         """
-        for side, writer in self._writers.items():
-            if writer.error is not None:
-                raise UserError(f"The {'base' if side == 'base' else 'post-trained'} side failed: {writer.error}")
         return Result(comparison=self.comparison, base=self.side_result("base"), post=self.side_result("post"))
 
     def side_result(self, side: Side) -> SideResult:
-        """What was sent to one side and what came back; only once it has finished without failing."""
+        """What was sent to one side and what came back, once it has finished.
+
+        Raises:
+            UserError: it failed; the sentence is the engine's.
+        """
         writer = self._writers[side]
+        if writer.error is not None:
+            raise UserError(f"The {'base' if side == 'base' else 'post-trained'} side failed: {writer.error}")
         assert writer.finish is not None, "asked for a result before the reply was finished"
         return SideResult(
             checkpoint=writer.checkpoint.info,

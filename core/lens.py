@@ -5,12 +5,15 @@ the two distributions over the whole vocabulary are held against each other. Not
 and what is drawn here only says what would have been drawn. This file knows no widgets.
 """
 
+import csv
+import io
+import json
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import log
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -20,7 +23,7 @@ from core.checkpoints import Checkpoint
 from core.engine import Engine, Scored, sampling
 from core.errors import UserError
 from core.pool import Lease
-from core.types import SIDES, Candidate, Comparison, Context, Failure, Lens, Sampling, Shift, Side, Started
+from core.types import SIDES, Candidate, Comparison, Context, Failure, Lens, LensReport, Sampling, Shift, Side, Started
 
 TOP = 5  # candidates kept at each position
 HEARTBEAT = 0.1  # seconds after which a reader that waits gives its caller a chance to stop
@@ -75,16 +78,58 @@ def read(
     return Lens(side=side, context=context, shifts=tuple(shifts))
 
 
-def whole(
-    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
-) -> Lens:
-    """`read` for those who have nothing else to do meanwhile."""
-    reading = read(lease, comparison, side, reply_ids, context)
+class Written(Protocol):
+    """One side of a finished comparison, as a result and a receipt have it."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+class Finished(Protocol):
+    """A finished comparison: a result or a receipt."""
+
+    @property
+    def comparison(self) -> Comparison: ...
+    def side(self, side: Side, /) -> Written: ...
+
+
+def report(
+    lease: Lease, finished: Finished, side: Side, context: Context = "identical"
+) -> Generator[tuple[Shift, ...], None, LensReport]:
+    """`read` for one side of a finished comparison.
+
+    Raises:
+        UserError: as `read`; or the reply was written with other weights than those that are loaded.
+    """
+    for each in SIDES:
+        here, there = lease.side(each).weights_sha256, finished.side(each).weights_sha256
+        if here != there:
+            raise UserError(
+                f"This reply was written with other weights on the {'base' if each == 'base' else 'post-trained'} side ({there[:8]}; here they are {here[:8]}); load those to look at it."
+            )
+    found = yield from read(lease, finished.comparison, side, finished.side(side).token_ids, context)
+    return LensReport(comparison=finished.comparison, summary=found.summary(), lens=found)
+
+
+Outcome = TypeVar("Outcome")
+
+
+def run(reading: Generator[tuple[Shift, ...], None, Outcome]) -> Outcome:
+    """What `read` or `report` returns, for those who have nothing else to do meanwhile."""
     while True:
         try:
             next(reading)
         except StopIteration as end:
             return end.value
+
+
+def whole(
+    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
+) -> Lens:
+    """The whole lens at once."""
+    return run(read(lease, comparison, side, reply_ids, context))
 
 
 def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:
@@ -324,3 +369,30 @@ def coupled_agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     above = p.cumsum(1) / p
     below = (q.flip(1).cumsum(1).flip(1) - q) / q
     return torch.where((p > 0) & (q > 0), 1 / (above + below), 0).sum(1).clamp(max=1)
+
+
+# --- as a file ----------------------------------------------------------------------------------------
+
+
+def table(lens: Lens) -> str:
+    """The lens as CSV, a row for each token.
+
+    Texts are JSON strings: white space stays visible, and a spreadsheet takes none of them for a formula.
+    """
+    lines = io.StringIO()
+    rows = [_row(lens, shift) for shift in lens.shifts]
+    writer = csv.DictWriter(lines, list(rows[0]) if rows else ["step"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue()
+
+
+def _row(lens: Lens, shift: Shift) -> dict[str, Any]:
+    plain = shift.model_dump(exclude={"top_base", "top_post"}) | {"text": json.dumps(shift.text)}
+    derived = {"log_ratio": shift.log_ratio, "class": lens.shift_class(shift), "agreed": shift.agreed}
+    tops = {
+        f"{name}_{place}": f"{json.dumps(candidate.text)} {candidate.logprob:.6f}"
+        for name, top in (("base", shift.top_base), ("post", shift.top_post))
+        for place, candidate in enumerate(top, 1)
+    }
+    return {**plain, **derived, **tops}

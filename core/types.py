@@ -425,6 +425,19 @@ class Shares(Value):
     shifted: float
 
 
+class Summary(Value):
+    """What a lens says about a whole reply. Divergences in nats; `mean_kl_first_5` is over its first five tokens."""
+
+    tokens: int
+    shares: Shares
+    mean_kl: float
+    mean_kl_first_5: float
+    mean_js: float
+    expected_agreement: float
+    observed_agreement: float
+    first_parting: int | None
+
+
 class Lens(Value):
     """A finished reply of `side`, token by token, under its writer and under its sibling."""
 
@@ -465,6 +478,26 @@ class Lens(Value):
     def first_parting(self) -> int | None:
         """The first step at which the sibling would have written something else; None when there is none."""
         return next((shift.step for shift in self.shifts if not shift.agreed), None)
+
+    def summary(self) -> Summary:
+        return Summary(
+            tokens=len(self.shifts),
+            shares=self.shares,
+            mean_kl=self.mean_kl(),
+            mean_kl_first_5=self.mean_kl(5),
+            mean_js=_mean([shift.js for shift in self.shifts]),
+            expected_agreement=self.expected_agreement,
+            observed_agreement=self.observed_agreement,
+            first_parting=self.first_parting,
+        )
+
+
+class LensReport(Value):
+    """A lens with the comparison that it belongs to: enough to make it again."""
+
+    comparison: Comparison
+    summary: Summary
+    lens: Lens
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,0 +1,135 @@
+"""Branches, handovers, sweeps and grids: each is made of ordinary comparisons."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from core import lens, what_if
+from core.compare import compare
+from core.errors import UserError
+from core.types import SIDES, Comparison, Dial, LensReport
+from tests.pairs import comparison, tiny_lease
+
+
+@pytest.fixture(scope="module")
+def lease():
+    with tiny_lease() as lease:
+        yield lease
+
+
+@pytest.fixture(scope="module")
+def result(lease):
+    return compare(lease, comparison(temperature=0.9))
+
+
+def test_a_branch_with_the_same_token_is_the_same_reply(lease, result):
+    whole = result.post.token_ids
+    same = compare(lease, what_if.branch(result.comparison, whole, 6, whole[6]))
+    assert (*whole[:7], *same.post.token_ids)[: len(whole)] == whole
+    other = compare(lease, what_if.branch(result.comparison, whole, 6, 99))
+    for side in SIDES:
+        assert other.side(side).prompt_token_ids[-7:] == (*whole[:6], 99)
+    with pytest.raises(UserError, match="tokens 1 to 40"):
+        what_if.branch(result.comparison, whole, 40, 1)
+
+
+def test_a_handover_of_nothing_is_the_plain_comparison_and_each_goes_on_from_the_other(lease, result):
+    assert what_if.handover(lease, result.comparison, result.base.token_ids, result.post.token_ids, 0) == (
+        result.comparison
+    )
+    asked = what_if.handover(lease, result.comparison, result.base.token_ids, (*result.post.token_ids[:3], 2), 5)
+    assert asked.prefill_post == result.base.token_ids[:5]
+    assert asked.prefill_base == result.post.token_ids[:3], "an end of turn is not handed over"
+    handed = compare(lease, asked)
+    assert handed.base.token_ids != result.base.token_ids
+    assert Comparison.model_validate_json(asked.model_dump_json()) == asked
+
+
+@pytest.mark.parametrize("space", ["logits", "weights"])
+def test_a_sweep_goes_from_the_base_to_the_post_trained_reply(lease, space):
+    asked = comparison(temperature=0.9, max_new_tokens=12, framing_base="chat")
+    plain = compare(lease, asked)
+    points = [point for point in what_if.sweep(lease, asked, space, (1.0, 0.0, 0.5)) if point is not None]
+    assert [point.amount for point in points] == [0.0, 0.5, 1.0]
+    assert points[0].token_ids == plain.base.token_ids
+    assert points[0].parts is None
+    assert points[-1].token_ids == plain.post.token_ids
+    assert points[-1].text == plain.post.text
+    assert points[-1].parts == what_if.parting(plain.base.token_ids, plain.post.token_ids)
+    half = compare(lease, asked.model_copy(update={"dial": Dial(amount=0.5, space=space)}))
+    assert points[1].token_ids == half.post.token_ids
+
+
+def test_closing_a_sweep_stops_it(lease):
+    sweep = what_if.sweep(lease, comparison(max_new_tokens=200))
+    next(sweep)
+    sweep.close()
+    assert compare(lease, comparison(max_new_tokens=3)).post.token_ids
+
+
+def test_parting():
+    assert what_if.parting((1, 2, 3), (1, 2, 3)) is None
+    assert what_if.parting((1, 2, 3), (1, 5, 3)) == 1
+    assert what_if.parting((1, 2), (1, 2, 3)) == 2
+    assert what_if.parting((), (1,)) == 0
+
+
+def test_the_grid_parts_the_gain_into_weights_and_template(lease):
+    asked = comparison(temperature=0.8, max_new_tokens=15)
+    with_system = asked.model_copy(
+        update={"conversation": asked.conversation.model_copy(update={"system": "Be brief."})}
+    )
+    grids = [grid for grid in what_if.grids(lease, with_system) if grid is not None]
+    assert [grid.system for grid in grids] == [False, True]
+    for grid in grids:
+        assert len({(cell.weights, cell.framing) for cell in grid.cells}) == 4
+        assert grid.by_weights + grid.by_template == pytest.approx(grid.total)
+    chat = compare(lease, asked.model_copy(update={"framing_base": "chat"}))
+    mine = grids[0].cell("post", "chat")
+    assert mine.token_ids == chat.post.token_ids
+    assert grids[0].cell("base", "chat").token_ids == chat.base.token_ids
+    assert mine.logprob == pytest.approx(sum(chat.post.logprobs) / len(chat.post.logprobs), abs=1e-4)
+    assert len([grid for grid in what_if.grids(lease, asked) if grid is not None]) == 1, "no system prompt, one grid"
+
+
+def test_equal_weights_leave_everything_to_the_template():
+    with tiny_lease(base_seed=4, post_seed=4) as lease:
+        grid = next(grid for grid in what_if.grids(lease, comparison(max_new_tokens=10)) if grid is not None)
+    assert grid.by_weights == 0
+    assert grid.by_template == grid.total
+
+
+# --- a lens as a report and as a file ------------------------------------------------------------------------
+
+
+def test_a_report_can_be_read_back_and_made_again(lease, result):
+    made = lens.run(lens.report(lease, result, "post"))
+    assert LensReport.model_validate_json(made.model_dump_json()) == made
+    again = compare(lease, made.comparison)
+    assert lens.run(lens.report(lease, again, "post")) == made
+    assert made.summary.tokens == len(result.post.token_ids)
+    assert made.summary.mean_kl == pytest.approx(sum(shift.kl for shift in made.lens.shifts) / len(made.lens.shifts))
+    shares = made.summary.shares
+    assert shares.unshifted + shares.marginal + shares.shifted == pytest.approx(1)
+
+
+def test_a_reply_of_other_weights_is_refused_with_both_fingerprints(lease, result):
+    stranger = result.model_copy(update={"base": result.base.model_copy(update={"weights_sha256": "a" * 64})})
+    with pytest.raises(UserError, match=r"base side \(aaaaaaaa; here they are [0-9a-f]{8}\)"):
+        lens.run(lens.report(lease, stranger, "post"))
+
+
+def test_the_table_holds_every_figure_and_no_formula(lease, result):
+    formula = lease.post.tokenizer('=1+1, "quoted"\nnext', add_special_tokens=False)["input_ids"]
+    found = lens.whole(lease, result.comparison, "post", formula)
+    rows = list(csv.DictReader(io.StringIO(lens.table(found))))
+    assert len(rows) == len(formula)
+    assert "".join(json.loads(row["text"]) for row in rows) == '=1+1, "quoted"\nnext'
+    assert all(row["text"].startswith('"') for row in rows)
+    for row, shift in zip(rows, found.shifts, strict=True):
+        assert float(row["kl"]) == shift.kl
+        assert float(row["log_ratio"]) == shift.log_ratio
+        assert row["class"] == found.shift_class(shift)
+        assert float(row["base_1"].rpartition(" ")[2]) == pytest.approx(shift.top_base[0].logprob, abs=1e-6)
