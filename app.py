@@ -2,6 +2,8 @@
 
 python app.py                     serve the page (the default)
 python app.py compare --prompt X  run one comparison and print both replies
+python app.py replay FILE         run a receipt again and say whether the replies are the same
+python app.py diff A B            say which inputs of two receipts differ, and where the replies part
 python app.py pairs               list the model pairs
 """
 
@@ -9,9 +11,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from core import settings as configuration
 
@@ -19,16 +22,35 @@ configuration.quieten()  # before the libraries that read the environment
 
 from pydantic import TypeAdapter, ValidationError  # noqa: E402
 
+from core import prompts, receipts, wording  # noqa: E402
+from core.checkpoints import known_pairs, tokenizers_at_hand  # noqa: E402
 from core.compare import compare  # noqa: E402
+from core.difference import difference  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.hub import HuggingFaceHub  # noqa: E402
 from core.pool import Pool, Progress  # noqa: E402
+from core.replay import finish, replay  # noqa: E402
 from core.settings import Settings  # noqa: E402
-from core.types import DEFAULT_SAMPLING, FRAMINGS, SIDES, Comparison, Conversation, Result, Sampling, Turn, explain  # noqa: E402
+from core.types import (  # noqa: E402
+    DEFAULT_SAMPLING,
+    FRAMINGS,
+    SIDES,
+    Comparison,
+    Conversation,
+    Receipt,
+    Result,
+    Sampling,
+    Side,
+    Turn,
+    explain,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, or 2 after a mistake that is explained in one sentence."""
+    """Run one command. Returns the exit status: 0, or 2 after a mistake that is explained in one sentence.
+
+    `replay` also returns 1 for a receipt that runs and gives other replies.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     flags = _parser().parse_args(_with_default_command(sys.argv[1:] if arguments is None else arguments))
     try:
@@ -91,18 +113,21 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--framing-base", choices=FRAMINGS, default="document")
     parser.add_argument("--framing-post", choices=FRAMINGS, default="chat")
     parser.add_argument("--today", help="the date that a chat template may write (default: today)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--receipt", type=Path, metavar="FILE", help="also write the receipt of this run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, receipt included")
 
 
 def run_compare(flags: argparse.Namespace, settings: Settings) -> int:
     pool = Pool(settings, HuggingFaceHub())
     try:
         comparison = _comparison(flags, pool)
-        lease = pool.wait(comparison.pair, _say)
-        result = compare(lease, comparison)
+        lease = pool.wait(comparison.pair, _Saying())
+        answer = receipts.answer(compare(lease, comparison))
     finally:
         pool.close()
-    print(result.model_dump_json(indent=2) if flags.json else _plain(result))
+    if flags.receipt:
+        write_file(flags.receipt, receipts.write(answer.receipt))
+    print(answer.model_dump_json(indent=2) if flags.json else _plain(answer))
     return 0
 
 
@@ -144,8 +169,18 @@ def read_history(file: Path) -> Conversation:
         ) from None
 
 
-def _say(progress: Progress) -> None:
-    print(progress.text if progress.fraction is None else f"{progress.text}: {progress.fraction:.0%}", file=sys.stderr)
+class _Saying:
+    """Prints progress: what is new, and of one thing every further tenth."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, progress: Progress) -> None:
+        what = progress.text.partition(":")[0]
+        tenth = "" if progress.fraction is None else f"{int(progress.fraction * 10)}"
+        if what + tenth != self._last:
+            print(progress.text, "" if progress.fraction is None else f"({progress.fraction:.0%})", file=sys.stderr)
+        self._last = what + tenth
 
 
 def _plain(result: Result) -> str:
@@ -158,6 +193,64 @@ def _plain(result: Result) -> str:
             f"=== {answer.checkpoint.name} ({'base' if side == 'base' else 'post-trained'}; weights {answer.weights_sha256[:8]}; {speed})\n{answer.text}"
         )
     return "\n\n".join(blocks)
+
+
+# --- replay and diff ------------------------------------------------------------------------------
+
+
+def _replay_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a receipt")
+    parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
+
+
+def _diff_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, metavar="A", help="a receipt")
+    parser.add_argument("second", type=Path, metavar="B", help="another receipt")
+    parser.add_argument("--json", action="store_true", help="print the difference as one JSON object")
+
+
+def run_replay(flags: argparse.Namespace, settings: Settings) -> int:
+    receipt = receipts.read(read_file(flags.file))
+    pool = Pool(settings, HuggingFaceHub())
+    chosen = pool.default.id if flags.pair or flags.base else None
+    try:
+        verdict = finish(replay(pool, receipt, chosen), _Saying())
+    finally:
+        pool.close()
+    print(verdict.model_dump_json(indent=2) if flags.json else "\n".join(wording.verdict_lines(verdict)))
+    return {"identical": 0, "diverged": 1, "not replayable": 2}[verdict.outcome]
+
+
+def run_diff(flags: argparse.Namespace, settings: Settings) -> int:
+    first, second = (receipts.read(read_file(file)) for file in (flags.first, flags.second))
+    texts = [_sent_texts(receipt, settings) for receipt in (first, second)]
+    found = difference(first, second, (texts[0], texts[1]))
+    print(found.model_dump_json(indent=2) if flags.json else "\n".join(wording.difference_lines(found)))
+    return 0
+
+
+def _sent_texts(receipt: Receipt, settings: Settings) -> Mapping[Side, str]:
+    """What was sent, where the pair's tokenizers lie here; no weights are loaded for it."""
+    pair = next((pair for pair in known_pairs(settings) if pair.id == receipt.comparison.pair), None)
+    tokenizers = tokenizers_at_hand(pair) if pair else None
+    return prompts.texts(receipt.comparison, tokenizers) if tokenizers else {}
+
+
+def read_file(file: Path) -> bytes:
+    """Raises UserError when there is no such file, or it is too large to be a receipt."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(receipts.MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
+
+
+def write_file(file: Path, text: str) -> None:
+    """Raises UserError when the file cannot be written."""
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(f"{str(file)!r} cannot be written: {error.strerror}.") from None
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -179,6 +272,12 @@ def run_pairs(flags: argparse.Namespace, settings: Settings) -> int:
 COMMANDS = {
     "serve": (serve, lambda parser: None, "serve the page (the default)"),
     "compare": (run_compare, _compare_flags, "run one comparison and print both replies"),
+    "replay": (
+        run_replay,
+        _replay_flags,
+        "run a receipt again; exit status 0 identical, 1 diverged, 2 not replayable here",
+    ),
+    "diff": (run_diff, _diff_flags, "say which inputs of two receipts differ, and where the replies part"),
     "pairs": (
         run_pairs,
         lambda parser: parser.add_argument("--json", action="store_true", help="print one JSON list"),
@@ -186,9 +285,15 @@ COMMANDS = {
     ),
 }
 
+
+def __getattr__(name: str) -> Any:
+    """The page as the module's `demo`, for those who import it to serve it; built when it is asked for."""
+    if name != "demo":
+        raise AttributeError(name)
+    from core.ui import page
+
+    return page.build(Pool(Settings(), HuggingFaceHub()))
+
+
 if __name__ == "__main__":
     sys.exit(main())
-
-from core.ui import page  # noqa: E402 - only for those who import this module
-
-demo = page.build(Pool(Settings(), HuggingFaceHub()))

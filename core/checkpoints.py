@@ -7,7 +7,7 @@ Loading uses safetensors only and never runs code from a repository.
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from core.engine.slots import kv_bytes_per_token, layer_kinds, usable_context
 from core.errors import NotEnoughMemory, UserError
 from core.hub import Hub, Repository
 from core.settings import EMBEDDED, Settings, usable_cores
-from core.types import CheckpointInfo, Value
+from core.types import CheckpointInfo, Side, Value
 
 HOME = Path(__file__).parent.parent / "checkpoints"
 SPARE_BYTES = 2**29  # left free when deciding whether something fits
@@ -85,6 +85,15 @@ def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
         if row.id == id:
             return row
     raise UserError(f"There is no pair {id!r} here; `python app.py pairs` lists them, and --base with --post adds one.")
+
+
+def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
+    """The pair with these commits of its Hub repositories; what comes from a folder stays as it is."""
+
+    def pinned(side: Side, spec: str) -> str:
+        return f"{spec.partition('@')[0]}@{commits[side]}" if side in commits and _folder(spec) is None else spec
+
+    return pair.model_copy(update={"base": pinned("base", pair.base), "post": pinned("post", pair.post)})
 
 
 def _label(spec: str) -> str:
@@ -345,6 +354,18 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name} has only a slow tokenizer; the engine needs one with a tokenizer.json.")
     return tokenizer
+
+
+def tokenizers_at_hand(pair: Pair) -> dict[Side, PreTrainedTokenizerFast] | None:
+    """Both tokenizers of a pair that lies in folders here, without its weights; None for one that does not."""
+    folders = {side: HOME / spec for side, spec in _specs(pair).items()}
+    if not all((folder / "tokenizer.json").exists() for folder in folders.values()):
+        return None
+    return {side: read_tokenizer(folder, folder.name) for side, folder in folders.items()}
+
+
+def _specs(pair: Pair) -> dict[Side, str]:
+    return {"base": pair.base, "post": pair.post}
 
 
 def read_weights(folder: Path, placement: Placement, attention: str) -> PreTrainedModel:

@@ -4,7 +4,7 @@ Both engines put their events into one queue, so a slow side never stalls the ot
 stream, for whatever reason, cancels both requests. This file knows no widgets.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -20,6 +20,7 @@ from core.prompts import Prompt
 from core.types import (
     SIDES,
     Comparison,
+    Departure,
     Event,
     Failure,
     Finish,
@@ -29,6 +30,7 @@ from core.types import (
     Result,
     Sampling,
     Side,
+    SideReceipt,
     SideResult,
     Snapshot,
     Started,
@@ -51,6 +53,7 @@ class _Writer:
     logprobs: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
     text: str = ""
+    departure: Departure | None = None
     finish: Finish | None = None
     error: str | None = None
     started_at: float | None = None
@@ -77,6 +80,8 @@ class _Writer:
                 self.margins.append(event.margin)
                 if event.id not in self.checkpoint.stop_ids:
                     self._read(event.id)
+            case Departure():
+                self.departure = self.departure or event
             case Finish():
                 self.phase, self.finish = "done", event
                 self.text = self._whole_text()
@@ -120,35 +125,42 @@ class Run:
 
     Args:
         lease: the loaded pair; the caller releases it.
-        reuse: allow prefill chunks kept from earlier requests (off for a replay; the bits are the same).
         sides: whom to ask; only a run of both has a result.
+        recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
+            computed from scratch, and the first token that differs is reported (`departure`).
 
     Raises:
         UserError: a prompt does not fit or cannot be built. Nothing has been started then.
     """
 
-    def __init__(self, lease: Lease, comparison: Comparison, *, reuse: bool = True, sides: tuple[Side, ...] = SIDES):
+    def __init__(
+        self,
+        lease: Lease,
+        comparison: Comparison,
+        *,
+        sides: tuple[Side, ...] = SIDES,
+        recorded: Mapping[Side, SideReceipt] | None = None,
+    ):
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
         for side in sides:
             checkpoint = lease.side(side)
             prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
-            sampling = fit(comparison.sampling, prompt, checkpoint)
-            if comparison.dial is not None and side == "post":
-                sampling = fit(sampling, prompt, lease.base)
+            sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
-        self._tickets: list[Stoppable] = []
+        self._tickets: dict[Side, Stoppable] = {}
         try:
             for side, writer in self._writers.items():
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
                     stop_ids=stop_ids(lease),
-                    reuse=reuse,
+                    reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
+                    expected=recorded[side].token_ids if recorded else (),
                 )
-                self._tickets.append(_asked(lease, comparison, side).submit(request, self._listener(side)))
+                self._tickets[side] = _asked(lease, comparison, side).submit(request, self._listener(side))
         except UserError:
             self.stop()
             raise
@@ -166,10 +178,15 @@ class Run:
         """As sent: max_new_tokens may be shorter than asked, to fit the context."""
         return self._writers[side].sampling
 
-    def stop(self) -> None:
-        """Stop both sides at their next step; what they have written stands. Safe from any thread."""
-        for ticket in self._tickets:
-            ticket.cancel()
+    def departure(self, side: Side) -> Departure | None:
+        """In a replay: where this side first drew another token than was recorded."""
+        return self._writers[side].departure
+
+    def stop(self, *sides: Side) -> None:
+        """Stop these sides (or both) at their next step; what they have written stands. Safe from any thread."""
+        for side, ticket in self._tickets.items():
+            if side in (sides or SIDES):
+                ticket.cancel()
 
     def snapshot(self) -> Snapshot:
         replies = {side: writer.reply() for side, writer in self._writers.items()}
@@ -253,6 +270,12 @@ def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:
             f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.engine.context:,}; start a new chat, undo a turn or shorten the prompt."
         )
     return sampling.model_copy(update={"max_new_tokens": min(room, sampling.max_new_tokens)})
+
+
+def _fitted(lease: Lease, comparison: Comparison, side: Side, prompt: Prompt) -> Sampling:
+    """`fit` for whoever writes this side: the dial asks both models."""
+    sampling = fit(comparison.sampling, prompt, lease.side(side))
+    return fit(sampling, prompt, lease.base) if comparison.dial is not None and side == "post" else sampling
 
 
 def stop_ids(lease: Lease) -> frozenset[int]:

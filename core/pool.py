@@ -7,7 +7,7 @@ for the same pair share one load and see the same progress.
 import gc
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
@@ -75,13 +75,16 @@ class Pool:
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
 
-    def open(self, id: str) -> Generator[Progress, None, Lease]:
+    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Generator[Progress, None, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
+
+        Args:
+            commits: for sides that come from the Hub, the commit to take instead of the pair's own.
 
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
-        pair = checkpoints.find_pair(self.pairs, id)
+        pair = checkpoints.at_commits(checkpoints.find_pair(self.pairs, id), commits or {})
         entries = [self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)]
         done = threading.Event()
 

@@ -8,7 +8,7 @@ tokenizers, not models; the tokenizer is an argument.
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice, pairwise
@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from jinja2 import TemplateError
 
 from core.errors import UserError
-from core.types import Comparison, Message, Side
+from core.types import SIDES, Comparison, Message, Side
 
 
 class Tokenizer(Protocol):
@@ -148,6 +148,11 @@ def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, template
             f"This model has no token {chooser.convert_ids_to_tokens(unknown)!r}, which its sibling's chat template writes; choose the document or the transcript framing."
         )
     return prompt
+
+
+def texts(comparison: Comparison, tokenizers: Mapping[Side, Tokenizer]) -> dict[Side, str]:
+    """The whole text that each side is sent. Raises UserError as `build` does."""
+    return {side: build(comparison, side, tokenizers[side], tokenizers["post"]).text for side in SIDES}
 
 
 # --- framings: runs of text with their origin --------------------------------------------------

@@ -1,12 +1,42 @@
-"""What a finished comparison leaves behind to be checked by."""
+"""What a finished comparison leaves behind to be checked by: its receipt, and the receipt as a file.
 
+A receipt carries a short seal for every field and one digest over everything, so that a change is
+found and named without a model. The seals are no signature: whoever rewrites all of them makes a
+receipt that reads well and fails its replay (core/replay.py).
+"""
+
+import hashlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from core import __version__, canonical
+from core.errors import UserError
 from core.prompts import digest
-from core.types import SideReceipt, SideResult
+from core.types import (
+    SIDES,
+    Answer,
+    Comparison,
+    Receipt,
+    Record,
+    Result,
+    Side,
+    SideReceipt,
+    SideResult,
+    explain,
+)
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 4 * 2**20  # of one receipt as a file; also the page's limit for an upload
+
+_SEAL_DIGITS = 16
+
+
+# --- make -------------------------------------------------------------------------------------------
 
 
 def side_receipt(result: SideResult) -> SideReceipt:
     """One side of a result, without the texts that can be rebuilt."""
-    known = [margin for margin in result.margins if margin is not None]
     return SideReceipt(
         checkpoint=result.checkpoint,
         weights_sha256=result.weights_sha256,
@@ -17,6 +47,146 @@ def side_receipt(result: SideResult) -> SideReceipt:
         token_ids=result.token_ids,
         output_sha256=digest(result.token_ids),
         finish_reason=result.finish_reason,
-        smallest_margin=min(known, default=None),
+        smallest_margin=_smallest(result.margins),
+        margins=result.margins,
         usage=result.usage,
     )
+
+
+def _smallest(margins: tuple[float | None, ...]) -> float | None:
+    return min((margin for margin in margins if margin is not None), default=None)
+
+
+def make(comparison: Comparison, base: SideReceipt, post: SideReceipt) -> Receipt:
+    """The sealed receipt of a comparison and what came back."""
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "app_version": __version__,
+        "comparison": canonical.dump(comparison),
+        "base": canonical.dump(base),
+        "post": canonical.dump(post),
+    }
+    return Receipt.model_validate_json(canonical.text(_sealed(body)))
+
+
+def answer(result: Result) -> Answer:
+    """The result together with its receipt."""
+    receipt = make(result.comparison, side_receipt(result.base), side_receipt(result.post))
+    return Answer(comparison=result.comparison, base=result.base, post=result.post, receipt=receipt)
+
+
+def of_turn(chat: tuple[Record, ...], index: int) -> Receipt:
+    """The receipt of one turn of a kept conversation.
+
+    Raises:
+        UserError: the turn has none, because a side failed or the turn came with a link.
+    """
+    record = chat[index]
+    if record.base is None or record.post is None:
+        raise UserError(f"Turn {index + 1} has no receipt: not both sides of it were run to their end here.")
+    return make(record.comparison(chat[:index]), record.base, record.post)
+
+
+# --- seals -------------------------------------------------------------------------------------------
+
+
+def _sealed(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a receipt with their seals and the digest over all of it."""
+    whole = {**body, "seals": {path: _seal(value) for path, value in canonical.leaves(body).items()}}
+    return {**whole, "sha256": _sha256(whole)}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(canonical.text(value).encode()).hexdigest()
+
+
+def _seal(value: Any) -> str:
+    return _sha256(value)[:_SEAL_DIGITS]
+
+
+def _check_seals(receipt: Receipt) -> None:
+    """Raises UserError that names the first field that is not as it was sealed."""
+    data = canonical.dump(receipt)
+    fields = canonical.leaves({name: data[name] for name in data if name not in ("seals", "sha256")})
+    for path, value in fields.items():
+        if path not in receipt.seals:
+            raise _tampered(path, "it has no seal, so it was added")
+        if receipt.seals[path] != _seal(value):
+            raise _tampered(path, "it does not match its seal")
+    for path in receipt.seals:
+        if path not in fields:
+            raise _tampered(path, "it has a seal and is not there, so it was removed")
+    if receipt.sha256 != _sha256({name: data[name] for name in data if name != "sha256"}):
+        raise _tampered("sha256", "it does not match the rest")
+
+
+def _tampered(path: str, how: str) -> UserError:
+    return UserError(f"This receipt was changed after it was made: {path} is not the original ({how}).")
+
+
+def _check_consistent(receipt: Receipt) -> None:
+    """What must agree inside a receipt whoever sealed it. Raises UserError that names the field."""
+    for name in SIDES:
+        side = receipt.side(name)
+        checks = {
+            "output_sha256": side.output_sha256 == digest(side.token_ids),
+            "margins": len(side.margins) in (0, len(side.token_ids)),
+            "smallest_margin": not side.margins or side.smallest_margin == _smallest(side.margins),
+            "sampling": _sent_as_asked(receipt, name),
+        }
+        for field, agrees in checks.items():
+            if not agrees:
+                raise _tampered(f"{name}.{field}", "it contradicts the other fields")
+
+
+def _sent_as_asked(receipt: Receipt, side: Side) -> bool:
+    asked, sent = receipt.comparison.sampling, receipt.side(side).sampling
+    return sent == asked.model_copy(update={"max_new_tokens": min(asked.max_new_tokens, sent.max_new_tokens)})
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+
+def write(receipt: Receipt) -> str:
+    """The receipt as the text of a file. `read` gives back an equal one."""
+    return canonical.readable(canonical.dump(receipt)) + "\n"
+
+
+def file_name(receipt: Receipt) -> str:
+    return f"same-seed-{receipt.sha256[:12]}.json"
+
+
+def read(data: bytes) -> Receipt:
+    """A receipt from the bytes of a file.
+
+    Raises:
+        UserError: not a receipt, of another schema, or changed after it was made; names what.
+    """
+    return from_data(canonical.parse(data, "receipt", MAX_BYTES))
+
+
+def from_data(data: Any) -> Receipt:
+    """A receipt from JSON data. Raises UserError as `read` does."""
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise UserError("This is not a receipt of Same Seed: it has no schema_version.")
+    _check_version(data["schema_version"])
+    try:
+        receipt = Receipt.model_validate_json(canonical.text(data), strict=True)
+    except ValidationError as error:
+        raise UserError(f"This is not a sound receipt; {explain(error)}") from None
+    _check_seals(receipt)
+    _check_consistent(receipt)
+    return receipt
+
+
+def _check_version(version: Any) -> None:
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise UserError(f"This receipt has the schema version {str(version)[:40]!r}, which is not a number.")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"This receipt has schema version {version}, made by a newer Same Seed; this one reads version {SCHEMA_VERSION}, so update the app."
+        )
+    if version < SCHEMA_VERSION:
+        raise UserError(
+            f"This receipt has schema version {version}, which this app no longer reads (it reads version {SCHEMA_VERSION}); replay it with the version of the app that made it."
+        )

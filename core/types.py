@@ -145,6 +145,9 @@ class Request(Value):
 
     The last `prefilled` token ids are the beginning of the reply: the steps, and with them the luck,
     are counted from the first of them. `max_new_tokens` counts what is drawn.
+
+    `expected` are the tokens that an earlier run drew; a Departure is reported wherever another one is
+    drawn. They change nothing that is drawn.
     """
 
     token_ids: tuple[int, ...] = Field(min_length=1)
@@ -152,6 +155,7 @@ class Request(Value):
     stop_ids: frozenset[int]
     reuse: bool = True
     prefilled: int = Field(default=0, ge=0)
+    expected: tuple[int, ...] = ()
 
 
 FinishReason = Literal["eos", "length", "context", "stopped"]
@@ -180,6 +184,23 @@ class Token(Value):
     margin: float | None
 
 
+class Departure(Value):
+    """A step at which the token drawn is not the expected one, and how close that was.
+
+    `step` counts drawn tokens, without a prefilled beginning. Logits are as the model gave them, before any warping; None is not finite or
+    not in the vocabulary. `behind` is how far the expected token was
+    behind the drawn one when it was drawn (nats after warping, noise included); None when a warper had
+    ruled it out.
+    """
+
+    step: int
+    drawn: int
+    expected: int
+    drawn_logit: float | None
+    expected_logit: float | None
+    behind: float | None
+
+
 class Usage(Value):
     """What one reply cost. Passes are forward passes of the model; a decode pass serves every slot at once."""
 
@@ -202,7 +223,7 @@ class Failure(Value):
     message: str
 
 
-Event = Queued | Started | Token | Finish | Failure
+Event = Queued | Started | Token | Departure | Finish | Failure
 
 
 # --- what people see ------------------------------------------------------------------------------
@@ -308,7 +329,11 @@ class Result(Value):
 
 
 class SideReceipt(Value):
-    """One side of a finished comparison, small enough to keep and enough to check a replay against."""
+    """One side of a finished comparison, small enough to keep and enough to check a replay against.
+
+    `sampling` is as sent: max_new_tokens may be shorter than asked, to fit the context. `margins` has one
+    entry for each token, or none at all where a conversation was kept before margins were.
+    """
 
     checkpoint: CheckpointInfo
     weights_sha256: Digest
@@ -320,14 +345,99 @@ class SideReceipt(Value):
     output_sha256: Digest
     finish_reason: FinishReason
     smallest_margin: float | None
+    margins: tuple[float | None, ...] = ()
     usage: Usage
+
+
+class Receipt(Value):
+    """A finished comparison that anyone can check: what was asked, who answered, and the tokens of both replies.
+
+    `seals` holds a short digest of every field by its path, so that a change can be named; `sha256` is
+    over everything else in here (see core/receipts.py).
+    """
+
+    schema_version: Literal[1]
+    app_version: str
+    comparison: Comparison
+    base: SideReceipt
+    post: SideReceipt
+    seals: dict[str, str]
+    sha256: Digest
+
+    def side(self, side: Side) -> SideReceipt:
+        return self.base if side == "base" else self.post
+
+
+class Answer(Result):
+    """A finished comparison with its receipt, as the command line and the API give it."""
+
+    receipt: Receipt
+
+
+# --- checking a receipt ----------------------------------------------------------------------------
+
+Outcome = Literal["identical", "diverged", "not replayable"]
+
+
+class Choice(Value):
+    """What was written at the step where two runs part: a token and its raw logit here. No id: the reply had ended."""
+
+    id: int | None
+    text: str
+    logit: float | None
+
+
+class Divergence(Value):
+    """The first step at which a replay differs from its receipt.
+
+    `recorded_margin` is how far the recorded token was ahead when it was recorded, `replayed_margin` how
+    far the replayed one was ahead of the recorded one here. `shift`, their sum, is how far the two runs'
+    numbers must have moved against each other; it is held against `allowance`, what different hardware or
+    libraries may do in this arithmetic (see core/replay.py). All in nats after warping; None is unknown.
+    """
+
+    step: int
+    recorded: Choice
+    replayed: Choice
+    recorded_margin: float | None
+    replayed_margin: float | None
+    shift: float | None
+    allowance: float
+    within_drift: bool | None
+
+
+class SideVerdict(Value):
+    """One side of a replay. `drift` is the largest change of a margin over the tokens that agree (nats); 0 is bit for bit."""
+
+    tokens: int
+    drift: float | None
+    divergence: Divergence | None
+
+
+class Verdict(Value):
+    """Whether a receipt replays here. `reasons` say why it cannot; `warnings` what differs but need not matter."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    base: SideVerdict | None = None
+    post: SideVerdict | None = None
+
+    def side(self, side: Side) -> SideVerdict | None:
+        return self.base if side == "base" else self.post
+
+
+# --- what the page keeps ----------------------------------------------------------------------------
+
+Mark = Literal["base", "post", "tie", "neither"]  # which reply of a turn the person found better
 
 
 class Record(Value):
     """A turn as the page keeps it: the inputs that were chosen for it and what came back.
 
     The history is not repeated in here: it is the records before this one. A side that failed has no
-    receipt; its text is what it had written until then.
+    receipt; its text is what it had written until then. A turn that came with a link has none either:
+    its texts are known, how they were made is not.
     """
 
     turn: Turn
@@ -342,6 +452,7 @@ class Record(Value):
     dial: Dial | None = None
     base: SideReceipt | None
     post: SideReceipt | None
+    mark: Mark | None = None
 
     def comparison(self, before: tuple["Record", ...]) -> Comparison:
         """The comparison that this turn was, given the records before it."""

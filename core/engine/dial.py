@@ -121,6 +121,9 @@ class LockStep:
         drawn = sampling.draw(logits, seen, [self.request.sampling], [step])[0]
         if math.isnan(drawn.logprob):
             raise ArithmeticError("the mix of their outputs is not a number here; try --dtype float32")
+        expected = self.request.expected[step - self.request.prefilled :][:1]
+        if expected and expected[0] != drawn.token:
+            self.emit(sampling.departure(logits, seen, self.request, step, drawn))
         return drawn
 
     def _end(self, heard: "list[Event | torch.Tensor]") -> Event:

@@ -428,9 +428,15 @@ class Engine:
             [row.request.sampling if row else _NOBODY for row in rows],
             [row.step if row else 0 for row in rows],
         )
-        for job, drawn in zip(rows, draws, strict=True):
-            if job is not None:
-                self._take(job, drawn)
+        for row, (job, drawn) in enumerate(zip(rows, draws, strict=True)):
+            if job is None:
+                continue
+            if job.expected not in (None, drawn.token):
+                at = slice(row, row + 1)
+                self._emit(
+                    job, sampling.departure(logits[at], self._seen([job], logits[at]), job.request, job.step, drawn)
+                )
+            self._take(job, drawn)
 
     def _take(self, job: Job, drawn: sampling.Draw) -> None:
         """Add a drawn token to a reply, and end the reply where it ends."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from core.types import Sampling
+from core.types import Departure, Request, Sampling
 
 VERSION = "v1"
 
@@ -159,6 +159,17 @@ def winners(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(scores == best, ids, ids.numel() - 1).min(dim=1, keepdim=True).values
 
 
+def score(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> torch.Tensor:
+    """Float64 [R, V]: warped logits plus noise (none at temperature 0), of which the largest is drawn. Arguments as of `draw`."""
+    scores = warp(logits, seen, rows)
+    if all(row.temperature == 0 for row in rows):
+        return scores
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    keys = torch.tensor([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], device=logits.device)
+    greedy = _column([float(row.temperature) for row in rows], scores) == 0
+    return torch.where(greedy, scores, scores + gumbel(keys, ids))
+
+
 def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> list[Draw]:
     """Draw one token for each row.
 
@@ -170,13 +181,7 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
 
     A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it.
     """
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    scores = warp(logits, seen, rows)
-    if any(row.temperature > 0 for row in rows):
-        keys = torch.tensor([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], device=logits.device)
-        noise = gumbel(keys, ids)
-        greedy = _column([float(row.temperature) for row in rows], scores) == 0
-        scores = torch.where(greedy, scores, scores + noise)
+    scores = score(logits, seen, rows, steps)
     tokens = winners(scores)
     best = scores.max(dim=1, keepdim=True).values
     runner_up = scores.scatter(1, tokens, -torch.inf).max(dim=1, keepdim=True).values
@@ -184,3 +189,28 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
     logprobs = exact.gather(1, tokens) - torch.logsumexp(exact, dim=1, keepdim=True)
     table = torch.cat([tokens.double(), logprobs, best - runner_up], dim=1).tolist()  # one transfer from the device
     return [Draw(int(token), logprob, margin if margin != float("inf") else None) for token, logprob, margin in table]
+
+
+def departure(logits: torch.Tensor, seen: torch.Tensor, request: Request, step: int, drawn: Draw) -> Departure:
+    """How close it was, when a token was drawn that is not the one that the request expects.
+
+    Args:
+        logits, seen: [1, V], as they were drawn from.
+        step: of the draw, a prefilled beginning included.
+    """
+    index = step - request.prefilled
+    expected = request.expected[index]
+    known = 0 <= expected < logits.shape[1]
+    scores = score(logits, seen, [request.sampling], [step])
+    return Departure(
+        step=index,
+        drawn=drawn.token,
+        expected=expected,
+        drawn_logit=_finite(logits[0, drawn.token]),
+        expected_logit=_finite(logits[0, expected]) if known else None,
+        behind=_finite(scores[0, drawn.token] - scores[0, expected]) if known else None,
+    )
+
+
+def _finite(value: torch.Tensor) -> float | None:
+    return float(value) if bool(torch.isfinite(value)) else None

@@ -46,6 +46,12 @@ class Job:
         return self.request.prefilled + len(self.written)
 
     @property
+    def expected(self) -> int | None:
+        """The token that an earlier run drew next, where one is given."""
+        index = len(self.written)
+        return self.request.expected[index] if index < len(self.request.expected) else None
+
+    @property
     def next_position(self) -> int:
         """Where the last written token goes: right behind the prompt and the tokens before it."""
         return len(self.request.token_ids) + len(self.written) - 1

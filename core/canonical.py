@@ -1,0 +1,94 @@
+"""One JSON text for one value, and a reader that takes nothing but plain, unambiguous JSON.
+
+What comes from strangers (links, receipts) is read here before any schema sees it. This file knows
+JSON, not what is in it.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+
+from core.errors import UserError
+
+
+def text(value: Any) -> str:
+    """The canonical JSON of a value: sorted keys, no white space, every character as itself, floats at their shortest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def readable(value: Any, indent: str = "") -> str:
+    """JSON for people, in the order of the fields: an object or a list of objects on many lines, a list of numbers on one."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{text(key)}: {readable(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(inner + readable(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def dump(value: BaseModel) -> Any:
+    """A value as plain JSON data; sets are sorted, so that equal values give equal data."""
+    return value.model_dump(mode="json")
+
+
+class _Ambiguous(ValueError):
+    """JSON that two readers could read differently."""
+
+
+def parse(data: bytes, what: str, limit: int) -> Any:
+    """JSON data from bytes, at most `limit` of them.
+
+    Raises:
+        UserError: it is too large, not UTF-8, not JSON, names a key twice, or holds NaN or an infinity.
+    """
+    if len(data) > limit:
+        raise UserError(f"This {what} is {len(data):,} bytes long, and at most {limit:,} are read; use a smaller one.")
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
+        text(found).encode()
+        return found
+    except UnicodeEncodeError:
+        raise UserError(f"This {what} holds half of a surrogate pair, which is not text; ask for it again.") from None
+    except _Ambiguous as error:
+        raise UserError(f"This {what} cannot be read: {error}.") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"This {what} is damaged: it does not hold JSON; ask for it again.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Ambiguous(f"it names {key[:60]!r} twice")
+        found[key] = value
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _Ambiguous(f"it holds {constant}, which is not a number")
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Every field of JSON data by its path: "base.token_ids", "comparison.conversation.turns.0.prompt".
+
+    A list of plain values is one field; so is an empty object or list.
+    """
+    found: dict[str, Any] = {}
+    _collect(value, path, found.__setitem__)
+    return found
+
+
+def _collect(value: Any, path: str, put: Callable[[str, Any], None]) -> None:
+    children: Any = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        children = enumerate(value)
+    children = list(children)
+    if not children:
+        put(path, value)
+    for key, child in children:
+        _collect(child, f"{path}.{key}" if path else str(key), put)

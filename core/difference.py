@@ -1,0 +1,229 @@
+"""Why did it change? Two receipts side by side: the inputs that differ, and where each side's replies first part.
+
+If no input differs the outputs must be equal; when they are not, that is a contradiction, and it is said.
+No model is run. This file knows receipts, not how they are shown.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from typing import Literal, TypeVar
+
+from core.types import SIDES, Comparison, EngineInfo, Receipt, Side, Turn, Value
+
+_V = TypeVar("_V")
+
+MAX_WORD_PAIRS = 1_000_000  # beyond, a text counts as rewritten as a whole: comparing word by word takes too long
+CONTEXT_CHARACTERS = 60  # of an unchanged stretch that are shown beside a change
+
+Kind = Literal["same", "removed", "added"]
+
+
+class Stretch(Value):
+    """A stretch of text that both have, that only the first has, or that only the second has."""
+
+    kind: Kind
+    text: str
+
+
+class InputDifference(Value):
+    """One input that is not the same. `stretches` is a word-by-word diff where the input is a text of some length."""
+
+    name: str
+    first: str
+    second: str
+    stretches: tuple[Stretch, ...] = ()
+
+
+class Parting(Value):
+    """The first step at which one side's two replies differ; an id is None where that reply had ended."""
+
+    side: Side
+    step: int
+    first_id: int | None
+    second_id: int | None
+    first_margin: float | None
+    second_margin: float | None
+
+
+class Difference(Value):
+    """`sent` is a diff of the whole texts that were sent, by side, where both could be rebuilt and they differ.
+
+    `unexplained`: an output differs although no input does.
+    """
+
+    inputs: tuple[InputDifference, ...]
+    sent: dict[Side, tuple[Stretch, ...]]
+    partings: tuple[Parting, ...]
+    unexplained: bool
+
+
+Texts = Mapping[Side, str]  # what was sent to each side, whole
+
+
+def difference(first: Receipt, second: Receipt, texts: tuple[Texts, Texts] | None = None) -> Difference:
+    """What differs between two receipts. `texts` are the texts that were sent, where they can be rebuilt."""
+    inputs = tuple(_inputs(first, second))
+    partings = tuple(parting for side in SIDES if (parting := _parting(first, second, side)))
+    a, b = texts or ({}, {})
+    sent = {
+        side: tuple(stretches(a[side], b[side])) for side in SIDES if side in a and side in b and a[side] != b[side]
+    }
+    return Difference(inputs=inputs, sent=sent, partings=partings, unexplained=bool(partings) and not inputs)
+
+
+# --- inputs ------------------------------------------------------------------------------------------
+
+
+def _inputs(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
+    for side in SIDES:
+        yield from _checkpoint(first, second, side)
+    yield from _comparison(first.comparison, second.comparison)
+    yield from _engines(first, second)
+    yield from _sent(first, second)
+
+
+def _plain(name: str, first: object, second: object) -> Iterator[InputDifference]:
+    if first != second:
+        yield InputDifference(name=name, first=str(first), second=str(second))
+
+
+def _text(name: str, first: str, second: str) -> Iterator[InputDifference]:
+    if first != second:
+        yield InputDifference(name=name, first=first, second=second, stretches=tuple(stretches(first, second)))
+
+
+def _checkpoint(first: Receipt, second: Receipt, side: Side) -> Iterator[InputDifference]:
+    a, b = first.side(side), second.side(side)
+    if a.weights_sha256 != b.weights_sha256:
+        yield InputDifference(
+            name=f"weights ({_NAMES[side]})",
+            first=f"{a.checkpoint.name}, {a.weights_sha256[:16]}",
+            second=f"{b.checkpoint.name}, {b.weights_sha256[:16]}",
+        )
+
+
+_NAMES = {"base": "base", "post": "post-trained"}
+_OWN_WORDS = {"conversation", "prompt", "sampling"}  # fields of a comparison that are told apart below
+
+
+def _comparison(first: Comparison, second: Comparison) -> Iterator[InputDifference]:
+    yield from _text("system prompt", first.conversation.system, second.conversation.system)
+    yield from _history(first.conversation.turns, second.conversation.turns)
+    yield from _text("prompt", first.prompt, second.prompt)
+    for name, value in first.sampling:
+        yield from _plain(name.replace("_", " "), value, getattr(second.sampling, name))
+    for name, value in first:
+        if name not in _OWN_WORDS:
+            yield from _plain(_FIELD_NAMES.get(name, name.replace("_", " ")), value, getattr(second, name))
+
+
+_FIELD_NAMES = {"framing_base": "framing (base)", "framing_post": "framing (post-trained)", "today": "date"}
+
+
+def _history(first: tuple[Turn, ...], second: tuple[Turn, ...]) -> Iterator[InputDifference]:
+    for number, (a, b) in enumerate(zip(first, second, strict=False), 1):
+        yield from _text(f"history, turn {number}, prompt", a.prompt, b.prompt)
+        for side in SIDES:
+            yield from _text(f"history, turn {number}, {_NAMES[side]} reply", a.reply(side), b.reply(side))
+    yield from _plain("history, number of turns", len(first), len(second))
+
+
+def _engines(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
+    """What differs between the engine fingerprints; a change that both sides share is told once."""
+    changes: dict[tuple[str, str, str], list[str]] = {}
+    for side in SIDES:
+        a, b = _fields(first.side(side).engine), _fields(second.side(side).engine)
+        for name in sorted(a.keys() | b.keys()):
+            if a.get(name) != b.get(name):
+                changes.setdefault((name, a.get(name, "none"), b.get(name, "none")), []).append(_NAMES[side])
+    for (name, before, after), sides in changes.items():
+        yield InputDifference(name=f"engine ({' and '.join(sides)}), {name}", first=before, second=after)
+
+
+def _fields(info: EngineInfo) -> dict[str, str]:
+    plain = {name.replace("_", " "): str(value) for name, value in info if name not in ("versions", "certification")}
+    return plain | info.versions
+
+
+def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
+    """Token ids or limits that differ although everything they are made of is the same: another tokenizer, template or context."""
+    for side in SIDES:
+        a, b = first.side(side), second.side(side)
+        same_words = first.comparison == second.comparison
+        if same_words and a.prompt_sha256 != b.prompt_sha256:
+            yield InputDifference(
+                name=f"token ids sent ({_NAMES[side]})",
+                first=f"{a.prompt_tokens} tokens, {a.prompt_sha256[:16]}",
+                second=f"{b.prompt_tokens} tokens, {b.prompt_sha256[:16]}",
+            )
+        if same_words:
+            yield from _plain(
+                f"max new tokens as sent ({_NAMES[side]})", a.sampling.max_new_tokens, b.sampling.max_new_tokens
+            )
+        stopped = {a.finish_reason, b.finish_reason} & {"stopped"}
+        if stopped and a.finish_reason != b.finish_reason:
+            yield InputDifference(name=f"Stop ({_NAMES[side]})", first=a.finish_reason, second=b.finish_reason)
+
+
+# --- outputs -----------------------------------------------------------------------------------------
+
+
+def _parting(first: Receipt, second: Receipt, side: Side) -> Parting | None:
+    a, b = first.side(side), second.side(side)
+    longest = max(len(a.token_ids), len(b.token_ids))
+    step = next((i for i in range(longest) if a.token_ids[i : i + 1] != b.token_ids[i : i + 1]), None)
+    if step is None:
+        return None
+    return Parting(
+        side=side,
+        step=step,
+        first_id=_at(a.token_ids, step),
+        second_id=_at(b.token_ids, step),
+        first_margin=_at(a.margins, step),
+        second_margin=_at(b.margins, step),
+    )
+
+
+def _at(values: tuple[_V, ...], index: int) -> _V | None:
+    return values[index] if index < len(values) else None
+
+
+# --- texts -------------------------------------------------------------------------------------------
+
+_WORDS = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
+
+
+def stretches(first: str, second: str) -> Iterator[Stretch]:
+    """A word-by-word diff of two texts. Joined, what is not "added" is the first text and what is not "removed" the second."""
+    a, b = _WORDS.findall(first), _WORDS.findall(second)
+    head = _common(a, b)
+    tail = _common(a[head:][::-1], b[head:][::-1])
+    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
+    yield from _stretch("same", a[:head])
+    if len(middle_a) * len(middle_b) > MAX_WORD_PAIRS:
+        yield from _stretch("removed", middle_a)
+        yield from _stretch("added", middle_b)
+    else:
+        for tag, i, j, k, end in SequenceMatcher(None, middle_a, middle_b).get_opcodes():
+            yield from _stretch("same" if tag == "equal" else "removed", middle_a[i:j])
+            yield from _stretch("added", middle_b[k:end] if tag != "equal" else [])
+    yield from _stretch("same", a[len(a) - tail :])
+
+
+def _stretch(kind: Kind, words: list[str]) -> Iterator[Stretch]:
+    if words:
+        yield Stretch(kind=kind, text="".join(words))
+
+
+def _common(a: list[str], b: list[str]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def shorten(text: str, at: Literal["start", "middle", "end"]) -> str:
+    """An unchanged stretch with its inside left out, so that the change beside it is in sight."""
+    if len(text) <= 3 * CONTEXT_CHARACTERS:
+        return text
+    head = "" if at == "start" else text[:CONTEXT_CHARACTERS]
+    tail = "" if at == "end" else text[-CONTEXT_CHARACTERS:]
+    return f"{head} [... {len(text) - len(head) - len(tail):,} characters ...] {tail}".strip()

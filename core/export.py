@@ -1,0 +1,103 @@
+"""A kept conversation as files that other programs read: Markdown, chat records, preference pairs.
+
+The JSON Lines are those of TRL's and datasets' conversational formats: a "messages" list for each side,
+and ("prompt", "chosen", "rejected") where the person marked one reply of a turn as the better one.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from core.types import SIDES, Conversation, Message, Record, Side
+
+Chat = tuple[Record, ...]
+
+
+def markdown(chat: Chat) -> str:
+    """The conversation with both replies, for people."""
+    blocks = ["# A comparison made with Same Seed"]
+    for number, record in enumerate(chat, 1):
+        blocks.append(f"## Turn {number}\n\n{_settings(record)}")
+        blocks.append(f"**Prompt**\n\n{_quoted(record.turn.prompt)}")
+        for side in SIDES:
+            blocks.append(f"**{_model(record, side)}**\n\n{_quoted(record.turn.reply(side))}")
+        if record.mark:
+            blocks.append(f"Better reply: {_MARKS[record.mark]}.")
+    return "\n\n".join(blocks) + "\n"
+
+
+_MARKS = {"base": "base", "post": "post-trained", "tie": "a tie", "neither": "both are bad"}
+
+
+def _settings(record: Record) -> str:
+    sampling = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.sampling)
+    system = f"\n\n**System prompt**\n\n{_quoted(record.system)}" if record.system else ""
+    return f"Pair {record.pair}; {sampling}; framing {record.framing_base} (base) and {record.framing_post} (post-trained); date {record.today}.{system}"
+
+
+def _model(record: Record, side: Side) -> str:
+    """The model that wrote a reply, and by which weights."""
+    kind = "Base" if side == "base" else "Post-trained"
+    receipt = record.receipt(side)
+    return f"{kind}: {receipt.checkpoint.name} (weights {receipt.weights_sha256[:16]})" if receipt else kind
+
+
+def _quoted(text: str) -> str:
+    """A text exactly as it is, whatever marks are in it: a fence longer than any inside."""
+    longest = max((len(run) for run in _runs_of_backticks(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _runs_of_backticks(text: str) -> Iterator[str]:
+    run = ""
+    for character in text + " ":
+        if character == "`":
+            run += "`"
+        elif run:
+            yield run
+            run = ""
+
+
+def messages(chat: Chat) -> str:
+    """JSON Lines: one record for each side, its own conversation as a list of messages."""
+    return _lines(
+        {"messages": _dicts(_conversation(chat).messages(side)), "side": side, "model": _model(chat[-1], side)}
+        for side in SIDES
+        if chat
+    )
+
+
+def preferences(chat: Chat) -> str:
+    """JSON Lines: one record for each turn where one reply was marked as the better one.
+
+    The prompt carries the history of the side that was preferred: each side answered its own history,
+    and from the second turn on the two are not the same.
+    """
+    return _lines(_preference(chat[: number + 1]) for number, record in enumerate(chat) if record.mark in SIDES)
+
+
+def _preference(chat: Chat) -> dict[str, Any]:
+    turn = chat[-1].turn
+    better: Side = "base" if chat[-1].mark == "base" else "post"
+    worse: Side = "post" if better == "base" else "base"
+    history = _conversation(chat[:-1], chat[-1].system).messages(better)
+    return {
+        "prompt": _dicts((*history, Message(role="user", text=turn.prompt))),
+        "chosen": _dicts((Message(role="assistant", text=turn.reply(better)),)),
+        "rejected": _dicts((Message(role="assistant", text=turn.reply(worse)),)),
+    }
+
+
+def _conversation(chat: Chat, system: str | None = None) -> Conversation:
+    """The turns under the system prompt of the last one: what was sent on that turn."""
+    head = system if system is not None else chat[-1].system if chat else ""
+    return Conversation(system=head, turns=tuple(record.turn for record in chat))
+
+
+def _dicts(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.text} for message in messages]
+
+
+def _lines(records: Iterator[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

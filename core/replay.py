@@ -1,0 +1,290 @@
+"""Run a receipt again, from scratch, and say what came of it.
+
+A replay loads the pair that the receipt names (at the commit that it names), sends the same token ids
+with the same settings, reuses nothing, and compares token by token. The rules of the verdict:
+
+- identical: every token of both replies is the same. Where the margins are the same to the last bit
+  too, so were the numbers behind them.
+- diverged: at some step another token was drawn. Rounding can do that between two machines where two
+  tokens were nearly level, so the shift is held against an allowance: `_ROUNDING` units of roundoff
+  of the coarser of the two dtypes at the size of the logits, over the temperature, or `_OBSERVED` times
+  the largest drift seen at the steps before, whichever is more. Between two runs with the same
+  certified fingerprint nothing is allowed.
+- not replayable: other weights, another sampler, a pair or a prompt that cannot be had here.
+
+This file knows no page; progress is a generator's.
+"""
+
+import re
+from collections.abc import Callable, Generator
+
+from core.compare import Run
+from core.engine import SAMPLER_VERSION
+from core.errors import Unreplayable, UserError
+from core.pool import Lease, Pool, Progress
+from core.types import (
+    SIDES,
+    Choice,
+    Departure,
+    Divergence,
+    EngineInfo,
+    Outcome,
+    Receipt,
+    Reply,
+    Side,
+    SideReceipt,
+    SideVerdict,
+    Verdict,
+)
+
+_ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
+_ROUNDING = 4
+_OBSERVED = 4
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+Replaying = Generator[Progress, None, Verdict]
+
+
+def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Replaying:
+    """Run a receipt again, yielding progress; returns the verdict. Closing the generator stops it and frees the slots.
+
+    Args:
+        pair: take this pair instead of the one that the receipt names; its weights must be the same.
+
+    Raises:
+        UserError: a side failed while it was run.
+    """
+    try:
+        lease = yield from _open(pool, receipt, pair or receipt.comparison.pair)
+        try:
+            return (yield from _run(lease, receipt))
+        finally:
+            lease.release()
+    except Unreplayable as error:
+        return Verdict(outcome="not replayable", reasons=tuple(error.args))
+
+
+def finish(replaying: Replaying, report: Callable[[Progress], None] = lambda progress: None) -> Verdict:
+    """Follow a replay to its end, reporting progress where there is any."""
+    last = None
+    while True:
+        try:
+            progress = next(replaying)
+        except StopIteration as end:
+            return end.value
+        if progress != last:
+            report(progress)
+        last = progress
+
+
+# --- can it be replayed here? -------------------------------------------------------------------------
+
+
+def _open(pool: Pool, receipt: Receipt, pair: str) -> Generator[Progress, None, Lease]:
+    """A lease on the pair, at the recorded commits where the pair's own are others.
+
+    Raises:
+        Unreplayable: with every reason why not.
+    """
+    samplers = sorted({receipt.side(side).engine.sampler for side in SIDES} - {SAMPLER_VERSION})
+    if samplers:
+        raise Unreplayable(
+            f"It was drawn with version {samplers[0]} of the sampling rule, and this app has version {SAMPLER_VERSION}; use the version of the app that made it."
+        )
+    try:
+        lease = yield from pool.open(pair)
+    except UserError as error:
+        raise Unreplayable(f"Its models cannot be had here: {error}") from None
+    reasons = _other_weights(lease, receipt)
+    commits = _commits(receipt)
+    if reasons and commits:
+        lease.release()
+        try:
+            lease = yield from pool.open(pair, commits)
+        except UserError as error:
+            raise Unreplayable(*reasons, f"The recorded commits cannot be had here: {error}") from None
+        reasons = _other_weights(lease, receipt)
+    if reasons:
+        lease.release()
+        raise Unreplayable(*reasons)
+    return lease
+
+
+def _commits(receipt: Receipt) -> dict[Side, str]:
+    """The commits that a receipt names; none for models from a folder."""
+    revisions = {side: receipt.side(side).checkpoint.revision for side in SIDES}
+    return {side: revision for side, revision in revisions.items() if revision and _COMMIT.fullmatch(revision)}
+
+
+def _other_weights(lease: Lease, receipt: Receipt) -> list[str]:
+    reasons = []
+    for side in SIDES:
+        recorded, here = receipt.side(side), lease.side(side)
+        if recorded.weights_sha256 != here.weights_sha256:
+            reasons.append(
+                f"Other weights on the {_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
+            )
+    return reasons
+
+
+_NAMES = {"base": "base", "post": "post-trained"}
+
+
+def _start(lease: Lease, receipt: Receipt) -> Run:
+    """The replay under way. Raises Unreplayable when the same conversation does not give the same token ids here."""
+    try:
+        run = Run(lease, receipt.comparison, recorded={side: receipt.side(side) for side in SIDES})
+    except UserError as error:
+        raise Unreplayable(str(error)) from None
+    for side in SIDES:
+        recorded, here = receipt.side(side), run.prompt(side)
+        if (recorded.prompt_sha256, recorded.prompt_tokens) != (here.sha256, len(here.token_ids)):
+            run.stop()
+            raise Unreplayable(
+                f"The same conversation gives the {_NAMES[side]} side other token ids here: {recorded.prompt_tokens:,} with sha256 {recorded.prompt_sha256[:12]} in the receipt, {len(here.token_ids):,} with {here.sha256[:12]} here, so its tokenizer or chat template is another."
+            )
+    return run
+
+
+def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
+    """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse."""
+    changed: dict[str, list[str]] = {}
+    for side in SIDES:
+        there, now = _flat(receipt.side(side).engine), _flat(here[side])
+        for name in sorted(there.keys() | now.keys()):
+            if there.get(name) != now.get(name):
+                change = f"{name} was {there.get(name, 'not recorded')}, here it is {now.get(name, 'not there')}"
+                changed.setdefault(change, []).append(_NAMES[side])
+    return [f"On the {' and the '.join(names)} side {change}." for change, names in changed.items()]
+
+
+def _flat(info: EngineInfo) -> dict[str, str]:
+    """An engine fingerprint as names and values that people read."""
+    fields = {name: value for name, value in info if name not in ("versions", "sampler", "certification")}
+    plain = {
+        name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in fields.items()
+    }
+    return plain | info.versions
+
+
+# --- the run ------------------------------------------------------------------------------------------
+
+
+def _run(lease: Lease, receipt: Receipt) -> Replaying:
+    run = _start(lease, receipt)
+    total = sum(len(receipt.side(side).token_ids) for side in SIDES)
+    for snapshot in run.snapshots(lambda: 0.25):
+        done = 0
+        for side in SIDES:
+            written = len(snapshot.reply(side).token_ids)
+            done += min(written, len(receipt.side(side).token_ids))
+            if run.departure(side) or written >= _enough(receipt.side(side)):
+                run.stop(side)
+        yield Progress(f"Replaying: {done:,} of {total:,} tokens", done / max(1, total))
+    return _verdict(run, receipt)
+
+
+def _enough(recorded: SideReceipt) -> float:
+    """A reply that somebody stopped would go on; it is compared as far as it went."""
+    return len(recorded.token_ids) if recorded.finish_reason == "stopped" else float("inf")
+
+
+def _verdict(run: Run, receipt: Receipt) -> Verdict:
+    snapshot, sides = run.snapshot(), {}
+    engines = {side: run.checkpoint(side).engine.info() for side in SIDES}
+    for side in SIDES:
+        reply, recorded = snapshot.reply(side), receipt.side(side)
+        if reply.error is not None:
+            raise UserError(f"The {_NAMES[side]} side failed during the replay: {reply.error}")
+        sides[side] = _judge(run, side, recorded, reply, engines[side])
+    parted = any(verdict.divergence for verdict in sides.values())
+    outcome: Outcome = "diverged" if parted else "identical"
+    return Verdict(outcome=outcome, warnings=tuple(warnings(receipt, engines)), base=sides["base"], post=sides["post"])
+
+
+# --- the judgement ------------------------------------------------------------------------------------
+
+
+def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: EngineInfo) -> SideVerdict:
+    departure = run.departure(side)
+    same = departure.step if departure else min(len(recorded.token_ids), len(reply.token_ids))
+    drift = _drift(recorded.margins[:same], reply.margins[:same])
+    if departure is None and _ended_alike(recorded, reply):
+        return SideVerdict(tokens=same, drift=drift, divergence=None)
+    if departure is None:
+        return SideVerdict(tokens=same, drift=drift, divergence=_ended_apart(run, side, recorded, reply, same))
+    no_drift_allowed = recorded.engine == here and here.certified
+    allowance = 0.0 if no_drift_allowed else _allowance(departure, recorded, here, drift)
+    divergence = _parted(run, side, departure, recorded, allowance)
+    return SideVerdict(tokens=same, drift=drift, divergence=divergence)
+
+
+def _drift(recorded: tuple[float | None, ...], replayed: tuple[float | None, ...]) -> float | None:
+    """The largest change of a margin; None where the receipt holds no margins."""
+    changes = [abs(a - b) for a, b in zip(recorded, replayed, strict=False) if a is not None and b is not None]
+    return max(changes, default=0.0 if len(recorded) == len(replayed) else None)
+
+
+def _ended_alike(recorded: SideReceipt, reply: Reply) -> bool:
+    """Whether both runs ended at the same token for the same reason.
+
+    A full context and a full reply end a reply alike: how much the context holds is the machine's.
+    """
+    if recorded.finish_reason == "stopped":
+        return len(reply.token_ids) >= len(recorded.token_ids)
+    full = ("length", "context")
+    reasons = recorded.finish_reason == reply.finish_reason or {recorded.finish_reason, reply.finish_reason} <= {*full}
+    return reasons and len(reply.token_ids) == len(recorded.token_ids)
+
+
+def _ended_apart(run: Run, side: Side, recorded: SideReceipt, reply: Reply, step: int) -> Divergence:
+    """The tokens agree as far as both go, but the replies end differently: no rounding can do that."""
+
+    def at(ids: tuple[int, ...], reason: str | None) -> Choice:
+        if step < len(ids):
+            return Choice(id=ids[step], text=_spell(run, side, ids[step]), logit=None)
+        return Choice(id=None, text=f"(ended: {reason})", logit=None)
+
+    return Divergence(
+        step=step,
+        recorded=at(recorded.token_ids, recorded.finish_reason),
+        replayed=at(reply.token_ids, reply.finish_reason),
+        recorded_margin=recorded.margins[step] if step < len(recorded.margins) else None,
+        replayed_margin=reply.margins[step] if step < len(reply.margins) else None,
+        shift=None,
+        allowance=0.0,
+        within_drift=False,
+    )
+
+
+def _parted(run: Run, side: Side, departure: Departure, recorded: SideReceipt, allowance: float) -> Divergence:
+    ahead = recorded.margins[departure.step] if recorded.margins else None
+    behind = departure.behind
+    shift = None if ahead is None or behind is None else ahead + behind
+    return Divergence(
+        step=departure.step,
+        recorded=Choice(
+            id=departure.expected, text=_spell(run, side, departure.expected), logit=departure.expected_logit
+        ),
+        replayed=Choice(id=departure.drawn, text=_spell(run, side, departure.drawn), logit=departure.drawn_logit),
+        recorded_margin=ahead,
+        replayed_margin=behind,
+        shift=shift,
+        allowance=allowance,
+        within_drift=None if shift is None else shift <= allowance,
+    )
+
+
+def _allowance(departure: Departure, recorded: SideReceipt, here: EngineInfo, drift: float | None) -> float:
+    """How far rounding may move two scores against each other, in nats after warping (see the head of this file)."""
+    roundoff = max(_ROUNDOFF.get(dtype, 0.0) for dtype in (recorded.engine.dtype, here.dtype))
+    size = max(1.0, abs(departure.drawn_logit or 0.0), abs(departure.expected_logit or 0.0))
+    rounding = _ROUNDING * roundoff * size / (recorded.sampling.temperature or 1.0)
+    return max(rounding, _OBSERVED * (drift or 0.0))
+
+
+def _spell(run: Run, side: Side, id: int) -> str:
+    """A token as text; ids that the tokenizer does not have are shown as numbers."""
+    tokenizer = run.checkpoint(side).tokenizer
+    return str(tokenizer.decode([id])) if 0 <= id < len(tokenizer) else f"(no such token: {id})"

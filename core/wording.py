@@ -1,0 +1,135 @@
+"""Verdicts and differences in words, for the command line and the page."""
+
+from collections.abc import Iterator
+
+from core.difference import Difference, InputDifference, Stretch, shorten
+from core.types import SIDES, Divergence, Side, SideVerdict, Verdict
+
+SIDE_NAMES: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
+MAX_WARNINGS = 12
+
+
+def headline(verdict: Verdict) -> str:
+    """The verdict in one sentence."""
+    if verdict.outcome == "not replayable":
+        return "Not replayable here."
+    if verdict.outcome == "diverged":
+        sides = [side for side in SIDES if (found := verdict.side(side)) and found.divergence]
+        return f"Diverged: the replay is not the recorded run ({' and '.join(SIDE_NAMES[side].lower() for side in sides)})."
+    drifts = [found.drift for side in SIDES if (found := verdict.side(side))]
+    if all(drift == 0 for drift in drifts):
+        return "Identical, bit for bit."
+    return "Identical: every token is the same."
+
+
+def side_sentences(side: Side, verdict: SideVerdict) -> list[str]:
+    """What came of one side."""
+    name = SIDE_NAMES[side]
+    if verdict.divergence is None:
+        return [f"{name}: {verdict.tokens:,} tokens, all the same{_drift(verdict)}."]
+    parting = verdict.divergence
+    first = (
+        f"{name}: the first {parting.step:,} tokens are the same{_drift(verdict)}; at step {parting.step} they part."
+    )
+    if parting.recorded.id is None or parting.replayed.id is None:
+        return [
+            first,
+            f"Recorded: {_choice(parting, 'recorded')}. Replayed: {_choice(parting, 'replayed')}.",
+            "One reply ends where the other goes on, which rounding cannot do: the receipt or the models are not what they say.",
+        ]
+    return [
+        first,
+        f"Recorded: {_choice(parting, 'recorded')}, ahead by {_nats(parting.recorded_margin)}. Replayed: {_choice(parting, 'replayed')}, ahead of it by {_nats(parting.replayed_margin)}.",
+        judgement(parting),
+    ]
+
+
+def _drift(verdict: SideVerdict) -> str:
+    if verdict.drift is None:
+        return " (the receipt holds no margins)"
+    return ", margins to the last bit" if verdict.drift == 0 else f", margins moved by up to {verdict.drift:.2g} nats"
+
+
+def _choice(parting: Divergence, which: str) -> str:
+    choice = parting.recorded if which == "recorded" else parting.replayed
+    if choice.id is None:
+        return choice.text
+    logit = "" if choice.logit is None else f" with logit {choice.logit:.6g}"
+    return f"token {choice.id} {choice.text!r}{logit}"
+
+
+def _nats(value: float | None) -> str:
+    return "an unknown margin" if value is None else f"{value:.3g} nats"
+
+
+def judgement(parting: Divergence) -> str:
+    """Whether rounding can have done it."""
+    if parting.within_drift is None:
+        return "How far the numbers moved cannot be told here, because the recorded token was ruled out or its margin is unknown."
+    moved = f"The two scores moved against each other by {_nats(parting.shift)}"
+    if parting.within_drift:
+        return f"{moved}; other hardware or libraries may round that far (up to {_nats(parting.allowance)}), so this is numeric drift."
+    if parting.allowance == 0:
+        return f"{moved}; the engine fingerprint is the same and certified, so nothing may move: the receipt is not of this run, or this is a fault of the app worth reporting."
+    return f"{moved}; rounding explains {_nats(parting.allowance)} at most, so something else differs."
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """The whole verdict as plain text."""
+    yield headline(verdict)
+    yield from (f"  {reason}" for reason in verdict.reasons)
+    for side in SIDES:
+        found = verdict.side(side)
+        if found is not None:
+            yield from (f"  {sentence}" for sentence in side_sentences(side, found))
+    yield from (f"  Note: {warning}" for warning in verdict.warnings[:MAX_WARNINGS])
+    if len(verdict.warnings) > MAX_WARNINGS:
+        yield f"  Note: {len(verdict.warnings) - MAX_WARNINGS} more differences of the engine."
+
+
+# --- differences --------------------------------------------------------------------------------------
+
+
+def explanation(difference: Difference) -> str:
+    """What two receipts have to do with each other, in one sentence."""
+    count = len(difference.inputs)
+    inputs = "No input differs" if not count else f"{count} input{'s differ' if count > 1 else ' differs'}"
+    if difference.unexplained:
+        return f"{inputs}, but the replies do: this must not happen. One of the receipts is not of the run that it names, or the app broke its promise; please report it with both receipts."
+    if not difference.partings:
+        return f"{inputs}, and the replies are the same, token for token."
+    return f"{inputs}, and so do the replies." if count > 1 else f"{inputs}, and the replies differ."
+
+
+def difference_lines(difference: Difference) -> Iterator[str]:
+    """The whole difference as plain text."""
+    yield explanation(difference)
+    for found in difference.inputs:
+        yield f"  {found.name}: {_change(found)}"
+    for side, changes in difference.sent.items():
+        yield f"  sent to the {SIDE_NAMES[side].lower()} side: {marked(changes)}"
+    for parting in difference.partings:
+        ids = [("the end" if id is None else f"token {id}") for id in (parting.first_id, parting.second_id)]
+        margins = f" (margins {_nats(parting.first_margin)} and {_nats(parting.second_margin)})"
+        yield f"  {SIDE_NAMES[parting.side]} replies part at step {parting.step}: {ids[0]} and {ids[1]}{margins}."
+
+
+def _change(found: InputDifference) -> str:
+    return marked(found.stretches) if found.stretches else f"{found.first} -> {found.second}"
+
+
+def marked(changes: tuple[Stretch, ...]) -> str:
+    """A diff of texts on one line: [-removed-] {+added+}."""
+    marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
+    return "".join(marks[part.kind].format(part.text) for part in shortened(changes))
+
+
+def shortened(changes: tuple[Stretch, ...]) -> list[Stretch]:
+    """The same diff with the inside of long unchanged stretches left out."""
+    last = len(changes) - 1
+    return [
+        part
+        if part.kind != "same"
+        else Stretch(kind="same", text=shorten(part.text, "start" if i == 0 else "end" if i == last else "middle"))
+        for i, part in enumerate(changes)
+    ]
