@@ -48,14 +48,30 @@ def parse(data: bytes, what: str, limit: int) -> Any:
         raise UserError(f"This {what} is {len(data):,} bytes long, and at most {limit:,} are read; use a smaller one.")
     try:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
-        text(found).encode()
-        return found
-    except UnicodeEncodeError:
-        raise UserError(f"This {what} holds half of a surrogate pair, which is not text; ask for it again.") from None
     except _Ambiguous as error:
         raise UserError(f"This {what} cannot be read: {error}.") from None
     except (ValueError, RecursionError):
         raise UserError(f"This {what} is damaged: it does not hold JSON; ask for it again.") from None
+    checked_text(found, what)
+    return found
+
+
+def checked_text(data: Any, what: str) -> str:
+    """The canonical JSON of data that came from a stranger.
+
+    Raises:
+        UserError: it holds what is neither a number nor text.
+    """
+    try:
+        written = text(data)
+        written.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"This {what} holds half of a surrogate pair, which is not text; ask for it again.") from None
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(
+            f"This {what} holds NaN, an infinity or a number too large for one; ask for it again."
+        ) from None
+    return written
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

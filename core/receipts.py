@@ -171,7 +171,7 @@ def from_data(data: Any) -> Receipt:
         raise UserError("This is not a receipt of Same Seed: it has no schema_version.")
     _check_version(data["schema_version"])
     try:
-        receipt = Receipt.model_validate_json(canonical.text(data), strict=True)
+        receipt = Receipt.model_validate_json(canonical.checked_text(data, "receipt"), strict=True)
     except ValidationError as error:
         raise UserError(f"This is not a sound receipt; {explain(error)}") from None
     _check_seals(receipt)
