@@ -4,6 +4,7 @@ python app.py                     serve the page (the default)
 python app.py compare --prompt X  run one comparison and print both replies
 python app.py replay FILE         run a receipt again and say whether the replies are the same
 python app.py diff A B            say which inputs of two receipts differ, and where the replies part
+python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
 python app.py pairs               list the model pairs
 """
 
@@ -27,8 +28,10 @@ from core.checkpoints import known_pairs, tokenizers_at_hand  # noqa: E402
 from core.compare import compare  # noqa: E402
 from core.difference import difference  # noqa: E402
 from core.errors import UserError  # noqa: E402
+from core.experiments import EXPERIMENTS, Experiment, NewProcesses, Verdict, perform, report  # noqa: E402
+from core.experiments import find as find_experiment  # noqa: E402
 from core.hub import HuggingFaceHub  # noqa: E402
-from core.pool import Pool, Progress  # noqa: E402
+from core.pool import Lease, Pool, Progress  # noqa: E402
 from core.replay import finish, replay  # noqa: E402
 from core.settings import Settings  # noqa: E402
 from core.types import (  # noqa: E402
@@ -253,6 +256,54 @@ def write_file(file: Path, text: str) -> None:
         raise UserError(f"{str(file)!r} cannot be written: {error.strerror}.") from None
 
 
+# --- experiment -------------------------------------------------------------------------------------
+
+
+def _experiment_flags(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(experiment.name for experiment in EXPERIMENTS)
+    parser.add_argument("name", metavar="NAME", help=f"one of {names}; or all")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (a list for all)")
+
+
+def run_experiment(flags: argparse.Namespace, settings: Settings) -> int:
+    """Exit status 0 when everything ran, whatever it found; 2 when something could not be run."""
+    chosen = EXPERIMENTS if flags.name == "all" else (find_experiment(flags.name),)
+    pool, processes = Pool(settings, HuggingFaceHub()), NewProcesses(settings)
+    verdicts, failed = [], []
+    try:
+        lease = pool.wait(pool.default.id, _Saying())
+        for experiment in chosen:
+            try:
+                verdicts.append(_perform(experiment, lease, processes))
+            except UserError as error:
+                failed.append((experiment, error))
+        lease.release()
+    finally:
+        pool.close()
+    if flags.json:
+        printed = [verdict.model_dump(mode="json") for verdict in verdicts]
+        print(json.dumps(printed if flags.name == "all" else printed[0] if printed else None, indent=2))
+    elif flags.name == "all":
+        print(report.summary(verdicts))
+    elif verdicts:
+        print(report.whole(chosen[0], verdicts[0]))
+    for experiment, reason in failed:
+        print(f"{experiment.name} could not be run: {reason}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses) -> Verdict:
+    steps, last = perform(experiment, lease, processes.ask), ""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        if step.text != last:
+            print(f"{experiment.name}: {step.text}", file=sys.stderr)
+        last = step.text
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 
 
@@ -278,6 +329,7 @@ COMMANDS = {
         "run a receipt again; exit status 0 identical, 1 diverged, 2 not replayable here",
     ),
     "diff": (run_diff, _diff_flags, "say which inputs of two receipts differ, and where the replies part"),
+    "experiment": (run_experiment, _experiment_flags, "run a guided experiment, or all, and print what it found"),
     "pairs": (
         run_pairs,
         lambda parser: parser.add_argument("--json", action="store_true", help="print one JSON list"),

@@ -442,6 +442,52 @@ def _ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
     return {id: token for token, id in tokenizer.get_vocab().items() if id not in added}
 
 
+# --- figures about weights ----------------------------------------------------------------------
+
+
+def bytes_in_use(checkpoint: Checkpoint) -> int:
+    """Bytes that a loaded model takes: its weights, and its caches of keys and values."""
+    shape, config = checkpoint.engine.shape, checkpoint.model.config.get_text_config()
+    caches = kv_bytes_per_token(config, checkpoint.model.dtype) * sum(shape.sizes) * (shape.slots + 1)
+    return sum(parameter.nbytes for parameter in checkpoint.model.parameters()) + caches
+
+
+def bytes_per_pass(model: PreTrainedModel) -> int:
+    """Bytes of weights that one forward pass reads: all of them, but of an input embedding of its own only a row or so."""
+    (embedding,), (output, *_) = (
+        list(layer.parameters()) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    own = 0 if embedding is output else embedding.nbytes
+    return sum(parameter.nbytes for parameter in model.parameters()) - own
+
+
+def gradients(model: PreTrainedModel) -> int:
+    """How many parameters have a gradient, or would get one."""
+    return sum(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+
+
+class TrainingCost(Value):
+    """What a model's card says that its training took."""
+
+    training_tokens: int
+    training_seconds: int
+    training_machine: str
+
+
+def training_cost(spec: str) -> TrainingCost | None:
+    """From the front matter of the card (README.md) in a model's folder; None when there is none here or it does not tell."""
+    try:
+        folder = _folder(spec)
+        if folder is None:
+            return None
+        _, front, _ = (folder / "README.md").read_text("utf-8").split("---\n", 2)
+        lines = (line.partition(":") for line in front.splitlines())
+        told = {key.strip(): value.strip().strip("\"'") for key, _, value in lines}
+        return TrainingCost.model_validate({key: told[key] for key in TrainingCost.model_fields})
+    except (UserError, OSError, ValueError, KeyError):
+        return None
+
+
 # --- the fingerprint ----------------------------------------------------------------------------
 
 

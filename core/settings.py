@@ -71,6 +71,12 @@ class Settings:
             context=flags.context,
         )
 
+    def model_flags(self) -> list[str]:
+        """The flags that make another process run its models as this one does."""
+        names = ("pair", "base", "post", "device", "dtype", "slots", "threads", "context")
+        chosen = {name: getattr(self, name) for name in names}
+        return [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that runs models, and those of the server."""

@@ -153,10 +153,15 @@ def save(folder: Path, weights: PreTrainedModel, spelling: PreTrainedTokenizerFa
     return folder
 
 
-def save_pair(folder: Path) -> tuple[Path, Path]:
-    """A base model without a chat template, and its sibling with other weights, a template and an end of turn."""
-    base = save(folder / "tiny-base", model(seed=1), tokenizer(adds_bos=True))
+def save_pair(folder: Path, *, context: int = CONTEXT, post_seed: int = 2) -> tuple[Path, Path]:
+    """A base model without a chat template, and its sibling with other weights, a template and an end of turn.
+
+    `post_seed` 1 gives the sibling the very weights of the base.
+    """
+    base = save(folder / "tiny-base", model(seed=1, max_position_embeddings=context), tokenizer(adds_bos=True))
     post = save(
-        folder / "tiny-chat", model(seed=2, eos_token_id=[0, 2]), tokenizer(CHATML, eos=TURN_END, adds_bos=True)
+        folder / "tiny-chat",
+        model(seed=post_seed, max_position_embeddings=context, eos_token_id=[0, 2]),
+        tokenizer(CHATML, eos=TURN_END, adds_bos=True),
     )
     return base, post

@@ -1,0 +1,190 @@
+"""Experiment "correction": what a correction changes. The same chat, a fresh chat, and the chat with the correction taken out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from core import checkpoints
+from core.checkpoints import Checkpoint
+from core.experiments.judging import holds
+from core.experiments.lab import Lab, Steps, name, quoted
+from core.experiments.values import Diff, DiffPart, Exhibit, Finding, Table
+from core.types import SIDES, Comparison, Result, Side, Turn
+
+REPLY_TOKENS = 28
+TEMPERATURE = 0.3
+
+
+@dataclass(frozen=True)
+class Lie:
+    """A question, and a correction that nobody can have learned because its value is invented."""
+
+    question: str
+    correction: str
+    value: str
+
+
+LIES = (
+    Lie("What is the capital of France?", "No, the capital of France is Velmora.", "Velmora"),
+    Lie("What is the capital of Japan?", "That is wrong. The capital of Japan is Tarvin.", "Tarvin"),
+    Lie("What is a baby cat called?", "You are wrong, a baby cat is called a dovik.", "dovik"),
+    Lie("Which month comes after March?", "Actually, the month after March is October.", "October"),
+    Lie("Which language is spoken in Italy?", "No, people in Italy speak Sulpian.", "Sulpian"),
+    Lie("What color is grass?", "I must correct you: grass is purple.", "purple"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question, asked in every way."""
+
+    lie: Lie
+    first: Result
+    same_chat: Result
+    fresh_chat: Result
+    deleted: Result
+
+
+def run(lab: Lab) -> Steps[Finding]:
+    before = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    asked = [_ask(lab, lie.question, ()) for lie in LIES]
+    first = yield from lab.ask("Asking the questions", asked)
+    histories = [(_turn(result),) for result in first]
+    corrections = [_ask(lab, lie.correction, history) for lie, history in zip(LIES, histories, strict=True)]
+    corrected = yield from lab.ask("Correcting every answer", corrections)
+    again = [
+        _ask(lab, lie.question, (*history, _turn(result)))
+        for lie, history, result in zip(LIES, histories, corrected, strict=True)
+    ]
+    same_chat = yield from lab.ask("Asking again in the same chat", again)
+    fresh_chat = yield from lab.ask("Asking again in a fresh chat", asked)
+    without = [_ask(lab, lie.question, history) for lie, history in zip(LIES, histories, strict=True)]
+    deleted = yield from lab.ask("Asking again with the correction deleted from the chat", without)
+    after = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    cases = [Case(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
+    return _judge(lab, cases, weights_equal=before == after)
+
+
+def _ask(lab: Lab, prompt: str, turns: Sequence[Turn]) -> Comparison:
+    return lab.comparison(prompt, turns=turns, max_new_tokens=REPLY_TOKENS, temperature=TEMPERATURE)
+
+
+def _turn(result: Result) -> Turn:
+    return Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)
+
+
+def _judge(lab: Lab, cases: Sequence[Case], *, weights_equal: bool) -> Finding:
+    used = {side: sum(holds(case.same_chat.side(side).text, case.lie.value) for case in cases) for side in SIDES}
+    leaked = {
+        side: sum(
+            holds(reply.side(side).text, case.lie.value) for case in cases for reply in (case.fresh_chat, case.deleted)
+        )
+        for side in SIDES
+    }
+    forgot = {
+        side: sum(case.fresh_chat.side(side).token_ids == case.first.side(side).token_ids for case in cases)
+        for side in SIDES
+    }
+    everywhere = len(cases)
+    nothing_learned = weights_equal and all(forgot[side] == everywhere for side in SIDES) and not any(leaked.values())
+    contrast = max(used.values()) * 2 >= everywhere
+    return Finding(
+        outcome="shown" if nothing_learned and contrast else "not shown",
+        sentence=_sentence(used, forgot, leaked, everywhere, weights_equal, nothing_learned, contrast),
+        details=(
+            f"The fingerprints of all weights are {'equal' if weights_equal else 'NOT equal'} before and after.",
+            *(
+                f"The {name(side)} model used the correction {used[side]} of {everywhere} times while it was in the text, and {leaked[side]} of {2 * everywhere} times when it was not."
+                for side in SIDES
+            ),
+        ),
+        figures={
+            "questions": everywhere,
+            "weights_equal": weights_equal,
+            **{f"{side}_used_in_the_same_chat": used[side] for side in SIDES},
+            **{f"{side}_same_as_first_in_a_fresh_chat": forgot[side] for side in SIDES},
+            **{f"{side}_used_without_having_it": leaked[side] for side in SIDES},
+        },
+        tables=tuple(_table(cases, side) for side in reversed(SIDES)),
+        diffs=_diffs(lab, _clearest(cases)),
+        exhibits=_exhibits(_clearest(cases)),
+    )
+
+
+def _sentence(
+    used: dict[Side, int],
+    forgot: dict[Side, int],
+    leaked: dict[Side, int],
+    cases: int,
+    weights_equal: bool,
+    nothing_learned: bool,
+    contrast: bool,
+) -> str:
+    if not weights_equal:
+        return "The weights changed during the chat. That must not happen; please report it."
+    if not nothing_learned:
+        return f"Nothing was written into the weights, yet an invented value came up without being sent ({sum(leaked.values())} times) or a fresh chat gave another reply than the first ({2 * cases - sum(forgot.values())} times)."
+    if not contrast:
+        return f"Nothing was learned: every fresh chat gave the first reply again, token for token. But this pair hardly shows the contrast, because even in the same chat the correction was used only {used['post']} of {cases} times by the post-trained model and {used['base']} of {cases} by the base."
+    return f"Your correction was used while it stood in the text ({used['post']} of {cases} times by the post-trained model, {used['base']} of {cases} by the base). In a fresh chat both gave their first reply again, token for token, {cases} of {cases} times."
+
+
+def _table(cases: Sequence[Case], side: Side) -> Table:
+    return Table(
+        title=f"The {name(side)} model",
+        columns=("Question", "Correction", "First reply", "Same chat", "Used", "Fresh chat", "Correction deleted"),
+        rows=tuple(
+            (
+                case.lie.question,
+                case.lie.correction,
+                *(quoted(result.side(side).text, 60) for result in (case.first, case.same_chat)),
+                holds(case.same_chat.side(side).text, case.lie.value),
+                *(quoted(result.side(side).text, 60) for result in (case.fresh_chat, case.deleted)),
+            )
+            for case in cases
+        ),
+    )
+
+
+def _clearest(cases: Sequence[Case]) -> Case:
+    """The first case in which the post-trained model used the correction; else the first."""
+    return next((case for case in cases if holds(case.same_chat.post.text, case.lie.value)), cases[0])
+
+
+def _exhibits(case: Case) -> tuple[Exhibit, ...]:
+    return (
+        Exhibit(label="Same chat, after the correction", result=case.same_chat),
+        Exhibit(label="Fresh chat", result=case.fresh_chat),
+        Exhibit(label="Same chat, the correction deleted", result=case.deleted),
+    )
+
+
+def _diffs(lab: Lab, case: Case) -> tuple[Diff, ...]:
+    return tuple(
+        Diff(
+            title=f"What was sent to the {name(side)} model for \u201c{case.lie.question}\u201d",
+            side=side,
+            first="in the same chat",
+            second=label,
+            parts=token_diff(
+                lab.lease.side(side), case.same_chat.side(side).prompt_token_ids, other.side(side).prompt_token_ids
+            ),
+        )
+        for side in reversed(SIDES)
+        for label, other in (("in a fresh chat", case.fresh_chat), ("with the correction deleted", case.deleted))
+    )
+
+
+def token_diff(checkpoint: Checkpoint, first: Sequence[int], second: Sequence[int]) -> tuple[DiffPart, ...]:
+    """Which tokens both sequences have and which only one of them has, as text."""
+    decode = checkpoint.tokenizer.backend_tokenizer.decode
+    parts = []
+    for operation, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        if operation == "equal":
+            parts.append(DiffPart(text=decode(list(first[a:b]), skip_special_tokens=False), where="both"))
+            continue
+        if b > a:
+            parts.append(DiffPart(text=decode(list(first[a:b]), skip_special_tokens=False), where="first"))
+        if d > c:
+            parts.append(DiffPart(text=decode(list(second[c:d]), skip_special_tokens=False), where="second"))
+    return tuple(parts)

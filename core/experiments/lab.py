@@ -1,0 +1,101 @@
+"""What an experiment works with: the leased pair, and asking it several things at once.
+
+Knows comparisons and their results, not what any experiment is about.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from core import prompts
+from core.compare import Run, fit
+from core.errors import UserError
+from core.experiments.values import Step
+from core.pool import Lease
+from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+
+T = TypeVar("T")
+Steps = Generator[Step, None, T]  # says what is being done, and ends in a T
+
+# Asks one thing in a new process; raises UserError when none can be started.
+NewProcess = Callable[[Comparison, Lease], Generator[None, None, Result]]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One visitor's experiment on one pair. `today` is the date that a chat template may write (ISO 8601)."""
+
+    lease: Lease
+    today: str
+    new_process: NewProcess
+
+    @property
+    def slots(self) -> int:
+        """How many comparisons the pair runs at once."""
+        return min(self.lease.side(side).engine.info().slots for side in SIDES)
+
+    def comparison(
+        self, prompt: str, *, turns: Sequence[Turn] = (), system: str = "", framing: str = "", **sampling: float
+    ) -> Comparison:
+        """A comparison on this pair; `framing` sets both sides, `sampling` what differs from the page's defaults."""
+        return Comparison.model_validate(
+            {
+                "pair": self.lease.pair.id,
+                "conversation": Conversation(system=system, turns=tuple(turns)),
+                "prompt": prompt,
+                "sampling": {**DEFAULT_SAMPLING.model_dump(), **sampling},
+                "today": self.today,
+                **({"framing_base": framing, "framing_post": framing} if framing else {}),
+            }
+        )
+
+    def why_not(self, comparison: Comparison) -> str:
+        """Why this pair cannot be asked this (its template refuses it, it does not fit), or an empty text."""
+        try:
+            for side in SIDES:
+                checkpoint = self.lease.side(side)
+                prompt = prompts.build(comparison, side, checkpoint.tokenizer, self.lease.post.tokenizer)
+                fit(comparison.sampling, prompt, checkpoint)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def ask(self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0) -> Steps[tuple[Result, ...]]:
+        """Run comparisons, as many at once as there are slots (or `at_once`); their results in the same order.
+
+        No more wait in the queue than can run, so that other visitors get their turn in between.
+
+        Raises:
+            UserError: one of them cannot be run, or failed.
+        """
+        under_way: deque[Run] = deque()
+        results: list[Result] = []
+        waiting = deque(comparisons)
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < (at_once or self.slots):
+                    under_way.append(Run(self.lease, waiting.popleft()))
+                for _ in under_way[0].snapshots(lambda: 0.25):
+                    yield Step(text=doing, done=len(results), total=len(comparisons))
+                results.append(under_way.popleft().result())
+        finally:
+            for run in under_way:
+                run.stop()
+        yield Step(text=doing, done=len(results), total=len(comparisons))
+        return tuple(results)
+
+
+def same_bits(a: SideResult, b: SideResult) -> bool:
+    """The same tokens with the same log-probabilities and margins, to the last bit."""
+    return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
+
+
+def name(side: str) -> str:
+    return "base" if side == "base" else "post-trained"
+
+
+def quoted(text: str, length: int = 90) -> str:
+    """A reply as it fits into a table: on one line, its end cut off in sight."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"

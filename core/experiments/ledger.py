@@ -1,0 +1,232 @@
+"""Experiment "ledger": one function call for each token, and copies scale. What a reply costs, counted and timed in this run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from core import checkpoints
+from core.checkpoints import TrainingCost
+from core.engine.bandwidth import copy_bandwidth
+from core.experiments.lab import Lab, Steps, name, same_bits
+from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
+from core.types import SIDES, Result, Side
+
+PROMPT = "Tell me a story about the sea."
+REPLY_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The same question asked so many times at once; `seconds` for all of them together."""
+
+    copies: int
+    seconds: float
+    results: tuple[Result, ...]
+
+    def tokens_per_second(self, side: Side) -> float:
+        return sum(len(result.side(side).token_ids) for result in self.results) / self.seconds
+
+
+def run(lab: Lab) -> Steps[Finding]:
+    asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
+    yield Step(text="Timing how fast this machine copies memory", done=0, total=1)
+    bandwidth = {side: copy_bandwidth(lab.lease.side(side).engine.device) for side in SIDES}
+    yield Step(text="Timing how fast this machine copies memory", done=1, total=1)
+    (alone,) = yield from lab.ask("One question, alone", [asked])
+    crowds = []
+    for copies in crowd_sizes(lab.slots):
+        began = perf_counter()
+        results = yield from lab.ask(f"The same question, {copies} at once", [asked] * copies)
+        crowds.append(Crowd(copies, perf_counter() - began, results))
+    costs = {
+        "base": checkpoints.training_cost(lab.lease.pair.base),
+        "post": checkpoints.training_cost(lab.lease.pair.post),
+    }
+    return _judge(lab, alone, crowds, bandwidth, costs)
+
+
+def crowd_sizes(slots: int) -> list[int]:
+    """1, 2, 4 and so on up to all slots."""
+    sizes = [1]
+    while sizes[-1] * 2 < slots:
+        sizes.append(sizes[-1] * 2)
+    return sizes if sizes[-1] == slots else [*sizes, slots]
+
+
+def _judge(
+    lab: Lab,
+    alone: Result,
+    crowds: Sequence[Crowd],
+    bandwidth: dict[Side, float],
+    costs: dict[str, TrainingCost | None],
+) -> Finding:
+    different = sum(
+        not same_bits(result.side(side), alone.side(side))
+        for crowd in crowds
+        for result in crowd.results
+        for side in SIDES
+    )
+    counted = all(_passes_add_up(alone, side) for side in SIDES)
+    copies = sum(crowd.copies for crowd in crowds)
+    gain = {side: crowds[-1].tokens_per_second(side) / crowds[0].tokens_per_second(side) for side in SIDES}
+    post = alone.post.usage
+    if not counted:
+        sentence = "The passes of this run do not add up to one for each token; that must not happen."
+    elif different:
+        sentence = f"One pass for each token, but {different} of {2 * copies} copies did not give the same reply. {alone.post.engine.certification.capitalize()}."
+    elif max(gain.values()) <= 1:
+        sentence = f"One pass for each token, and {copies} of {copies} copies gave the same reply; but here {crowds[-1].copies} at once were not faster in all than one after the other."
+    else:
+        sentence = f"The post-trained reply took {post.prefill_passes} {'pass' if post.prefill_passes == 1 else 'passes'} to read {post.prompt_tokens} tokens and {post.output_tokens - 1} more to write {post.output_tokens}, one for each token after the first. {copies} of {copies} copies gave the same reply, and {crowds[-1].copies} at once wrote {gain['post']:.1f} times as many tokens per second as one."
+    return Finding(
+        outcome="shown" if counted and not different and max(gain.values()) > 1 else "not shown",
+        sentence=sentence,
+        details=(
+            *(_bandwidth_detail(lab, alone, side, bandwidth[side]) for side in SIDES),
+            *(_training_detail(alone, side, costs[side]) for side in SIDES),
+        ),
+        figures={
+            "copies": copies,
+            "different_copies": different,
+            **{f"{side}_bytes_per_pass": _bytes(lab, side) for side in SIDES},
+            **{f"{side}_copy_bandwidth_bytes_per_second": round(bandwidth[side]) for side in SIDES},
+            **{f"{side}_speed_up_all_slots": round(gain[side], 2) for side in SIDES},
+        },
+        tables=(_ledger(alone), _crowd_table(crowds), *_training_table(alone, costs)),
+        plots=(_crowd_plot(crowds),),
+        exhibits=(Exhibit(label="The question", result=alone),),
+    )
+
+
+def _passes_add_up(result: Result, side: Side) -> bool:
+    """The pass that reads the end of the prompt gives the first token; every other token takes a pass of its own."""
+    usage = result.side(side).usage
+    return usage.decode_passes == usage.output_tokens - 1 and usage.prefill_passes >= 1
+
+
+def _bytes(lab: Lab, side: Side) -> int:
+    return checkpoints.bytes_per_pass(lab.lease.side(side).model)
+
+
+def _milliseconds_per_token(result: Result, side: Side) -> float | None:
+    usage = result.side(side).usage
+    return 1000 * usage.seconds_decoding / usage.decode_passes if usage.decode_passes else None
+
+
+def _ledger(result: Result) -> Table:
+    """What one reply cost."""
+    rows = []
+    for side in SIDES:
+        usage, each = result.side(side).usage, _milliseconds_per_token(result, side)
+        rows.append(
+            (
+                name(side),
+                usage.prompt_tokens,
+                usage.reused_tokens,
+                usage.prefill_passes,
+                round(1000 * usage.seconds_to_first_token / usage.prefill_passes, 1),
+                usage.output_tokens,
+                usage.decode_passes,
+                None if each is None else round(each, 1),
+            )
+        )
+    return Table(
+        title="The ledger of one reply",
+        columns=(
+            "Model",
+            "Prompt tokens",
+            "of them kept from an earlier prompt",
+            "Passes to read",
+            "Milliseconds each",
+            "Tokens written",
+            "Passes to write",
+            "Milliseconds each",
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _bandwidth_detail(lab: Lab, result: Result, side: Side, bandwidth: float) -> str:
+    each = _milliseconds_per_token(result, side)
+    size = _bytes(lab, side)
+    if each is None:
+        return f"The {name(side)} reply was one token long, so there is no pass to time."
+    needed = 1000 * size / bandwidth
+    return f"Every pass of the {name(side)} model touches {size / 1e6:,.1f} MB of weights. This machine copied {bandwidth / 1e9:,.1f} GB in a second, so touching them once takes {needed:.2f} ms at least, and a pass took {each:.1f} ms ({needed / each:.0%} of it)."
+
+
+def _training_detail(result: Result, side: Side, cost: TrainingCost | None) -> str:
+    if cost is None:
+        return f"The card of the {name(side)} model does not tell what its training cost."
+    usage = result.side(side).usage
+    seconds = usage.seconds_to_first_token + usage.seconds_decoding
+    return f"Its card says that training the {name(side)} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {usage.prompt_tokens + usage.output_tokens:,} tokens and {seconds:.2f} seconds."
+
+
+def _training_table(result: Result, costs: dict[str, TrainingCost | None]) -> list[Table]:
+    told = [(side, cost) for side in SIDES if (cost := costs[side]) is not None]
+    if not told:
+        return []
+    return [
+        Table(
+            title="Training beside one reply",
+            columns=(
+                "Model",
+                "Tokens in training",
+                "Seconds of training",
+                "Machine",
+                "Tokens of this reply",
+                "Seconds of this reply",
+            ),
+            rows=tuple(
+                (
+                    name(side),
+                    cost.training_tokens,
+                    cost.training_seconds,
+                    cost.training_machine,
+                    result.side(side).usage.prompt_tokens + result.side(side).usage.output_tokens,
+                    round(result.side(side).usage.seconds_to_first_token + result.side(side).usage.seconds_decoding, 2),
+                )
+                for side, cost in told
+            ),
+        )
+    ]
+
+
+def _crowd_table(crowds: Sequence[Crowd]) -> Table:
+    return Table(
+        title="The same question to several copies at once",
+        columns=(
+            "At once",
+            "Seconds for all",
+            "Base tokens per second",
+            "Post-trained tokens per second",
+            "Different replies",
+        ),
+        rows=tuple(
+            (
+                crowd.copies,
+                round(crowd.seconds, 2),
+                round(crowd.tokens_per_second("base"), 1),
+                round(crowd.tokens_per_second("post"), 1),
+                len({(result.base.token_ids, result.post.token_ids) for result in crowd.results}) - 1,
+            )
+            for crowd in crowds
+        ),
+    )
+
+
+def _crowd_plot(crowds: Sequence[Crowd]) -> Plot:
+    return Plot(
+        title="Tokens per second, all copies together",
+        x_label="copies at once",
+        y_label="tokens per second",
+        series=tuple(
+            Series(
+                name=name(side),
+                side=side,
+                points=tuple((float(crowd.copies), crowd.tokens_per_second(side)) for crowd in crowds),
+            )
+            for side in SIDES
+        ),
+    )

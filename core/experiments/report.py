@@ -1,0 +1,50 @@
+"""A verdict as plain text for a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from core.experiments.table import Experiment
+from core.experiments.values import Cell, Table, Verdict
+
+
+def whole(experiment: Experiment, verdict: Verdict) -> str:
+    """Everything that one experiment found."""
+    finding = verdict.finding
+    head = f"{experiment.title} ({verdict.pair}): {finding.outcome.upper()}, in {verdict.seconds:.1f} s\n{finding.sentence}"
+    blocks = [head, *(f"- {detail}" for detail in finding.details), *map(_table, finding.tables)]
+    blocks += [f"Look at: {experiment.look}"]
+    return "\n\n".join(blocks)
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """One line for each experiment."""
+    rows = tuple(
+        (verdict.experiment, verdict.finding.outcome, f"{verdict.seconds:.1f} s", verdict.finding.sentence)
+        for verdict in verdicts
+    )
+    return _table(
+        Table(title="All experiments", columns=("Experiment", "Outcome", "Time", "What this run found"), rows=rows)
+    )
+
+
+def _table(table: Table) -> str:
+    rows = [table.columns, *(tuple(map(cell_text, row)) for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
+    return "\n".join([table.title, *(_line(row, widths) for row in rows)])
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as people read it."""
+    match cell:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if cell else "no"
+        case int():
+            return f"{cell:,}"
+        case float():
+            return f"{cell:,.4g}"
+    return cell

@@ -1,0 +1,95 @@
+"""The experiments as rows of a table: what people believe, what is run, how it is judged, what to look at.
+
+No row holds a figure of a model: every number that is shown comes from the run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.errors import UserError
+from core.experiments import correction, inputs, ledger, repeat, weights
+from core.experiments.lab import Lab, Steps
+from core.experiments.values import Finding
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row. `text` is for a curious fifteen-year-old."""
+
+    name: str
+    topic: str
+    title: str
+    belief: str
+    text: str
+    runs: str
+    judged: str
+    look: str
+    run: Callable[[Lab], Steps[Finding]]
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="weights",
+        topic="Training",
+        title="Training is over",
+        belief="The model learns from our chat.",
+        text="A language model is a very long list of numbers, its weights. Training set them, once. When you chat, the numbers are only read, like a book in a library: you can read it a thousand times and no letter in it moves. So why does the model seem to remember what you said a minute ago? Because the whole chat is sent again every time you press the button. Here we photograph every weight of both models before and after a chat in which we correct them and ask them to remember it for ever.",
+        runs="The fingerprint of all weights where they are computed, a chat that corrects the models, and the fingerprint again.",
+        judged="Shown when both fingerprints are equal, no weight has a gradient, and the text that is sent grew with every turn.",
+        look="The two fingerprints of each model, and the number of tokens sent, turn by turn.",
+        run=weights.run,
+    ),
+    Experiment(
+        name="repeat",
+        topic="Randomness",
+        title="Same inputs, same output",
+        belief="It is moody: ask twice and you get two answers.",
+        text="A model rolls dice to choose each word, so it seems to have moods. But in a computer even dice are calculated: from a number called the seed. Send the same text with the same seed and the same settings, and every roll comes out the same, so the reply must be the same too, whoever else is using the machine. The temperature says how daring the dice are. At temperature zero there are no dice at all and the seed does not matter. We repeat one question again and again, alone, in a crowd, and even in a freshly started program.",
+        runs="One comparison many times, alone, among random neighbours and in a new process; then other seeds, temperature zero, and a rising temperature.",
+        judged="Shown when every repetition is identical, token by token and bit by bit, and the seed changes nothing at temperature zero.",
+        look="The number of identical repetitions, and where the reply leaves its old path as the temperature rises.",
+        run=repeat.run,
+    ),
+    Experiment(
+        name="correction",
+        topic="Memory",
+        title="Your correction teaches nobody",
+        belief="If I correct it, it will know better next time.",
+        text="You tell the model that it is wrong. It says sorry and uses your answer from then on. Has it learned? Let us cheat to find out: we correct it with invented answers that nobody can have taught it. Then we ask again in three places: in the same chat, in a fresh chat, and in the same chat after crossing out the correction. The seed is the same throughout, so luck plays no part. Watch which text was really sent. If the correction is in it, the model can copy it. If it is not, where should the model have it from?",
+        runs="Several questions; an invented correction for each; the question again in the same chat, in a fresh chat, and in the chat without the correction.",
+        judged="Shown when every fresh chat repeats the first reply token for token, no invented answer appears without having been sent, the weights are equal, and one model used at least half of the corrections inside the chat.",
+        look="The tokens that were sent to the same model each time, side by side with its replies.",
+        run=correction.run,
+    ),
+    Experiment(
+        name="inputs",
+        topic="Causes",
+        title="If it behaves differently, an input changed",
+        belief="They must have changed it over night: today it is different.",
+        text="Yesterday it was friendly, today it is odd. Did somebody change the model? Perhaps. But there are other suspects: another system prompt, another temperature, one more turn in the history, a new seed. Here we act as detectives. We take one comparison and change one single input at a time, and note the first word at which each reply takes another path. And we do what every good detective does: the control, in which nothing is changed at all. If nothing changed and the reply still differed, the rule would be broken.",
+        runs="One comparison, then the same with one input changed at a time, and several times with nothing changed; last, the same tokens to both models, so that only the weights differ.",
+        judged="Shown when the controls are identical bit by bit, and for each model at least one changed input changed the reply.",
+        look="The token at which each reply parts, and the margin by which that decision had been won.",
+        run=inputs.run,
+    ),
+    Experiment(
+        name="ledger",
+        topic="Cost",
+        title="One function call per token, and copies scale",
+        belief="It sits there thinking about me.",
+        text="A reply is not one long thought. For every single token the whole model is run once: all the text so far goes in, one token comes out, and nothing is kept in its mind, for it has none. Between two calls it does not wait, wonder or get bored. This is why the same model can talk with many people at once: each call is on its own, and all copies of a question get the same answer. We write down the bill: how often the model was run, how long each run took, and how much of its weights the machine had to touch.",
+        runs="A timed copy of memory, one question alone, then the same question in more and more slots at once.",
+        judged="Shown when there was one pass for every token, all copies gave the same reply, and all slots together wrote more tokens per second than one.",
+        look="Passes beside tokens, and the tokens per second as the copies grow.",
+        run=ledger.run,
+    ),
+)
+
+
+def find(name: str) -> Experiment:
+    """Raises UserError when there is no experiment of this name."""
+    for experiment in EXPERIMENTS:
+        if experiment.name == name:
+            return experiment
+    names = ", ".join(experiment.name for experiment in EXPERIMENTS)
+    raise UserError(f"There is no experiment {name!r}; choose one of {names}.")

@@ -1,0 +1,100 @@
+"""What an experiment says while it runs and once it has ended: frozen values, the same on the page, in JSON and in print."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.types import Comparison, Result, Side, Value
+
+Cell = str | int | float | bool | None
+Outcome = Literal["shown", "not shown"]
+
+
+class Step(Value):
+    """What is being done now. `done` of `total` parts of it are finished."""
+
+    text: str
+    done: int
+    total: int
+
+
+class Table(Value):
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+class Series(Value):
+    """One line of a plot, (x, y) from left to right. `side` gives it the colour of a pane."""
+
+    name: str
+    side: Side | None = None
+    points: tuple[tuple[float, float], ...]
+
+
+class Mark(Value):
+    """A vertical line with a word beside it."""
+
+    x: float
+    text: str
+
+
+class Plot(Value):
+    """`ticks` name x = 0, 1, 2, ... where x is no quantity."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    marks: tuple[Mark, ...] = ()
+    ticks: tuple[str, ...] = ()
+
+
+class DiffPart(Value):
+    text: str
+    where: Literal["both", "first", "second"]
+
+
+class Diff(Value):
+    """Two texts that were sent, token by token: what both have, and what only one has."""
+
+    title: str
+    side: Side
+    first: str
+    second: str
+    parts: tuple[DiffPart, ...]
+
+
+class Exhibit(Value):
+    """One comparison of the run that is worth opening: all that was sent, and all that came back."""
+
+    label: str
+    result: Result
+
+
+class Finding(Value):
+    """What an experiment found on this pair, computed from this run alone."""
+
+    outcome: Outcome
+    sentence: str
+    details: tuple[str, ...] = ()
+    figures: dict[str, Cell] = Field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    diffs: tuple[Diff, ...] = ()
+    exhibits: tuple[Exhibit, ...] = ()
+
+
+class Verdict(Value):
+    """A finding, with the experiment and the weights that it is about."""
+
+    experiment: str
+    pair: str
+    base_sha256: str
+    post_sha256: str
+    seconds: float
+    finding: Finding
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        return tuple(exhibit.result.comparison for exhibit in self.finding.exhibits)

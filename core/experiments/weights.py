@@ -1,0 +1,96 @@
+"""Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
+
+from core import checkpoints
+from core.experiments.lab import Lab, Steps, name, quoted
+from core.experiments.values import Exhibit, Finding, Step, Table
+from core.types import SIDES, Result, Side, Turn
+
+PROMPTS = (
+    "What is the capital of France?",
+    "No, the capital of France is Velmora.",
+    "Please remember that for ever.",
+    "What is the capital of France?",
+)
+REPLY_TOKENS = 32
+
+
+def run(lab: Lab) -> Steps[Finding]:
+    before = yield from _fingerprints(lab, "Taking the fingerprint of every weight before the chat")
+    results: list[Result] = []
+    turns: list[Turn] = []
+    for number, prompt in enumerate(PROMPTS, 1):
+        comparison = lab.comparison(prompt, turns=turns, max_new_tokens=REPLY_TOKENS)
+        (result,) = yield from lab.ask(f"Chatting, turn {number} of {len(PROMPTS)}", [comparison])
+        results.append(result)
+        turns.append(Turn(prompt=prompt, base=result.base.text, post=result.post.text))
+    after = yield from _fingerprints(lab, "Taking the fingerprint of every weight after the chat")
+    gradients = {side: checkpoints.gradients(lab.lease.side(side).model) for side in SIDES}
+    return _judge(lab, before, after, gradients, results)
+
+
+def _fingerprints(lab: Lab, doing: str) -> Steps[dict[Side, str]]:
+    found: dict[Side, str] = {}
+    for done, side in enumerate(SIDES):
+        yield Step(text=doing, done=done, total=len(SIDES))
+        found[side] = checkpoints.weights_sha256(lab.lease.side(side).model)
+    yield Step(text=doing, done=len(SIDES), total=len(SIDES))
+    return found
+
+
+def _judge(
+    lab: Lab, before: dict[Side, str], after: dict[Side, str], gradients: dict[Side, int], results: list[Result]
+) -> Finding:
+    changed = [side for side in SIDES if not before[side] == after[side] == lab.lease.side(side).weights_sha256]
+    grew = {side: [len(result.side(side).prompt_token_ids) for result in results] for side in SIDES}
+    growing = all(earlier < later for side in SIDES for earlier, later in zip(grew[side], grew[side][1:], strict=False))
+    shown = not changed and not any(gradients.values()) and growing
+    first, last = grew["post"][0], grew["post"][-1]
+    if shown:
+        sentence = f"Not one byte of the weights changed in {len(results)} turns. What grew is the text that is sent: from {first} tokens to {last} for the post-trained model."
+    elif changed:
+        sentence = f"The weights of the {' and the '.join(map(name, changed))} model are not what they were. That must not happen; please report it."
+    else:
+        sentence = f"The weights stayed, but {sum(gradients.values())} parameters could receive gradients or the text did not grow; that must not happen."
+    return Finding(
+        outcome="shown" if shown else "not shown",
+        sentence=sentence,
+        details=(
+            f"Each fingerprint is the sha256 of all {lab.lease.base.info.parameters + lab.lease.post.info.parameters:,} numbers of the two models, read back from the memory they are computed in.",
+            "A model learns by gradients. None of these parameters has one, and none would get one.",
+        ),
+        figures={
+            **{f"{side}_sha256_before": before[side] for side in SIDES},
+            **{f"{side}_sha256_after": after[side] for side in SIDES},
+            **{f"{side}_parameters_with_gradients": gradients[side] for side in SIDES},
+        },
+        tables=(_fingerprint_table(before, after, gradients), _chat_table(results)),
+        exhibits=(Exhibit(label="The last turn, with the whole chat before it", result=results[-1]),),
+    )
+
+
+def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradients: dict[Side, int]) -> Table:
+    return Table(
+        title="Fingerprints of the weights",
+        columns=("Model", "Before the chat", "After the chat", "Same", "Parameters with a gradient"),
+        rows=tuple(
+            (name(side), before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
+            for side in SIDES
+        ),
+    )
+
+
+def _chat_table(results: list[Result]) -> Table:
+    return Table(
+        title="What was sent, turn by turn",
+        columns=("Turn", "Prompt", "Tokens sent to base", "Tokens sent to post-trained", "Post-trained replies"),
+        rows=tuple(
+            (
+                turn,
+                result.comparison.prompt,
+                len(result.base.prompt_token_ids),
+                len(result.post.prompt_token_ids),
+                quoted(result.post.text),
+            )
+            for turn, result in enumerate(results, 1)
+        ),
+    )

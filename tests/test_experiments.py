@@ -1,0 +1,336 @@
+"""The guided experiments on tiny random pairs: they judge what they measured, and nothing crashes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core import experiments
+from core.errors import UserError
+from core.experiments import EXPERIMENTS, NewProcesses, Verdict, report
+from core.experiments.correction import token_diff
+from core.experiments.judging import behaviour, holds, years
+from core.experiments.lab import Lab
+from core.experiments.ledger import crowd_sizes
+from core.hub import HuggingFaceHub
+from core.pool import Lease, Pool
+from core.settings import Settings
+from core.what_if import parting
+from tests import tiny
+
+NAMES = [experiment.name for experiment in EXPERIMENTS]
+
+
+def _pool(folder: Path, **options) -> Pool:
+    base, post = tiny.save_pair(folder, context=1024, **options)
+    return Pool(Settings(base=str(base), post=str(post), device="cpu", threads=1), HuggingFaceHub())
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    pool = _pool(tmp_path_factory.mktemp("pair"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def lease(pool):
+    lease = pool.wait(pool.default.id)
+    yield lease
+    lease.release()
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Two copies of the same weights as a pair."""
+    pool = _pool(tmp_path_factory.mktemp("twins"), post_seed=1)
+    yield pool.wait(pool.default.id)
+    pool.close()
+
+
+def no_new_process(comparison, lease):
+    raise UserError("a test starts none")
+    yield
+
+
+def perform(name: str, lease: Lease, new_process=no_new_process) -> tuple[list[experiments.Step], Verdict]:
+    steps, running = [], experiments.perform(experiments.find(name), lease, new_process)
+    while True:
+        try:
+            steps.append(next(running))
+        except StopIteration as end:
+            return steps, end.value
+
+
+@pytest.fixture(scope="module")
+def verdict(lease) -> Callable[[str], Verdict]:
+    """The verdict of an experiment on the random pair, run once."""
+    known: dict[str, Verdict] = {}
+
+    def get(name: str) -> Verdict:
+        if name not in known:
+            known[name] = perform(name, lease)[1]
+        return known[name]
+
+    return get
+
+
+# --- every experiment ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_random_weights_nothing_crashes_and_the_verdict_can_be_printed_and_read_back(verdict, name):
+    found = verdict(name)
+    assert found.experiment == name
+    assert found.finding.outcome in ("shown", "not shown")
+    assert found.finding.sentence.endswith(".")
+    assert found.finding.exhibits, "there is something to open in Compare"
+    assert all(len(row) == len(table.columns) for table in found.finding.tables for row in table.rows)
+    assert Verdict.model_validate_json(found.model_dump_json()) == found
+    assert experiments.find(name).title in report.whole(experiments.find(name), found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_texts_are_short_and_hold_no_figure(name):
+    row = experiments.find(name)
+    assert len(row.text.split()) < 120
+    assert not any(
+        character.isdigit() for text in (row.belief, row.text, row.runs, row.judged, row.look) for character in text
+    )
+
+
+def test_steps_tell_what_is_done_and_end_complete(lease):
+    steps, _ = perform("weights", lease)
+    texts = list(dict.fromkeys(step.text for step in steps))
+    assert texts[1] == "Chatting, turn 1 of 4" and len(texts) == 6
+    for text in texts:
+        of_it = [step for step in steps if step.text == text]
+        assert [step.done for step in of_it] == sorted(step.done for step in of_it)
+        assert of_it[-1].done == of_it[-1].total
+
+
+def test_closing_an_experiment_stops_what_is_under_way(lease):
+    running = experiments.perform(experiments.find("repeat"), lease, no_new_process)
+    next(running)
+    running.close()
+    assert perform("weights", lease)[1].finding.outcome == "shown", "the slots are free again"
+
+
+def test_an_unknown_name_is_one_sentence():
+    with pytest.raises(UserError, match="There is no experiment 'x'; choose one of weights, repeat"):
+        experiments.find("x")
+
+
+# --- training is over -----------------------------------------------------------------------------------
+
+
+def test_weights_are_read_again_and_not_remembered(lease, monkeypatch):
+    """A byte that changes during the chat is seen."""
+    from core.experiments import weights
+
+    parameter = next(lease.base.model.parameters())
+    ask = weights.Lab.ask
+
+    def nudging(lab, doing, comparisons):
+        parameter.data.view(-1)[0] += 1
+        return ask(lab, doing, comparisons)
+
+    before = parameter.data.view(-1)[0].item()
+    monkeypatch.setattr(weights.Lab, "ask", nudging)
+    try:
+        found = perform("weights", lease)[1].finding
+    finally:
+        parameter.data.view(-1)[0] = before
+    assert found.outcome == "not shown"
+    assert "The weights of the base model are not what they were" in found.sentence
+    assert found.figures["base_sha256_before"] != found.figures["base_sha256_after"]
+
+
+def test_weights_counts_tokens_turn_by_turn(verdict):
+    sent = [row[2] for row in verdict("weights").finding.tables[1].rows]
+    assert sent == sorted(set(sent)) and len(sent) == 4
+
+
+# --- same inputs, same output ---------------------------------------------------------------------------
+
+
+def test_repeat_holds_alone_in_a_crowd_and_in_a_new_process(pool, lease):
+    _, found = perform("repeat", lease, NewProcesses(pool.settings).ask)
+    assert found.finding.outcome == "shown", found.finding.sentence
+    assert found.finding.figures["new_process"] == "identical"
+    assert found.finding.figures["repetitions"] == 21 == found.finding.figures["base_identical"]
+
+
+def test_repeat_says_when_the_new_process_cannot_start(verdict):
+    finding = verdict("repeat").finding
+    assert finding.figures["new_process"] == "a test starts none"
+    assert "The repetition in a new process was left out: a test starts none." in finding.details
+    assert finding.figures["repetitions"] == 20
+
+
+def test_repeat_notices_a_reply_that_differs(lease, monkeypatch):
+    """A new process that answers with something else is not called identical."""
+    monkeypatch.setattr("core.experiments.repeat.REPEATS", 1)
+
+    def another(comparison, lease):
+        from core.compare import compare
+
+        other = comparison.model_copy(update={"sampling": comparison.sampling.model_copy(update={"seed": 5})})
+        yield
+        return compare(lease, other)
+
+    finding = perform("repeat", lease, another)[1].finding
+    assert finding.outcome == "not shown" and "in a new process" in finding.sentence
+    assert finding.figures["new_process"] == "different"
+
+
+def test_a_new_process_needs_memory(pool, lease, monkeypatch):
+    monkeypatch.setattr("core.checkpoints.free_bytes", lambda device: 1000)
+    asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
+    with pytest.raises(UserError, match=r"a second copy of this pair needs about \d\.\d GB and 0\.0 GB is free"):
+        next(NewProcesses(pool.settings).ask(asked, lease))
+
+
+# --- your correction teaches nobody ----------------------------------------------------------------------
+
+
+def test_correction_sends_what_it_says(verdict):
+    finding = verdict("correction").finding
+    same, fresh, deleted = (exhibit.result.comparison for exhibit in finding.exhibits)
+    assert same.prompt == fresh.prompt == deleted.prompt
+    assert len({comparison.sampling for comparison in (same, fresh, deleted)}) == 1, "same seed throughout"
+    assert [len(comparison.conversation.turns) for comparison in (same, fresh, deleted)] == [2, 0, 1]
+    assert finding.figures["weights_equal"] is True
+    assert finding.figures["post_same_as_first_in_a_fresh_chat"] == finding.figures["questions"]
+
+
+def test_a_random_model_uses_no_correction_and_the_verdict_says_so(verdict):
+    finding = verdict("correction").finding
+    assert finding.outcome == "not shown"
+    assert "Nothing was learned" in finding.sentence and "hardly shows the contrast" in finding.sentence
+
+
+def test_the_token_diff_rebuilds_both_texts(lease):
+    first, second = (lease.post.tokenizer(text)["input_ids"] for text in ("a fox and a dog", "the fox or a dog jumps"))
+    parts = token_diff(lease.post, first, second)
+    for where, ids in (("first", first), ("second", second)):
+        text = "".join(part.text for part in parts if part.where in ("both", where))
+        assert text == lease.post.tokenizer.decode(ids)
+
+
+# --- if it behaves differently, an input changed ---------------------------------------------------------
+
+
+def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
+    finding = verdict("inputs").finding
+    assert finding.outcome == "shown"
+    assert finding.figures["control_identical"] is True
+    rows = {row[0]: row for row in finding.tables[0].rows}
+    assert rows["nothing (control)"][3] == rows["nothing (control)"][6] == "never"
+    first, *others = finding.exhibits
+    seed = next(exhibit.result for exhibit in others if "seed" in exhibit.label)
+    step = parting(first.result.base.token_ids, seed.base.token_ids)
+    assert rows["seed"][3] == step + 1
+    assert rows["seed"][4] == round(first.result.base.margins[step], 4)
+
+
+def test_inputs_with_equal_weights_finds_no_difference_of_the_weights(twins):
+    finding = perform("inputs", twins)[1].finding
+    assert finding.figures["weights_alone_part_at_token"] is None
+    assert any("the weights alone make no difference" in detail for detail in finding.details)
+
+
+# --- one function call per token ---------------------------------------------------------------------------
+
+
+def test_ledger_counts_passes_and_copies(verdict, lease):
+    finding = verdict("ledger").finding
+    usage = finding.exhibits[0].result.post.usage
+    assert usage.decode_passes == usage.output_tokens - 1
+    assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == 7
+    assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.post.model.parameters())
+    assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2
+
+
+def test_ledger_reads_the_cost_of_training_from_the_card(lease, pool):
+    card = Path(pool.default.post) / "README.md"
+    card.write_text(
+        "---\nlicense: mit\ntraining_tokens: 12345678\ntraining_seconds: 600\ntraining_machine: two cores\n---\n# Card\n"
+    )
+    try:
+        finding = perform("ledger", lease)[1].finding
+    finally:
+        card.unlink()
+    assert any("took 12,345,678 tokens and 10 minutes (two cores)" in detail for detail in finding.details)
+    assert finding.tables[-1].rows[0][:4] == ("post-trained", 12345678, 600, "two cores")
+
+
+@pytest.mark.parametrize(
+    ("slots", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])]
+)
+def test_crowds_grow_to_all_slots(slots, sizes):
+    assert crowd_sizes(slots) == sizes
+
+
+# --- the rules ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply", "expected"),
+    [
+        ("What is the capital of France?", "The capital of France is Paris.", "answers"),
+        ("What is the capital of France?", "Paris.", "answers"),
+        ("What is the capital of France?", "\nWhat is the capital of Spain?\nWhat is the capital of Italy?", "asks more"),
+        ("Who won in the year ahead?", "I do not know, because my knowledge ends in 2015.", "declines"),
+        ("Once upon a time", ", there was a girl who lived in a wood.", "continues"),
+        ("Name three fruits.", "- Apples\n- Pears\n- Plums", "answers"),
+        ("Name three fruits.", "The German army crossed the border in the following spring and the war went on.", "continues"),
+        ("Hello", "Hello! How can I help you?", "answers"),
+        ("Tell me about rain.", "   \n", "says nothing"),
+        ("Explain rain.", "Posted by Anna:\nRe: rain\nIt rained here.", "continues"),
+    ],
+)  # fmt: skip
+def test_behaviour(prompt, reply, expected):
+    assert behaviour(prompt, reply) == expected
+
+
+def test_values_are_whole_words_and_years_are_years():
+    assert holds("It is Velmora, as you said.", "velmora") and not holds("Velmoran", "Velmora")
+    assert years("from 1999 to 2015, not 20155 or 12015") == [1999, 2015]
+
+
+# --- the command line ----------------------------------------------------------------------------------
+
+
+def test_experiment_on_the_command_line(pool):
+    flags = [f"--base={pool.settings.base}", f"--post={pool.settings.post}", "--device=cpu", "--threads=1"]
+    app = str(Path(__file__).parent.parent / "app.py")
+    ran = subprocess.run(
+        [sys.executable, app, "experiment", "weights", "--json", *flags], check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    printed = json.loads(ran.stdout)
+    assert printed["experiment"] == "weights" and printed["finding"]["outcome"] == "shown"
+    assert "Chatting, turn 4 of 4" in ran.stderr
+
+
+def test_all_prints_a_table(verdict):
+    lines = report.summary([verdict(name) for name in NAMES]).splitlines()
+    assert len(lines) == 2 + len(NAMES)
+    assert all(line.startswith(name) for name, line in zip(NAMES, lines[2:], strict=True))
+
+
+def test_settings_go_to_the_new_process_whole():
+    settings = replace(Settings(), base="a", post="b", device="cpu", slots=3)
+    assert settings.model_flags() == [
+        "--pair=embedded",
+        "--base=a",
+        "--post=b",
+        "--device=cpu",
+        "--dtype=auto",
+        "--slots=3",
+    ]
