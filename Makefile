@@ -17,7 +17,7 @@ test: $(VENV)/dev.stamp browser
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.engine

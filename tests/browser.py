@@ -78,6 +78,13 @@ def ask(page: Page, text: str) -> None:
     page.locator("#prompt textarea").press("Enter")
 
 
+def at_most(page: Page, tokens: int) -> None:
+    """Let both models write no more than so many tokens."""
+    box = page.locator("#max_new_tokens input[type=number]")
+    box.fill(str(tokens))
+    box.press("Tab")
+
+
 def ended(page: Page, timeout: float = 60_000) -> None:
     """Wait until both replies have ended."""
     page.wait_for_function(

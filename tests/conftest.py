@@ -1,6 +1,13 @@
-"""What every test shares: no network, one thread for the reference computations."""
+"""What tests share: no network, one thread for the reference computations, a browser, and pages that are already served.
+
+Starting a browser, loading the embedded pair and serving a page take seconds, so each is done once
+for all tests, and only when a test asks for it.
+"""
 
 import os
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from core import settings
 
@@ -8,5 +15,81 @@ settings.quieten()
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models: threads that wait for each other cost more than they save
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from tests import browser as chromium
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens a fresh visitor (own storage) on an address; every one is watched to the end."""
+    from tests.browser import Watch, open_page
+
+    contexts: list[BrowserContext] = []
+    watches: list[Watch] = []
+
+    def visit(url: str, **options) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        watches.append(Watch(page, url))
+        open_page(page, url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    for watch in watches:
+        watch.check()
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """The pool of this machine, in which only the embedded pair can be loaded."""
+    from core.hub import HuggingFaceHub
+    from core.pool import Pool
+
+    pool = Pool(settings.Settings(), HuggingFaceHub())
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def url(pool) -> Iterator[str]:
+    """The page over the embedded pair."""
+    from tests import browser as chromium
+
+    with chromium.served(pool) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _scripted_page():
+    from tests import browser as chromium
+    from tests.scripted import ScriptedPool
+
+    pool = ScriptedPool()
+    with chromium.served(pool) as url:
+        yield pool, url
+
+
+@pytest.fixture
+def scripted(_scripted_page):
+    """A function that says what both models write from now on; returns the page's address."""
+    pool, url = _scripted_page
+
+    def says(base: str, post: str | None = None, *, pause: float = 0.0, loading: float = 0.0) -> str:
+        pool.say(base, base if post is None else post, pause=pause, loading=loading)
+        return url
+
+    return says

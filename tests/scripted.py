@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from core.checkpoints import HOME, Checkpoint, Pair, read_tokenizer
 from core.pool import Lease, Progress
-from core.types import CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
+from core.types import SIDES, CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
 
 PAIR = Pair(id="scripted", title="Scripted pair", base="Scripted-Base", post="Scripted-Chat")
 INFO = EngineInfo(
@@ -39,10 +39,14 @@ class ScriptedEngine:
 
     context = 4096
 
-    def __init__(self, tokenizer, text: str, pause: float = 0.0):
-        self.ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.pause = 0.0
+
+    def say(self, text: str, pause: float) -> None:
+        self.ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         self.pause = pause
-        self.running = 0
 
     def submit(self, request: Request, emit) -> Ticket:
         ticket = Ticket(threading.Event())
@@ -50,7 +54,6 @@ class ScriptedEngine:
         return ticket
 
     def _write(self, request: Request, emit, ticket: Ticket) -> None:
-        self.running += 1
         emit(Started())
         written = 0
         for step, id in enumerate(self.ids):
@@ -68,7 +71,6 @@ class ScriptedEngine:
             seconds_to_first_token=0.01,
             seconds_decoding=0.01 * written,
         )
-        self.running -= 1
         emit(Finish(reason="stopped" if ticket.stopped.is_set() else "eos", usage=usage))
 
     def info(self) -> EngineInfo:
@@ -80,10 +82,10 @@ class ScriptedEngine:
 class ScriptedPool:
     """What the page uses of a Pool, over one scripted pair."""
 
-    def __init__(self, base: str, post: str, pause: float = 0.0, loading: float = 0.0):
-        self.pairs, self.default, self.loading = (PAIR,), PAIR, loading
+    def __init__(self, base: str = "", post: str = "", pause: float = 0.0, loading: float = 0.0):
+        self.pairs, self.default = (PAIR,), PAIR
         tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
-        self.engines = {side: ScriptedEngine(tokenizer, text, pause) for side, text in (("base", base), ("post", post))}
+        self.engines = {side: ScriptedEngine(tokenizer) for side in SIDES}
         checkpoints = {
             side: Checkpoint(
                 info=CheckpointInfo(name=name, source=name, revision=None, parameters=0),
@@ -96,6 +98,13 @@ class ScriptedPool:
             for side, name in (("base", PAIR.base), ("post", PAIR.post))
         }
         self.lease = Lease(PAIR, checkpoints["base"], checkpoints["post"], lambda: None)
+        self.say(base, post, pause, loading)
+
+    def say(self, base: str, post: str, pause: float = 0.0, loading: float = 0.0) -> None:
+        """What both models write from now on, with a pause before each token; `loading` seconds go by before they can."""
+        self.engines["base"].say(base, pause)
+        self.engines["post"].say(post, pause)
+        self.loading = loading
 
     def open(self, id: str) -> Generator[Progress, None, Lease]:
         began = time.monotonic()

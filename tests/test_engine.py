@@ -116,19 +116,18 @@ def test_a_reply_does_not_depend_on_neighbours_order_slot_or_cancels(dtype, atte
                 assert bits(events) == alone[i]
 
 
+def reply_with_a_neighbour() -> list[tuple]:
+    with running(random_model(dtype=torch.bfloat16, attention="sdpa"), "sdpa") as engine:
+        asked = request(range(30), seed=77, temperature=1.0, max_new_tokens=30)
+        return bits(answer(engine, asked, request([5], seed=1))[0])
+
+
 def test_a_reply_is_the_same_in_another_process():
-    script = (
-        "import torch; from tests.engines import *\n"
-        "with running(random_model(dtype=torch.bfloat16, attention='sdpa'), 'sdpa') as engine:\n"
-        "    events = answer(engine, request(range(30), seed=77, temperature=1.0, max_new_tokens=30), request([5], seed=1))[0]\n"
-        "    print(bits(events))\n"
-    )
-    outputs = {
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    }
-    assert len(outputs) == 1
-    assert len(outputs.pop()) > 500
+    script = "from tests.test_engine import *; print(reply_with_a_neighbour())"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    here = reply_with_a_neighbour()
+    assert len(here) == 30
+    assert repr(here) == other.strip()
 
 
 def test_reused_prefill_changes_no_bit():

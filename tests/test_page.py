@@ -5,66 +5,17 @@ import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, expect, sync_playwright
+from gradio_client import Client
+from playwright.sync_api import expect
 
-from core.hub import HuggingFaceHub
-from core.pool import Pool
-from core.settings import Settings
-from core.types import Finish
-from tests import browser as chromium
-from tests.browser import Watch, ask, ended, open_page, reply
-from tests.scripted import ScriptedPool
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.ARGUMENTS)
-        yield browser
-        browser.close()
+from core.types import DEFAULT_SAMPLING, Finish, Request
+from tests.browser import ask, at_most, ended, open_page, reply
 
 
 @pytest.fixture
-def visitor(browser):
-    """A function that opens a fresh visitor (own storage) on an address; every one is watched to the end."""
-    contexts: list[BrowserContext] = []
-    watches: list[Watch] = []
-
-    def visit(url: str, **options):
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        watches.append(Watch(page, url))
-        open_page(page, url)
-        return page
-
-    yield visit
-    for watch in watches:
-        watch.check()
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def pool():
-    pool = Pool(Settings(), HuggingFaceHub())
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def url(pool):
-    with chromium.served(pool) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def slow():
-    """Two models that write for a long time."""
-    text = "one two three four five six seven eight nine ten " * 60
-    pool = ScriptedPool(base=text, post=text, pause=0.02)
-    with chromium.served(pool) as url:
-        yield pool, url
+def slow(scripted):
+    """Two models that write for a minute; the page's address."""
+    return scripted("one two three four five six seven eight nine ten " * 60, pause=0.1)
 
 
 # --- the main job ------------------------------------------------------------------------------------
@@ -72,6 +23,7 @@ def slow():
 
 def test_both_models_answer_three_turns_and_the_history_is_in_sight(visitor, url):
     page = visitor(url)
+    at_most(page, 40)
     for turn, prompt in enumerate(("What is the capital of France?", "My name is Zanlor.", "What is my name?")):
         ask(page, prompt)
         expect(page.locator("#chat_base .user.message")).to_have_count(turn + 1, timeout=30_000)
@@ -89,8 +41,7 @@ def test_both_models_answer_three_turns_and_the_history_is_in_sight(visitor, url
 
 
 def test_replies_stream_and_the_strip_tells_what_happened(visitor, slow):
-    _, url = slow
-    page = visitor(url)
+    page = visitor(slow)
     ask(page, "Count")
     expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
     first = page.locator("#chat_base .bot.message").inner_text()
@@ -107,33 +58,24 @@ def test_replies_stream_and_the_strip_tells_what_happened(visitor, slow):
     assert reply(page, "base").startswith("one two three"), "what was written until then stays"
 
 
-def test_same_seed_same_replies_for_another_visitor(visitor, url):
+def test_same_seed_same_replies_for_another_visitor_and_for_the_endpoint(visitor, url):
     replies = []
     for _ in range(2):
         page = visitor(url)
+        at_most(page, 40)
         ask(page, "Tell me about the sea")
         ended(page)
         replies.append((reply(page, "base"), reply(page, "post")))
     assert replies[0] == replies[1]
-
-
-def test_the_page_and_the_endpoint_give_the_same_tokens(visitor, url):
-    from gradio_client import Client
-
-    page = visitor(url)
-    ask(page, "Tell me about the sea")
-    ended(page)
-    from core.types import DEFAULT_SAMPLING
-
     comparison = {
         "pair": "embedded",
         "prompt": "Tell me about the sea",
-        "sampling": DEFAULT_SAMPLING.model_dump(),
+        "sampling": {**DEFAULT_SAMPLING.model_dump(), "max_new_tokens": 40},
         "today": "2026-01-01",
     }
     answer = Client(url, verbose=False).predict(comparison, api_name="/compare")
-    assert reply(page, "base").split() == answer["base"]["text"].split()
-    assert reply(page, "post").split() == answer["post"]["text"].split()
+    assert replies[0][0].split() == answer["base"]["text"].split()
+    assert replies[0][1].split() == answer["post"]["text"].split()
 
 
 # --- turns -------------------------------------------------------------------------------------------
@@ -141,6 +83,7 @@ def test_the_page_and_the_endpoint_give_the_same_tokens(visitor, url):
 
 def test_retry_undo_edit_and_new_chat(visitor, url):
     page = visitor(url)
+    at_most(page, 40)
     ask(page, "Hello there")
     ended(page)
     first = reply(page, "base")
@@ -219,6 +162,7 @@ def test_choosing_another_pair_renames_the_panes_and_loads_nothing(visitor, url,
 def test_two_visitors_at_once_see_only_their_own_chat(visitor, url):
     pages = {name: visitor(url) for name in ("Ada", "Bob")}
     for name, page in pages.items():
+        at_most(page, 40)
         ask(page, f"My name is {name}.")
     for page in pages.values():
         ended(page)
@@ -230,8 +174,7 @@ def test_two_visitors_at_once_see_only_their_own_chat(visitor, url):
 
 
 def test_stop_stops_only_ones_own_replies(visitor, slow):
-    _, url = slow
-    mine, theirs = visitor(url), visitor(url)
+    mine, theirs = visitor(slow), visitor(slow)
     for page in (mine, theirs):
         ask(page, "Count")
         expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
@@ -274,17 +217,16 @@ def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monke
 
 def test_a_visitor_who_waits_sees_how_many_are_ahead(visitor, url, pool):
     """All slots of the lane are taken by long requests; the page counts those before it."""
-    from core.types import DEFAULT_SAMPLING, Request
-
+    page = visitor(url)
+    at_most(page, 40)
     lease = pool.wait("embedded")
     long = Request(
         token_ids=(5, 6, 7), sampling=DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 200}), stop_ids=frozenset()
     )
     crowd = [
-        engine.submit(long, lambda event: None) for engine in (lease.base.engine, lease.post.engine) for _ in range(60)
+        engine.submit(long, lambda event: None) for engine in (lease.base.engine, lease.post.engine) for _ in range(24)
     ]
     try:
-        page = visitor(url)
         ask(page, "Hello")
         expect(page.locator(".strip.base .status")).to_contain_text(re.compile(r"Waiting, \d+ ahead"), timeout=10_000)
     finally:
@@ -299,6 +241,7 @@ def test_a_visitor_who_waits_sees_how_many_are_ahead(visitor, url, pool):
 
 def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     page = visitor(url)
+    at_most(page, 40)
     ask(page, "   ")
     expect(page.locator("#notice")).to_contain_text("Type a prompt first")
     ask(page, "Hello")
@@ -316,12 +259,11 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     assert len(page.locator("#prompt textarea").input_value()) > 10_000, "the prompt is still in its box"
 
 
-def test_loading_shows_its_progress(visitor):
-    with chromium.served(ScriptedPool(base="a", post="b", loading=2.0)) as url:
-        page = visitor(url)
-        ask(page, "Hello")
-        expect(page.locator("#notice")).to_contain_text("Downloading Scripted-Base (12 MB) 50%")
-        ended(page)
+def test_loading_shows_its_progress(visitor, scripted):
+    page = visitor(scripted("a", "b", loading=2.0))
+    ask(page, "Hello")
+    expect(page.locator("#notice")).to_contain_text("Downloading Scripted-Base (12 MB) 50%")
+    ended(page)
 
 
 # --- strangers' text -------------------------------------------------------------------------------------
@@ -341,80 +283,81 @@ def shows_exactly(page, text: str) -> None:
     )
 
 
-def test_hostile_output_and_prompts_are_shown_and_do_nothing(visitor):
-    with chromium.served(ScriptedPool(base=HOSTILE, post=HOSTILE)) as url:
-        page = visitor(url)
-        ask(page, HOSTILE)
-        ended(page)
-        page.get_by_role("button", name="Exactly what was sent").click()
-        shows_exactly(page, HOSTILE)
-        page.wait_for_timeout(500)
-        assert page.evaluate("window.hacked") is None
-        for place in ("#chat_base", "#chat_post", "#sent"):
-            for tag in (
-                "script",
-                "img[src^=http]",
-                "iframe",
-                "form",
-                "style:not(svg style)",
-                "b:not(header b)",
-                "a[href^=javascript]",
-            ):
-                assert page.locator(f"{place} {tag}").count() == 0, (place, tag)
-        assert "<script>window.hacked = 1</script>" in page.locator("#chat_post .bot.message").inner_text()
-        assert "<script>" in page.locator("#sent .sent.base pre").inner_text()
+def test_hostile_output_and_prompts_are_shown_and_do_nothing(visitor, scripted):
+    url = scripted(HOSTILE)
+    page = visitor(url)
+    ask(page, HOSTILE)
+    ended(page)
+    page.get_by_role("button", name="Exactly what was sent").click()
+    shows_exactly(page, HOSTILE)
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.hacked") is None
+    for place in ("#chat_base", "#chat_post", "#sent"):
+        for tag in (
+            "script",
+            "img[src^=http]",
+            "iframe",
+            "form",
+            "style:not(svg style)",
+            "b:not(header b)",
+            "a[href^=javascript]",
+        ):
+            assert page.locator(f"{place} {tag}").count() == 0, (place, tag)
+    assert "<script>window.hacked = 1</script>" in page.locator("#chat_post .bot.message").inner_text()
+    assert "<script>" in page.locator("#sent .sent.base pre").inner_text()
 
 
-def test_copy_gives_the_text_itself(visitor):
+def test_copy_gives_the_text_itself(visitor, scripted):
     text = "if a < b && b > c: ![x](y) &amp; **bold**"
-    with chromium.served(ScriptedPool(base=text, post=text)) as url:
-        page = visitor(url, permissions=["clipboard-read", "clipboard-write"])
-        ask(page, "Hello")
-        ended(page)
-        for side in ("base", "post"):
-            page.locator(f"#chat_{side} .bot-row").hover()
-            page.locator(f"#chat_{side} .bot-row").get_by_role("button", name="Copy message").click()
-            page.wait_for_timeout(200)
-            assert page.evaluate("navigator.clipboard.readText()") == text
+    url = scripted(text)
+    page = visitor(url, permissions=["clipboard-read", "clipboard-write"])
+    ask(page, "Hello")
+    ended(page)
+    for side in ("base", "post"):
+        page.locator(f"#chat_{side} .bot-row").hover()
+        page.locator(f"#chat_{side} .bot-row").get_by_role("button", name="Copy message").click()
+        page.wait_for_timeout(200)
+        assert page.evaluate("navigator.clipboard.readText()") == text
 
 
-def test_markdown_keeps_its_form_on_the_post_trained_side(visitor):
+def test_markdown_keeps_its_form_on_the_post_trained_side(visitor, scripted):
     markdown = "# Title\n\n- one\n- two\n\n```python\nprint('<b>')\n```\n\n**bold** and `x < y`"
-    with chromium.served(ScriptedPool(base=markdown, post=markdown)) as url:
-        page = visitor(url)
-        ask(page, "Hello")
-        ended(page)
-        pane = page.locator("#chat_post .bot.message")
-        expect(pane.locator("strong")).to_have_text("bold")
-        assert pane.locator("li").all_inner_texts() == ["one", "two"]
-        assert "print('<b>')" in pane.locator("pre").inner_text()
-        assert "x < y" in pane.inner_text()
-        shows_exactly(page, markdown)
+    url = scripted(markdown)
+    page = visitor(url)
+    ask(page, "Hello")
+    ended(page)
+    pane = page.locator("#chat_post .bot.message")
+    expect(pane.locator("strong")).to_have_text("bold")
+    assert pane.locator("li").all_inner_texts() == ["one", "two"]
+    assert "print('<b>')" in pane.locator("pre").inner_text()
+    assert "x < y" in pane.inner_text()
+    shows_exactly(page, markdown)
 
 
 # --- for everybody -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 390])
-def test_axe_finds_nothing(visitor, scheme, width):
-    text = "A reply with **markdown**, `code` and\n\n- a list"
-    with chromium.served(ScriptedPool(base=text, post=text)) as url:
-        page = visitor(url, color_scheme=scheme, viewport={"width": width, "height": 844}, reduced_motion="reduce")
-        page.wait_for_timeout(500)
-        for state in ("empty", "answered"):
-            if state == "answered":
-                ask(page, "Hello")
-                ended(page)
-                page.get_by_role("button", name="Exactly what was sent").click()
-                page.wait_for_timeout(500)
+def test_axe_finds_nothing(visitor, scripted, width):
+    url = scripted("A reply with **markdown**, `code` and\n\n- a list")
+    page = visitor(url, viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    for state in ("empty", "answered"):
+        if state == "answered":
+            ask(page, "Hello")
+            ended(page)
+            page.get_by_role("button", name="Exactly what was sent").click()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function(
+                f"() => document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}"
+            )
+            page.wait_for_timeout(300)  # colours fade from one scheme to the other
             found = Axe().run(page)
-            assert found.violations_count == 0, (state, found.generate_report())
+            assert found.violations_count == 0, (state, scheme, found.generate_report())
 
 
 def test_it_fits_a_phone(visitor, slow):
-    _, url = slow
-    page = visitor(url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = visitor(slow, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing scrolls sideways but the panes"
     expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport()
 
