@@ -14,8 +14,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import init_empty_weights
-from accelerate.utils import calculate_maximum_sizes
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from transformers import (
@@ -225,7 +223,7 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
         raise UserError(
-            f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {_first_line(error)}."
+            f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {_reason(error, name, folder)}."
         ) from error
     if getattr(config, "is_encoder_decoder", False) or type(config) not in AutoModelForCausalLM._model_mapping:
         raise UserError(
@@ -237,9 +235,9 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
 
 def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     """Bytes of the weights in `dtype`, from the shapes alone."""
-    with init_empty_weights():
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return int(calculate_maximum_sizes(model)[0])
+    return sum(parameter.nbytes for parameter in model.parameters())  # tied ones count once
 
 
 def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Settings, weights: int, free: int) -> Shape:
@@ -338,7 +336,9 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."
         ) from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{source.name} could not be loaded: {_first_line(error)}.") from error
+        raise UserError(
+            f"{source.name} could not be loaded: {_reason(error, source.name, folder, weights_folder)}."
+        ) from error
     origin = f"{source.origin} on {source.adapter_of.origin}" if source.adapter_of else source.origin
     info = CheckpointInfo(
         name=source.name, source=origin, revision=source.revision, parameters=sum(p.numel() for p in model.parameters())
@@ -350,7 +350,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, use_fast=True)
     except (ValueError, OSError, ImportError, KeyError) as error:
-        raise UserError(f"{name} has no tokenizer that can be loaded here: {_first_line(error)}.") from error
+        raise UserError(f"{name} has no tokenizer that can be loaded here: {_reason(error, name, folder)}.") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name} has only a slow tokenizer; the engine needs one with a tokenizer.json.")
     return tokenizer
@@ -401,7 +401,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> PreTrained
     try:
         return PeftModel.from_pretrained(model, folder, local_files_only=True).merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The adapter {name} does not fit its base model: {_first_line(error)}.") from error
+        raise UserError(f"The adapter {name} does not fit its base model: {_reason(error, name, folder)}.") from error
 
 
 def _wants_eager(config: PreTrainedConfig, placement: Placement) -> bool:
@@ -516,6 +516,9 @@ def _canonical_bytes(tensor: torch.Tensor) -> Any:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300].rstrip(".")
+def _reason(error: BaseException, name: str, *folders: Path) -> str:
+    """The first line of a library's error, with the model's name in place of its path on this machine."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for folder in folders:
+        line = line.replace(str(folder), name)
+    return line[:300].rstrip(". ")

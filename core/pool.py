@@ -30,6 +30,9 @@ class Progress:
     fraction: float | None = None
 
 
+WAITING = Progress("Waiting for another model to load")
+
+
 @dataclass(frozen=True)
 class Lease:
     """A loaded pair that stays loaded until it is released."""
@@ -53,7 +56,7 @@ class _Entry:
 
     key: tuple[str, str | None, int]
     loading: "Future[Checkpoint]"
-    progress: Progress = Progress("Waiting for another model to load")
+    progress: Progress = WAITING
     users: int = 0
     used: float = field(default_factory=monotonic)
 
@@ -184,6 +187,7 @@ class Pool:
             report(f"Looking for {spec}", None)
             source = checkpoints.find(spec, self.hub, adapter_base)
             checkpoints.bring(source, self.hub, report)
+            entry.progress = WAITING
             with self._memory:
                 while True:
                     try:

@@ -1,0 +1,334 @@
+"""Where weights come from, what is refused with which sentence, and that the fingerprint is of the values."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, T5Config
+
+from core import checkpoints
+from core.checkpoints import Checkpoint, Pair, find, weights_sha256
+from core.errors import NotEnoughMemory, UserError
+from core.hub import Repository
+from core.settings import Settings
+from tests import tiny
+from tests.engines import answer, request, tokens
+
+SETTINGS = Settings(device="cpu", dtype="float32", slots=2, threads=1)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FolderHub:
+    """A Hub of one repository, owner/name, that is a folder here."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def look_up(self, id: str, revision: str | None) -> Repository:
+        assert (id, revision) in (("owner/name", None), ("owner/name", "v1")), "no other is ever asked for"
+        return Repository(id, COMMIT, {file.name: file.stat().st_size for file in self.folder.iterdir()})
+
+    def download(self, repository: Repository, report) -> Path:
+        report(0.5)
+        return self.folder
+
+
+NO_HUB = FolderHub(Path("/nowhere"))
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    return tiny.save_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def copy(pair, tmp_path) -> Path:
+    """A copy of the base model's folder, to be spoiled."""
+    return shutil.copytree(pair[0], tmp_path / "spoiled")
+
+
+@pytest.fixture
+def load():
+    """Loads a model, and closes its engine in the end."""
+    loaded: list[Checkpoint] = []
+
+    def load_it(spec: Path | str, base: Path | None = None, *, hub=NO_HUB, settings=SETTINGS, report=print):
+        source = find(str(spec), hub, str(base) if base else None)
+        loaded.append(checkpoints.load(source, hub, settings, checkpoints.place(settings), report))
+        return loaded[-1]
+
+    yield load_it
+    for checkpoint in loaded:
+        checkpoint.close()
+
+
+def reply(checkpoint: Checkpoint, **settings) -> list[int]:
+    return tokens(answer(checkpoint.engine, request([5, 6, 7], **settings))[0])
+
+
+# --- folders and the Hub ---------------------------------------------------------------------------
+
+
+def test_a_folder_is_loaded_with_its_tokenizer_its_ends_and_no_path_in_its_name(pair, load):
+    base, post = load(pair[0]), load(pair[1])
+    assert base.info.name == base.info.source == "tiny-base"
+    assert base.info.revision is None
+    assert base.info.parameters == sum(parameter.numel() for parameter in tiny.model(seed=1).parameters())
+    assert base.stop_ids == {0}
+    assert post.stop_ids == {0, 2}, "the tokenizer's end of turn and all that generation_config lists"
+    assert len(reply(base)) == 12
+    checkpoints.check_same_vocabulary(base, post)
+
+
+def test_the_commit_that_a_name_stands_for_is_recorded_and_progress_is_reported(pair, load):
+    said: list[tuple[str, float | None]] = []
+    checkpoint = load("owner/name@v1", hub=FolderHub(pair[0]), report=lambda *news: said.append(news))
+    assert (checkpoint.info.name, checkpoint.info.source, checkpoint.info.revision) == ("name", "owner/name", COMMIT)
+    assert any(text.startswith("Downloading name (") and fraction == 0.5 for text, fraction in said)
+    assert next(text for text, fraction in said if fraction is None) == "Loading name"
+
+
+def test_a_models_own_generation_config_fills_nothing_in(pair, copy, load):
+    plain = reply(load(pair[0]), temperature=1.0, max_new_tokens=30)
+    file = copy / "generation_config.json"
+    wishes = {"temperature": 0.1, "top_k": 1, "top_p": 0.1, "repetition_penalty": 1.9, "do_sample": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wishes}))
+    assert reply(load(copy), temperature=1.0, max_new_tokens=30) == plain
+
+
+# --- the fingerprint ---------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_of_the_values_not_of_how_they_are_stored(pair, tmp_path, load):
+    sharded = tiny.model(seed=1).float()
+    sharded.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    tiny.tokenizer(adds_bos=True).save_pretrained(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    bfloat16 = Settings(device="cpu", dtype="bfloat16", slots=2, threads=1)
+    assert len({load(pair[0]).weights_sha256, load(pair[0], settings=bfloat16).weights_sha256, load(tmp_path / "sharded").weights_sha256}) == 1  # fmt: skip
+
+
+def test_one_changed_weight_or_name_changes_the_fingerprint():
+    model, other = tiny.model(seed=1), tiny.model(seed=1)
+    assert weights_sha256(model) == weights_sha256(other)
+    with torch.no_grad():
+        weight = other.model.layers[1].mlp.up_proj.weight
+        weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(torch.inf, dtype=torch.bfloat16))
+    assert weights_sha256(model) != weights_sha256(other)
+    layers = model.model.layers
+    before = weights_sha256(model)
+    layers[0].mlp.gate_proj, layers[0].mlp.up_proj = layers[0].mlp.up_proj, layers[0].mlp.gate_proj
+    assert weights_sha256(model) != before, "the same numbers under other names are another model"
+
+
+def test_chatting_changes_no_weight(pair, load):
+    checkpoint = load(pair[1])
+    answer(checkpoint.engine, *(request(range(1, 30 + i), seed=i, max_new_tokens=40) for i in range(6)))
+    assert weights_sha256(checkpoint.model) == checkpoint.weights_sha256
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in checkpoint.model.parameters())
+
+
+# --- adapters ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def adapter(pair, tmp_path_factory) -> Path:
+    """A LoRA adapter on the tiny base, with weights that matter."""
+    torch.manual_seed(7)
+    config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = tmp_path_factory.mktemp("adapter") / "tiny-adapter"
+    get_peft_model(AutoModelForCausalLM.from_pretrained(pair[0]), config).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_merged_into_its_own_copy_of_the_base(pair, adapter, load):
+    base = load(pair[0])
+    before, weights = reply(base), base.weights_sha256
+    merged = load(adapter, pair[0])
+    assert merged.info.name == "tiny-adapter"
+    assert merged.info.source == "tiny-adapter on tiny-base"
+    assert merged.info.parameters == base.info.parameters
+    assert weights_sha256(base.model) == weights != merged.weights_sha256
+    assert reply(base) == before != reply(merged)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    scale = json.loads((adapter / "adapter_config.json").read_text())["lora_alpha"] / 4
+    change = factors[name.format("B")] @ factors[name.format("A")] * scale
+    layer = merged.model.model.layers[0].self_attn.q_proj.weight
+    expected = base.model.model.layers[0].self_attn.q_proj.weight + change
+    assert torch.allclose(layer, expected, atol=1e-5)
+
+
+def test_an_adapter_without_a_base_is_refused(adapter):
+    with pytest.raises(UserError, match="tiny-adapter is a PEFT adapter; give the model that it was trained on as"):
+        find(str(adapter), NO_HUB)
+
+
+def test_an_adapter_of_another_shape_is_refused(adapter, tmp_path, load):
+    wider = tiny.save(tmp_path / "wider", tiny.model(hidden_size=64), tiny.tokenizer())
+    with pytest.raises(UserError, match="The adapter tiny-adapter does not fit its base model: "):
+        load(adapter, wider)
+
+
+def test_a_pickled_adapter_is_refused(pair, adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "pickled")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UserError, match="The adapter pickled holds no safetensors weights"):
+        find(str(folder), NO_HUB, str(pair[0]))
+
+
+# --- what cannot be loaded -------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"There is no folder './nothing-here' on this machine; check the path\."):
+        find("./nothing-here", NO_HUB)
+
+
+def test_what_holds_no_safe_weights_is_refused_before_anything_is_read(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="only as pickle files, which can run code when they are loaded; convert it"):
+        find(str(copy), NO_HUB)
+    (copy / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match="holds no safetensors weights; convert it to safetensors first"):
+        find(str(copy), NO_HUB)
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has no config\.json, so it is not a model"):
+        find(str(copy), NO_HUB)
+
+
+def test_a_pickle_beside_the_safetensors_is_never_opened(copy, load):
+    (copy / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    assert reply(load(copy))
+
+
+def spoil(folder: Path, how: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    match how:
+        case "cut short":
+            weights = (folder / "model.safetensors").read_bytes()
+            (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        case "no tokenizer":
+            for file in folder.glob("tokenizer*"):
+                file.unlink()
+        case "unknown kind":
+            (folder / "config.json").write_text(json.dumps({**config, "model_type": "from-the-future"}))
+        case "not JSON":
+            (folder / "config.json").write_text("{")
+        case "encoder and decoder":
+            T5Config().save_pretrained(folder)
+        case "linear attention":
+            kinds = {"layer_types": ["linear_attention", "full_attention"], "model_type": "qwen3"}
+            (folder / "config.json").write_text(json.dumps({**config, **kinds}))
+        case "code":
+            (folder / "config.json").write_text(
+                json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
+            )
+            (folder / "mine.py").write_text("raise SystemExit('code from a repository was run')")
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("cut short", "spoiled could not be loaded: "),
+        ("no tokenizer", "spoiled has no tokenizer that can be loaded here"),
+        ("unknown kind", "cannot be loaded with this version of transformers"),
+        ("not JSON", "cannot be loaded with this version of transformers"),
+        ("encoder and decoder", "is a t5 model, not a decoder that continues text"),
+        ("linear attention", "has linear attention layers, which the engine does not run"),
+        ("code", "code from repositories is never run"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence(copy, load, how, sentence):
+    spoil(copy, how)
+    with pytest.raises(UserError) as refusal:
+        load(copy)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value) and str(copy.parent) not in str(refusal.value)
+
+
+def test_siblings_with_different_vocabularies_are_refused_by_the_first_token_that_differs(pair, copy, tmp_path, load):
+    base = load(pair[0])
+    spelling = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = spelling["model"]["vocab"]
+    first, second = (token for token, id in vocabulary.items() if id in (300, 301))
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (copy / "tokenizer.json").write_text(json.dumps(spelling))
+    with pytest.raises(UserError, match=r"different vocabularies \(token 300 is .* choose two stages of the same"):
+        checkpoints.check_same_vocabulary(base, load(copy))
+
+
+def test_control_tokens_may_be_added_or_renamed(pair, copy, load):
+    text = (copy / "tokenizer.json").read_text().replace(tiny.TURN_START, "<|turn|>")
+    (copy / "tokenizer.json").write_text(text)
+    checkpoints.check_same_vocabulary(load(pair[0]), load(copy))
+
+
+# --- what fits ---------------------------------------------------------------------------------------------
+
+
+def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda device: 2**28)
+    with pytest.raises(NotEnoughMemory, match=r"need about 0\.\d GB with their caches, and 0\.2 GB is free; choose"):
+        load(pair[0])
+
+
+def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
+    config = tiny.model(max_position_embeddings=8192).config
+    placement = checkpoints.place(SETTINGS)
+    per_token = checkpoints.kv_bytes_per_token(config, torch.float32)
+
+    def context_with(*sizes: int) -> int:
+        """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
+        free = checkpoints.SPARE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
+        return checkpoints.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
+
+    assert context_with(100_000) == 4096, "the default on a CPU"
+    assert context_with(256, 1024, 2048) == 2048
+    assert context_with(256, 1024, 2047) == 1024
+    assert context_with(256, 1024) == 1024
+    with pytest.raises(NotEnoughMemory):
+        context_with(256, 1023)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_estimate_of_the_weights_is_their_size(tied):
+    model = tiny.model(tie_word_embeddings=tied)
+    assert checkpoints.weight_bytes(model.config, torch.bfloat16) == sum(p.nbytes for p in model.parameters())
+
+
+def test_a_device_that_is_not_there_is_refused():
+    absent = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
+    with pytest.raises(UserError, match=f"--device {absent} was asked for, but torch finds none here"):
+        checkpoints.place(Settings(device=absent))
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_pair_opens_the_page_unless_another_is_named():
+    assert checkpoints.default_pair(Settings()).id == "embedded"
+    assert checkpoints.default_pair(Settings(pair="qwen3-0.6b")).base == "Qwen/Qwen3-0.6B-Base"
+    with pytest.raises(UserError, match=r"There is no pair 'nobody' here; `python app\.py pairs` lists them"):
+        checkpoints.default_pair(Settings(pair="nobody"))
+
+
+def test_the_rows_of_the_file_have_ids_of_their_own_and_two_different_models():
+    rows = checkpoints.known_pairs(Settings())
+    assert len({row.id for row in rows}) == len({row.title for row in rows}) == len(rows) >= 14
+    assert all(row.base != row.post for row in rows)
+
+
+def test_ones_own_pair_comes_first_and_shows_no_path(pair):
+    own = Settings(base=str(pair[0]), post=str(pair[1]))
+    row = checkpoints.known_pairs(own)[0]
+    assert row == checkpoints.default_pair(own)
+    assert row == Pair(
+        id="tiny-base | tiny-chat", title="tiny-base and tiny-chat", base=str(pair[0]), post=str(pair[1])
+    )
+    assert checkpoints.default_pair(Settings(base="a/b", post="c/d@e", pair="embedded")).id == "a/b | c/d@e"
+    assert checkpoints.default_pair(Settings(base="a/b", post="c/d", pair="smollm3-3b")).id == "smollm3-3b"

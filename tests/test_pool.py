@@ -1,0 +1,249 @@
+"""Which models are in memory: loaded on first use, shared, never taken from somebody who is being answered."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from core import checkpoints
+from core.checkpoints import Checkpoint
+from core.compare import Run
+from core.errors import NotEnoughMemory, UserError
+from core.pool import Pool
+from core.settings import Settings
+from core.types import CheckpointInfo, Comparison
+from tests import tiny
+from tests.pairs import comparison
+
+ROWS = {"a": ("a-base", "a-chat"), "b": ("b-base", "b-chat"), "c": ("c-base", "c-chat"), "a2": ("a-base", "a-other")}
+
+
+class NoHub:
+    def look_up(self, id, revision):
+        raise UserError(f"{id} is not on this machine and the Hub cannot be reached.")
+
+    def download(self, repository, report):
+        raise AssertionError("nothing is downloaded here")
+
+
+class Memory:
+    """Stands in for loading: a machine with room for `room` models, which notes what it does."""
+
+    def __init__(self):
+        self.room = 4
+        self.loads: list[str] = []
+        self.present: list[str] = []
+        self.broken: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def load(self, source, hub, settings, placement, report) -> Checkpoint:
+        report(f"Loading {source.name}", None)
+        assert self.gate.wait(30)
+        self.loads.append(source.name)
+        if source.name in self.broken:
+            raise UserError(f"{source.name} could not be loaded: it is broken.")
+        if len(self.present) >= self.room:
+            raise NotEnoughMemory("These weights need more than is free; choose a smaller pair.")
+        self.present.append(source.name)
+        spelling = tiny.tokenizer()
+        if source.name == "c-chat":
+            spelling.add_tokens(["another", "vocabulary"])
+            spelling.get_vocab = lambda: {"x": 5}
+        return Checkpoint(
+            info=CheckpointInfo(name=source.name, source=source.name, revision=None, parameters=1),
+            weights_sha256="a" * 64,
+            tokenizer=spelling,
+            stop_ids=frozenset(),
+            model=SimpleNamespace(),
+            engine=SimpleNamespace(close=lambda: self.present.remove(source.name)),
+        )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder of pairs in place of checkpoints/."""
+    rows = [
+        f'[[pair]]\nid = "{id}"\ntitle = "{id}"\nbase = "{base}"\npost = "{post}"\n'
+        for id, (base, post) in ROWS.items()
+    ]
+    rows.append('[[pair]]\nid = "far"\ntitle = "far"\nbase = "owner/far"\npost = "owner/far-chat"\n')
+    (tmp_path / "pairs.toml").write_text("\n".join(rows), "utf-8")
+    monkeypatch.setattr(checkpoints, "HOME", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def memory(home, monkeypatch) -> Memory:
+    for name in {name for row in ROWS.values() for name in row}:
+        (home / name).mkdir()
+        for file in ("config.json", "model.safetensors"):
+            (home / name / file).touch()
+    memory = Memory()
+    monkeypatch.setattr(checkpoints, "load", memory.load)
+    return memory
+
+
+@pytest.fixture
+def pool(memory):
+    pool = Pool(Settings(device="cpu", pair="a"), NoHub())
+    yield pool
+    memory.gate.set()
+    pool.close()
+
+
+def use(pool: Pool, id: str) -> None:
+    pool.wait(id).release()
+
+
+def test_a_pair_is_loaded_on_its_first_use_and_kept(pool, memory):
+    assert memory.loads == [], "starting loads nothing"
+    first, second = pool.wait("a"), pool.wait("a")
+    assert (first.base, first.post) == (second.base, second.post)
+    assert sorted(memory.loads) == ["a-base", "a-chat"]
+    assert sorted(pool.loaded()) == ["a-base", "a-chat"]
+
+
+def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
+    assert pool.wait("a").base is pool.wait("a2").base
+    assert memory.loads.count("a-base") == 1
+
+
+def test_visitors_who_ask_at_once_share_one_load_and_see_its_progress(pool, memory):
+    memory.gate.clear()
+    openings = [pool.open("a") for _ in range(3)]
+    assert next(openings[0])
+    for opening in openings:
+        assert next(opening).text in ("Loading a-base", "Waiting for another model to load")
+    memory.gate.set()
+    leases = [pool.wait("a") for _ in openings]
+    assert len({id(lease.base) for lease in leases}) == 1
+    assert len(memory.loads) == 2
+
+
+def test_the_least_recently_used_idle_pair_makes_room(pool, memory):
+    for id in ("a", "b", "a"):
+        use(pool, id)
+    memory.room = 4
+    with pytest.raises(UserError, match="different vocabularies"):
+        use(pool, "c")  # its siblings do not match, but both had to be loaded to know
+    assert sorted(memory.present) == ["a-base", "a-chat", "c-base", "c-chat"]
+
+
+def test_a_pair_in_use_is_never_unloaded_and_the_newcomer_gets_the_sentence(pool, memory):
+    memory.room = 2
+    lease = pool.wait("a")
+    with pytest.raises(NotEnoughMemory, match="choose a smaller pair"):
+        pool.wait("b")
+    assert sorted(memory.present) == ["a-base", "a-chat"]
+    lease.release()
+    use(pool, "b")
+    assert sorted(memory.present) == ["b-base", "b-chat"], "once it is idle it makes room"
+
+
+def test_releasing_twice_gives_back_once(pool, memory):
+    memory.room = 2
+    held, other = pool.wait("a"), pool.wait("a")
+    other.release()
+    other.release()
+    with pytest.raises(NotEnoughMemory):
+        pool.wait("b")
+    held.release()
+    use(pool, "b")
+
+
+def test_what_failed_is_tried_again_and_the_other_pair_stays(pool, memory):
+    lease = pool.wait("a")
+    memory.broken = {"b-chat"}
+    with pytest.raises(UserError, match="b-chat could not be loaded: it is broken"):
+        pool.wait("b")
+    with pytest.raises(UserError, match="owner/far is not on this machine"):
+        pool.wait("far")
+    assert (pool.wait("a").base, pool.wait("a").post) == (lease.base, lease.post)
+    memory.broken = set()
+    use(pool, "b")
+    assert memory.loads.count("b-base") == 1, "the half that was loaded is not loaded again"
+
+
+def test_an_unexpected_failure_is_a_sentence_too(pool, monkeypatch, caplog):
+    def fail(*arguments):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(checkpoints, "load", fail)
+    with pytest.raises(UserError, match=r"a-base could not be loaded: division by zero\."):
+        pool.wait("a")
+    assert "ZeroDivisionError" in caplog.text, "with its trace in the log"
+
+
+def test_a_visitor_who_leaves_while_it_loads_holds_nothing(pool, memory):
+    memory.gate.clear()
+    opening = pool.open("a")
+    next(opening)
+    opening.close()
+    memory.gate.set()
+    use(pool, "a")
+    memory.room = 2
+    use(pool, "b")
+    assert sorted(memory.present) == ["b-base", "b-chat"]
+
+
+def test_peeking_never_loads(pool, memory):
+    assert pool.peek("a") is None
+    assert memory.loads == []
+    use(pool, "a")
+    lease = pool.peek("a")
+    assert lease is not None
+    memory.room = 2
+    with pytest.raises(NotEnoughMemory):
+        pool.wait("b")
+    lease.release()
+
+
+def test_loading_ahead_is_for_whoever_asks_next(pool, memory):
+    pool.start_loading("a")
+    use(pool, "a")
+    assert len(memory.loads) == 2
+
+
+def test_an_unknown_pair_is_refused_without_a_trace(pool, memory):
+    with pytest.raises(UserError, match="There is no pair 'z' here"):
+        pool.wait("z")
+    assert memory.loads == []
+
+
+def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
+    """On real engines: while one reply is written, another pair is asked for and refused, and no token changes."""
+    for seed, name in enumerate(("a-base", "a-chat", "b-base", "b-chat")):
+        tiny.save(home / name, tiny.model(seed=seed), tiny.tokenizer(tiny.CHATML))
+    pool = Pool(Settings(device="cpu", dtype="float32", slots=2, threads=1, pair="a"), NoHub())
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda device: 2**40 if len(pool.loaded()) < 2 else 2**20)
+    asked = Comparison.model_validate({**comparison(max_new_tokens=120).model_dump(), "pair": "a"})
+    try:
+        lease = pool.wait("a")
+        alone = finish(Run(lease, asked))
+        run, refused = Run(lease, asked), []
+        for snapshot in run.snapshots(lambda: 0.0):
+            if len(snapshot.base.token_ids) > 3 and not refused:
+                with pytest.raises(NotEnoughMemory) as refusal:
+                    pool.wait("b")
+                refused.append(str(refusal.value))
+        assert "is free; choose a smaller pair" in refused[0]
+        assert ids(run) == alone
+        lease.release()
+        use(pool, "b")
+        assert sorted(pool.loaded()) == ["b-base", "b-chat"]
+        with pytest.raises(UserError, match="press Compare again"):
+            Run(lease, asked)
+    finally:
+        pool.close()
+
+
+def ids(run: Run) -> tuple:
+    result = run.result()
+    return result.base.token_ids, result.post.token_ids
+
+
+def finish(run: Run) -> tuple:
+    for _ in run.snapshots():
+        pass
+    return ids(run)

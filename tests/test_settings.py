@@ -1,0 +1,82 @@
+"""Settings: flags win over the environment, the environment over the defaults, and no password on the command line."""
+
+import argparse
+
+import pytest
+
+from core import settings
+from core.errors import UserError
+from core.settings import Settings
+
+
+def read(*flags: str, **environment: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    settings.add_flags(parser)
+    return Settings.read(parser.parse_args(flags), environment)
+
+
+def test_without_flags_or_environment_the_defaults_hold():
+    assert read() == Settings()
+    assert (Settings().host, Settings().port, Settings().pair) == ("127.0.0.1", 7860, "embedded")
+
+
+def test_a_space_sets_the_address_by_the_environment():
+    there = read(GRADIO_SERVER_NAME="0.0.0.0", GRADIO_SERVER_PORT="7861", GRADIO_ROOT_PATH="/seed")
+    assert (there.host, there.port, there.root_path) == ("0.0.0.0", 7861, "/seed")
+
+
+def test_flags_win_over_the_environment():
+    here = read("--host", "127.0.0.2", "--port", "0", GRADIO_SERVER_NAME="0.0.0.0", GRADIO_SERVER_PORT="7861")
+    assert (here.host, here.port) == ("127.0.0.2", 0)
+
+
+def test_every_flag_reaches_the_settings():
+    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --share"
+    assert read(*flags.split()) == Settings(
+        pair="p", base="b", post="q", device="cpu", dtype="float32", slots=2, threads=3, context=4, share=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "sentence"),
+    [
+        (["--base", "x"], {}, "--base and --post go together"),
+        (["--post", "x"], {}, "--base and --post go together"),
+        (["--slots", "0"], {}, "--slots must be 1 or more."),
+        (["--threads", "-1"], {}, "--threads must be 1 or more."),
+        (["--context", "0"], {}, "--context must be 1 or more."),
+        ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number."),
+        (["--auth", "/nowhere/at/all"], {}, "cannot be read as one"),
+        ([], {"SAME_SEED_AUTH": "ada"}, "must be user:password"),
+        ([], {"SAME_SEED_AUTH": "ada:"}, "must be user:password"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, environment, sentence):
+    with pytest.raises(UserError) as refusal:
+        read(*flags, **environment)
+    assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_passwords_come_from_a_file_or_the_environment(tmp_path):
+    file = tmp_path / "auth"
+    file.write_text("ada:pass:word\n\n  bob:x  \n", "utf-8")
+    assert read("--auth", str(file)).auth == (("ada", "pass:word"), ("bob", "x"))
+    assert read(SAME_SEED_AUTH="ada:1\nbob:2").auth == (("ada", "1"), ("bob", "2"))
+    assert read("--auth", str(file), SAME_SEED_AUTH="eve:3").auth[0][0] == "ada", "the flag wins"
+
+
+def test_an_empty_or_binary_password_file_locks_nobody_out_silently(tmp_path):
+    """Without this, a file that was meant to protect the page would leave it open."""
+    file = tmp_path / "auth"
+    for content, sentence in ((b"\n\n", "is empty"), (b"\xff\xfe\x00", "cannot be read")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=sentence):
+            read("--auth", str(file))
+
+
+def test_what_the_person_has_set_stays(monkeypatch):
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
+    settings.quieten()
+    assert settings.environment()["TRANSFORMERS_VERBOSITY"] == "info"
+    assert settings.environment()["GRADIO_ANALYTICS_ENABLED"] == "False"

@@ -1,0 +1,114 @@
+"""The vocabulary: values that cannot hold what makes no sense, and sentences that say why."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from core.types import (
+    DEFAULT_SAMPLING,
+    MAX_CHARACTERS,
+    MAX_SEED,
+    Comparison,
+    Conversation,
+    Message,
+    Reply,
+    Sampling,
+    Snapshot,
+    Turn,
+    explain,
+)
+
+ASKED = {"pair": "embedded", "prompt": "Hello", "sampling": DEFAULT_SAMPLING.model_dump(), "today": "2026-01-31"}
+
+
+def refusal(kind, value) -> str:
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate(value)
+    return str(explain(raised.value))
+
+
+def test_each_side_sees_the_persons_words_and_its_own_replies_only():
+    conversation = Conversation(system="Be kind.", turns=(Turn(prompt="Hi", base="B1", post="P1"),))
+    assert conversation.messages("base") == (
+        Message(role="system", text="Be kind."),
+        Message(role="user", text="Hi"),
+        Message(role="assistant", text="B1"),
+    )
+    assert [message.text for message in conversation.messages("post")] == ["Be kind.", "Hi", "P1"]
+    assert [message.role for message in Conversation().messages("base")] == [], "no system prompt, no system message"
+
+
+def test_values_are_frozen():
+    comparison = Comparison.model_validate(ASKED)
+    with pytest.raises(ValidationError):
+        comparison.prompt = "Another"  # type: ignore[misc]
+
+
+def test_a_comparison_survives_json_unchanged():
+    conversation = {"system": "\U0001f600 \x00 \u202e", "turns": [{"prompt": "a\r\n\tb", "base": "", "post": " c "}]}
+    comparison = Comparison.model_validate({**ASKED, "conversation": conversation})
+    assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
+    assert Comparison.model_validate(json.loads(json.dumps(comparison.model_dump(mode="json")))) == comparison
+
+
+@pytest.mark.parametrize("name", Sampling.model_fields)
+def test_no_sampling_field_has_a_hidden_default(name):
+    settings = DEFAULT_SAMPLING.model_dump()
+    del settings[name]
+    assert refusal(Sampling, settings) == f"{name}: field required."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", MAX_SEED + 1, f"less than or equal to {MAX_SEED}"),
+        ("seed", 1.5, "valid integer"),
+        ("temperature", -0.1, "greater than or equal to 0"),
+        ("temperature", 2.5, "less than or equal to 2"),
+        ("temperature", 0.001, "use 0 (greedy) or at least 0.01"),
+        ("temperature", float("nan"), "finite number"),
+        ("temperature", float("inf"), "finite number"),
+        ("top_p", 0, "greater than 0"),
+        ("top_k", -1, "greater than or equal to 0"),
+        ("min_p", 1.5, "less than or equal to 1"),
+        ("repetition_penalty", 0, "greater than or equal to 0.1"),
+        ("max_new_tokens", 0, "greater than or equal to 1"),
+        ("max_new_tokens", 10**9, "less than or equal to 32768"),
+        ("luck", 1, "not permitted"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(name, value, sentence):
+    explained = refusal(Sampling, {**DEFAULT_SAMPLING.model_dump(), name: value})
+    assert explained.startswith(f"{name}: ") and sentence in explained and explained.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"pair": ""}, "pair: "),
+        ({"prompt": None}, "prompt: "),
+        ({"prompt": "x" * (MAX_CHARACTERS + 1)}, f"at most {MAX_CHARACTERS} characters"),
+        ({"prompt": "\ud83d"}, "prompt: it holds half of a surrogate pair"),
+        ({"today": "yesterday"}, "today: "),
+        ({"framing_base": "poem"}, "framing_base: "),
+        ({"conversation": {"turns": [{"prompt": "a", "base": "b"}]}}, "conversation.turns.0.post: field required."),
+        ({"sampling": {**DEFAULT_SAMPLING.model_dump(), "seed": "many"}}, "sampling.seed: "),
+        ({"colour": "red"}, "colour: "),
+    ],
+)
+def test_the_first_mistake_of_a_comparison_is_named(change, sentence):
+    explained = refusal(Comparison, {**ASKED, **change})
+    assert sentence in explained and "\n" not in explained and len(explained) < 200
+
+
+def test_a_snapshot_has_settled_when_both_sides_have():
+    done, failed, writing = (Reply(phase=phase) for phase in ("done", "failed", "writing"))
+    assert Snapshot(base=done, post=failed).settled
+    assert not Snapshot(base=done, post=writing).settled
+
+
+def test_the_smallest_margin_ignores_tokens_that_had_no_rival():
+    assert Reply(margins=(None, 0.5, 0.25, None)).smallest_margin == 0.25
+    assert Reply(margins=(None,)).smallest_margin is None
