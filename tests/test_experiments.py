@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from core import experiments
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, NewProcesses, Verdict, report
+from core.experiments import EXPERIMENTS, NewProcesses, Verdict, cutoff, report
 from core.experiments.correction import token_diff
+from core.experiments.costume import LADDER
 from core.experiments.judging import behaviour, holds, years
 from core.experiments.lab import Lab
 from core.experiments.ledger import crowd_sizes
@@ -242,6 +244,76 @@ def test_inputs_with_equal_weights_finds_no_difference_of_the_weights(twins):
     finding = perform("inputs", twins)[1].finding
     assert finding.figures["weights_alone_part_at_token"] is None
     assert any("the weights alone make no difference" in detail for detail in finding.details)
+
+
+# --- the cutoff is not negotiable -----------------------------------------------------------------------
+
+
+def test_cutoff_probes_every_year_with_both_models(verdict):
+    finding = verdict("cutoff").finding
+    for series in finding.plots[0].series:
+        assert [x for x, _ in series.points] == list(range(cutoff.FIRST_YEAR, cutoff.LAST_YEAR + 1))
+        assert all(y < 0 for _, y in series.points)
+    assert finding.outcome == "not shown", "random weights know no cutoff"
+
+
+def test_a_year_is_scored_as_the_plain_forward_pass_scores_it(lease, verdict):
+    """The probe of one year against the model itself, without engine or cache."""
+    scores = []
+    for sentence in cutoff.DATED:
+        years = [lease.base.tokenizer(sentence.format(year=year))["input_ids"] for year in (1995, 2004, 2010)]
+        begin = next(i for i in range(len(years[0])) if len({ids[i] for ids in years}) > 1)
+        ids = years[1]
+        with torch.inference_mode():
+            logits = lease.base.model(torch.tensor([ids])).logits[0].double()
+        logprobs = torch.log_softmax(logits[:, : tiny.VOCABULARY], -1)
+        scores.append(sum(logprobs[i - 1, ids[i]].item() for i in range(begin, len(ids))))
+    base = next(series for series in verdict("cutoff").finding.plots[0].series if series.side == "base")
+    assert dict(base.points)[2004] == pytest.approx(sum(scores) / len(scores), abs=0.1)  # bfloat16
+
+
+def test_the_effective_cutoff_is_where_the_curve_falls_for_good():
+    curve = {year: -2.0 - 0.05 * (2015 - year) if year <= 2015 else -8.0 for year in range(1995, 2031)}
+    assert cutoff.effective_cutoff(curve) == 2015
+    assert cutoff.effective_cutoff({**curve, 2003: -9.0}) == 2015, "one rare year is no cutoff"
+
+
+def test_the_stated_cutoff_is_the_year_named_most_often():
+    assert cutoff.stated_cutoff(["It ends in 2015.", "In 2015. Not 1999.", "I do not know."]) == 2015
+    assert cutoff.stated_cutoff(["I do not know."]) is None
+
+
+# --- pre-training continues, post-training answers; the costume slips -------------------------------------
+
+
+@pytest.mark.parametrize("name", ["answers", "costume"])
+def test_two_copies_of_the_same_weights_show_no_difference(twins, name):
+    finding = perform(name, twins)[1].finding
+    assert finding.outcome == "not shown"
+    assert finding.figures["no_difference"] is True
+    assert finding.sentence.startswith("No difference")
+
+
+@pytest.mark.parametrize("name", ["answers", "costume"])
+def test_other_weights_do_show_a_difference(verdict, name):
+    assert verdict(name).finding.figures["no_difference"] is False
+
+
+def test_answers_counts_every_reply_once(verdict):
+    finding = verdict("answers").finding
+    for row in finding.tables[0].rows:
+        assert sum(row[2:7]) == finding.figures["prompts"] == 12
+
+
+def test_costume_reads_only_what_was_drawn(verdict):
+    """The beginning that a reply is given is not counted as its tokens, and the base is read behind the same ids."""
+    finding = verdict("costume").finding
+    begun = next(each.result for each in finding.exhibits if each.label == "a reply already begun")
+    assert begun.post.text.startswith("It was a dark night, and the old")
+    assert begun.comparison.prefill_post and not begun.comparison.prefill_base
+    bare = next(each.result for each in finding.exhibits if each.label == "bare text")
+    assert bare.comparison.framing_post == "document"
+    assert [row[0] for row in finding.tables[0].rows] == [rung.name for rung in LADDER]
 
 
 # --- one function call per token ---------------------------------------------------------------------------

@@ -99,3 +99,9 @@ def quoted(text: str, length: int = 90) -> str:
     """A reply as it fits into a table: on one line, its end cut off in sight."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of the values that are known; None when none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

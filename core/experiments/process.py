@@ -19,7 +19,7 @@ from core import checkpoints
 from core.errors import UserError
 from core.pool import Lease
 from core.settings import Settings
-from core.types import SIDES, Comparison, Result
+from core.types import SIDES, Answer, Comparison, Result
 
 APP = Path(__file__).parent.parent.parent / "app.py"
 PATIENCE = 600.0  # seconds
@@ -129,7 +129,7 @@ class NewProcesses:
             last = (errors.strip().splitlines() or [f"exit status {child.process.returncode}"])[-1]
             raise UserError(f"the new process did not end well ({last.rstrip('.')})")
         try:
-            return Result.model_validate_json(output)
+            return Answer.model_validate_json(output)
         except ValidationError:
             raise UserError("the new process did not print a result") from None
 

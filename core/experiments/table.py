@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.errors import UserError
-from core.experiments import correction, inputs, ledger, repeat, weights
+from core.experiments import answers, correction, costume, cutoff, inputs, ledger, repeat, weights
 from core.experiments.lab import Lab, Steps
 from core.experiments.values import Finding
 
@@ -62,6 +62,17 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         run=correction.run,
     ),
     Experiment(
+        name="cutoff",
+        topic="Knowledge",
+        title="The cutoff is not negotiable",
+        belief="It knows; it only has to be pushed.",
+        text="A model was fed with text until a certain day. What happened later cannot be in its weights, just as a photo cannot show the day after it was taken. If you insist, it may give in and make something up, but pushing puts no knowledge into it. Putting the fact into the prompt does: then the model only has to copy. That is how assistants with a search function know the news. And we can look where the text ended without asking: we let the model complete sentences with a date and measure how much it expects each year.",
+        runs="Questions about years before and after the cutoff that the model states, insisting, an invented fact with and without being told, and the log-probability of every year in dated sentences.",
+        judged="Shown when the post-trained model names a cutoff, declines most questions after it but not those before it, mostly stays with that when pressed, and uses a fact that it is told.",
+        look="The plot: where the curve falls, and whether that is where the model says it ends.",
+        run=cutoff.run,
+    ),
+    Experiment(
         name="inputs",
         topic="Causes",
         title="If it behaves differently, an input changed",
@@ -71,6 +82,28 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         judged="Shown when the controls are identical bit by bit, and for each model at least one changed input changed the reply.",
         look="The token at which each reply parts, and the margin by which that decision had been won.",
         run=inputs.run,
+    ),
+    Experiment(
+        name="answers",
+        topic="Post-training",
+        title="Pre-training continues, post-training answers",
+        belief="A language model answers because it understands the question.",
+        text="A base model has read a mountain of text and learned one thing: how a text goes on. Give it a question and it may go on with more questions, because that is how worksheets look. Post-training showed the same model many conversations, until it learned a second thing: that after a question comes an answer, and then the turn is over. But part of the effect is only the packing, the marks around your words that say who speaks. So we swap both: both sets of weights, once with bare text and once with the marks of a chat.",
+        runs="Questions, instructions, half sentences and lists, in the two-by-two of weights and framing; then how likely each finds the end of the turn after the assistant's answers.",
+        judged="Shown when the post-trained model with its template behaves like an assistant far more often than the base on bare text, and the weights alone make a difference with the framing the same.",
+        look="The two-by-two table: read a column to see the weights, a row to see the framing.",
+        run=answers.run,
+    ),
+    Experiment(
+        name="costume",
+        topic="Post-training",
+        title="The costume slips",
+        belief="The assistant is who the model is.",
+        text="Post-training changes few of a model's habits, mostly in the first words of a reply. Think of an actor in a costume: as long as the scene is one that was rehearsed, you see the assistant. Step outside the script and the base model looks through. We climb down a ladder: from a plain question to personas, tricks, strange letters, a reply that has already begun, and finally bare text without any chat around it. At each rung we ask the base model, token by token, what it would have said. Where both agree, the costume is not doing anything.",
+        runs="Prompts on every rung, written by the post-trained model and then read by both, token by token.",
+        judged="Shown when a plain question is answered like an assistant and some rung clearly less often, and the two models differ at all. The rules for that are coarse; read the replies.",
+        look="The rate by rung, and how far apart the models are in the first tokens and in the whole reply.",
+        run=costume.run,
     ),
     Experiment(
         name="ledger",
