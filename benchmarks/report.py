@@ -1,12 +1,23 @@
-"""How a benchmark says what it found: the machine, a table, one line of JSON."""
+"""How a benchmark says what it found: tables, one line of JSON, and the file that keeps both for each machine."""
 
+import argparse
 import json
 import os
 import platform
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = dict[str, Any]
 
 
 def machine(device: str) -> str:
@@ -24,17 +35,93 @@ def machine(device: str) -> str:
     return f"{model}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def show(title: str, device: str, rows: list[dict]) -> None:
-    """Print a table of rows with equal keys, then the same as one JSON line."""
-    where = machine(device)
-    print(f"\n{title}\n{where}; torch {torch.__version__}, transformers {transformers.__version__}\n")
+@dataclass
+class Report:
+    """What one benchmark found. Tables are printed as they are added; `end` prints the line of JSON.
+
+    Args:
+        command: what a person types to get these tables.
+        save: folder for the machine's results; None keeps nothing.
+    """
+
+    command: str
+    device: str
+    save: Path | None = None
+    tables: list[Row] = field(default_factory=list)
+
+    def add(self, title: str, rows: Sequence[Row]) -> None:
+        """Print a table. Rows have equal keys. What was added is kept even if a later part fails."""
+        self.tables.append({"title": title, "rows": list(rows)})
+        print(f"\n{title}\n\n{table(rows)}", flush=True)
+        if self.save is not None:
+            _keep(self.save, self._content())
+
+    def end(self) -> None:
+        print(f"\n{json.dumps(self._content())}", flush=True)
+
+    def _content(self) -> Row:
+        return {
+            "command": self.command,
+            "machine": machine(self.device),
+            "date": date.today().isoformat(),
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "tables": self.tables,
+        }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows with equal keys as a Markdown table that also reads well in a terminal."""
     columns = list(rows[0])
     cells = [[_text(row[column]) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
-    for line in (columns, ["-" * width for width in widths], *cells):
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    print(json.dumps({"benchmark": title, "machine": where, "torch": str(torch.__version__), "rows": rows}), flush=True)
+    lines = (columns, ["-" * width for width in widths], *cells)
+    padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _keep(folder: Path, content: Row) -> None:
+    """Put one run into the machine's JSON file, in place of an earlier run of the same command, and render it as Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{_file_name(content['machine'])}.json"
+    kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    kept[content["command"]] = content
+    file.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", "utf-8")
+    parts = [f"# {content['machine']}\n", *(_section(run) for _, run in sorted(kept.items()))]
+    file.with_suffix(".md").write_text("\n".join(parts), "utf-8")
+
+
+def _section(run: Row) -> str:
+    tables = "\n".join(f"{part['title']}\n\n{table(part['rows'])}\n" for part in run["tables"])
+    return (
+        f"## `{run['command']}`\n\n{run['date']}, torch {run['torch']}, transformers {run['transformers']}\n\n{tables}"
+    )
+
+
+def _file_name(machine: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+
+
+def add_save_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--save",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="FOLDER",
+        help="also keep the tables in the machine's file (default folder: benchmarks/results)",
+    )
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """What a person types to run this again; --save, which changes nothing that is measured, is left out."""
+    kept = [
+        part
+        for before, part in zip(["", *arguments[:-1]], arguments, strict=True)
+        if not part.startswith("--save") and (before != "--save" or part.startswith("-"))
+    ]
+    return shlex.join(["python", "-m", module, *kept])

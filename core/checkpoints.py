@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from core.engine import Engine
+from core.engine.device import Placement, deterministic_cuda
 from core.engine.engine import Shape, lane_sizes
 from core.engine.slots import kv_bytes_per_token, layer_kinds, usable_context
 from core.errors import NotEnoughMemory, UserError
@@ -175,31 +176,6 @@ def _adapter(source: Source, hub: Hub, base: str | None) -> Source:
 
 
 # --- what it needs -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Placement:
-    """On what a model runs here."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-def place(settings: Settings, index: int = 0) -> Placement:
-    """The device and dtype for the `index`-th model of a pair: with two GPUs, one model each.
-
-    Raises:
-        UserError: the device that was asked for is not there.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    kind = next(name for name in present if present[name]) if settings.device == "auto" else settings.device
-    if not present[kind]:
-        raise UserError(f"--device {kind} was asked for, but torch finds none here; use --device cpu.")
-    device = torch.device("cuda", index % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
-    if settings.dtype != "auto":
-        return Placement(device, getattr(torch, settings.dtype))
-    fast_bfloat16 = kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -380,14 +356,6 @@ def read_weights(folder: Path, placement: Placement, attention: str) -> PreTrain
         trust_remote_code=False,
         local_files_only=True,
     )
-
-
-def deterministic_cuda() -> None:
-    """CUDA settings under which a kernel gives the same bits every time. Set once, before anything is served."""
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cudnn.benchmark = False
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:

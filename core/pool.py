@@ -14,6 +14,7 @@ from time import monotonic
 
 from core import checkpoints
 from core.checkpoints import Checkpoint, Pair
+from core.engine.device import place
 from core.errors import NotEnoughMemory, UserError
 from core.hub import Hub
 from core.settings import Settings
@@ -192,7 +193,7 @@ class Pool:
                 while True:
                     try:
                         return checkpoints.load(
-                            source, self.hub, self.settings, checkpoints.place(self.settings, index), report
+                            source, self.hub, self.settings, place(self.settings, index), report
                         )
                     except NotEnoughMemory:
                         if not self._make_room():

@@ -1,0 +1,151 @@
+"""Those who ask: requests, what came back and when, and what happens to a reply in a crowd."""
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.subjects import Subject
+from core.engine import Engine, Ticket
+from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
+
+PROMPT_TOKENS = 32
+
+
+def request(seed: int, vocabulary: int, new_tokens: int, prompt_tokens: int = PROMPT_TOKENS, **sampling) -> Request:
+    """A request of random token ids that runs to its full length."""
+    draw = random.Random(seed)
+    return Request(
+        token_ids=tuple(draw.randrange(3, vocabulary) for _ in range(prompt_tokens)),
+        sampling=DEFAULT_SAMPLING.model_copy(update={"seed": seed, "max_new_tokens": new_tokens, **sampling}),
+        stop_ids=frozenset(),
+    )
+
+
+@dataclass
+class Reply:
+    """One reply: its tokens with their log-probabilities and margins, exactly, and when things happened (seconds)."""
+
+    tokens: list[tuple[int, float, float | None]] = field(default_factory=list)
+    first: float = 0.0
+    end: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
+    failure: str | None = None
+
+
+def ask(engine: Engine, asked: Request, began: float) -> tuple[Reply, Ticket]:
+    """Submit and return at once; the reply fills up and then sets `ended`. Times count from `began`."""
+    reply = Reply()
+
+    def take(event: Event) -> None:
+        if isinstance(event, Token):
+            reply.first = reply.first or time.perf_counter() - began
+            reply.tokens.append((event.id, event.logprob, event.margin))
+        elif isinstance(event, Finish | Failure):
+            reply.end = time.perf_counter() - began
+            reply.failure = event.message if isinstance(event, Failure) else None
+            reply.ended.set()
+
+    return reply, engine.submit(asked, take)
+
+
+def together(engines: Sequence[Engine], requests: Sequence[Request]) -> list[list[Reply]]:
+    """Every request on every engine, all at once: for each request the replies of all engines, when all have ended."""
+    began = time.perf_counter()
+    replies = [[ask(engine, asked, began)[0] for engine in engines] for asked in requests]
+    return [[wait(reply) for reply in side_by_side] for side_by_side in replies]
+
+
+def wait(reply: Reply) -> Reply:
+    reply.ended.wait()
+    if reply.failure is not None:
+        raise RuntimeError(reply.failure)
+    return reply
+
+
+def varied(count: int, seed: int, vocabulary: int, longest: int) -> list[Request]:
+    """Requests as different visitors send them: short and long (up to `longest` tokens in all), every warper on and off.
+
+    Half of the prompts begin with the same tokens, as a conversation that is sent again does.
+    """
+    draw = random.Random(seed)
+    shared = [random.Random(0).randrange(3, vocabulary) for _ in range(longest)]
+    requests = []
+    for _ in range(count):
+        new_tokens = draw.randrange(8, 40)
+        length = draw.randrange(1, longest - new_tokens)
+        own = [draw.randrange(3, vocabulary) for _ in range(length)]
+        common = draw.randrange(length) if draw.random() < 0.5 else 0
+        sampling = DEFAULT_SAMPLING.model_copy(
+            update={
+                "seed": draw.randrange(10_000),
+                "max_new_tokens": new_tokens,
+                "temperature": draw.choice([0.0, 0.7, 1.0, 1.5]),
+                "top_k": draw.choice([0, 40]),
+                "top_p": draw.choice([1.0, 0.9]),
+                "min_p": draw.choice([0.0, 0.05]),
+                "repetition_penalty": draw.choice([1.0, 1.2]),
+            }
+        )
+        requests.append(Request(token_ids=(*shared[:common], *own[common:]), sampling=sampling, stop_ids=frozenset()))
+    return requests
+
+
+def reproduction(subject: Subject, engines: Sequence[Engine], count: int, seed: int = 1) -> dict[str, Any]:
+    """How many replies come back bit for bit when they are asked again in a crowd.
+
+    Alone every request is computed from scratch. Then all are asked again in another order at random
+    moments, with as many strangers around them, of whom every third leaves before the end.
+    """
+    longest = min(engines[0].context, 512)
+    asked = varied(count, seed, subject.vocabulary, longest)
+    began = time.perf_counter()
+    alone = [together(engines, [each.model_copy(update={"reuse": False})])[0] for each in asked]
+    seconds = time.perf_counter() - began
+    strangers = varied(count, seed + 1, subject.vocabulary, longest)
+    again, left = _in_a_crowd(engines, asked, strangers, seconds / 2, random.Random(seed))
+    same = sum(
+        reply.tokens == expected.tokens
+        for mine, theirs in zip(again, alone, strict=True)
+        for reply, expected in zip(mine, theirs, strict=True)
+    )
+    return {
+        "pair": subject.name,
+        "replies asked again under load": len(engines) * count,
+        "identical": same,
+        "reproduction rate": f"{same / (len(engines) * count):.1%}",
+        "strangers": len(engines) * count,
+        "of whom left early": left,
+        "engine": engines[0].info().certification,
+    }
+
+
+def _in_a_crowd(
+    engines: Sequence[Engine],
+    asked: Sequence[Request],
+    strangers: Sequence[Request],
+    seconds: float,
+    draw: random.Random,
+) -> tuple[list[list[Reply]], int]:
+    """Submit everything at random moments within `seconds`. Returns the replies to `asked`, and how many strangers were cancelled."""
+    arrivals = [(draw.random() * seconds, i, request) for i, request in enumerate([*asked, *strangers])]
+    replies: dict[int, list[Reply]] = {}
+    tickets: list[tuple[Reply, Ticket]] = []
+    began = time.perf_counter()
+    for moment, i, request in sorted(arrivals, key=lambda arrival: arrival[0]):
+        time.sleep(max(0.0, began + moment - time.perf_counter()))
+        submitted = [ask(engine, request, began) for engine in engines]
+        replies[i] = [reply for reply, _ in submitted]
+        tickets += submitted if i >= len(asked) else []
+        for _, ticket in draw.sample(tickets, len(tickets) // 3):
+            ticket.cancel()
+    for side_by_side in replies.values():
+        for reply in side_by_side:
+            wait(reply)
+    full = [request.sampling.max_new_tokens for request in strangers]
+    left = sum(
+        len(reply.tokens) < full[i - len(asked)] for i, both in replies.items() if i >= len(asked) for reply in both
+    )
+    return [replies[i] for i in range(len(asked))], left

@@ -1,0 +1,131 @@
+"""The pairs that are measured: the embedded one, and random weights in the shapes of well-known models.
+
+Speed does not depend on what the weights say, so random ones stand in for models that are not here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+
+from core.engine import Engine
+from core.engine.device import Placement
+from core.engine.engine import Shape, lane_sizes
+from core.settings import usable_cores
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Two models with the same vocabulary, and how long the replies are that are timed."""
+
+    name: str
+    models: tuple[PreTrainedModel, PreTrainedModel]
+    new_tokens: int
+
+    @property
+    def vocabulary(self) -> int:
+        return self.models[0].config.vocab_size
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Bytes of weights that a forward pass of both models reads; of an input embedding of its own it reads a row."""
+        return sum(_bytes_per_pass(model) for model in self.models)
+
+    def shape(self, placement: Placement) -> Shape:
+        """Slots and chunks as the app has them on this kind of device, and lanes up to 1024 tokens."""
+        slots, chunk = (16, 256) if placement.device.type == "cuda" else (4, 64)
+        return Shape(slots, chunk, lane_sizes(1024, chunk), max(1, usable_cores() // 2))
+
+    def attention(self, placement: Placement) -> str:
+        return "eager" if placement == Placement(torch.device("cpu"), torch.float32) else "sdpa"
+
+    def engines(self, placement: Placement) -> list[Engine]:
+        """An engine for each model."""
+        shape, attention = self.shape(placement), self.attention(placement)
+        return [Engine(model, self.vocabulary, shape, attention) for model in self.models]
+
+
+def _bytes_per_pass(model: PreTrainedModel) -> int:
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return sum(part.nbytes for part in model.parameters()) - (0 if embedding is output else embedding.nbytes)
+
+
+def make(name: str, placement: Placement) -> Subject:
+    """The pair of this name, on its device."""
+    return SUBJECTS[name](placement)
+
+
+def _embedded(placement: Placement) -> Subject:
+    base, post = (
+        AutoModelForCausalLM.from_pretrained(CHECKPOINTS / name, dtype=placement.dtype, use_safetensors=True)
+        for name in ("Llama-Same-Seed-6M-Base", "Llama-Same-Seed-6M-Chat")
+    )
+    return Subject("embedded 6M", (_still(base.to(placement.device)), _still(post.to(placement.device))), 200)
+
+
+def _random(name: str, config: Callable[[], PreTrainedConfig], new_tokens: int) -> Callable[[Placement], Subject]:
+    def build(placement: Placement) -> Subject:
+        torch.manual_seed(0)
+        with torch.device(placement.device):
+            base, post = (AutoModelForCausalLM.from_config(config(), dtype=placement.dtype) for _ in range(2))
+        return Subject(name, (_still(base), _still(post)), new_tokens)
+
+    return build
+
+
+def _still(model: PreTrainedModel) -> PreTrainedModel:
+    return model.eval().requires_grad_(False)
+
+
+def _tiny() -> PreTrainedConfig:
+    return LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+
+
+def _smollm2_135m() -> PreTrainedConfig:
+    return LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+
+
+def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -> PreTrainedConfig:
+    return Qwen3Config(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+        max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=tied,
+    )
+
+
+SUBJECTS: dict[str, Callable[[Placement], Subject]] = {
+    "embedded": _embedded,
+    "tiny": _random("random 0.05M", _tiny, 6),
+    "135m": _random("random 135M (SmolLM2 shape)", _smollm2_135m, 48),
+    "0.6b": _random("random 0.6B (Qwen3 shape)", lambda: _qwen3(1024, 3072, 28, 16, True), 200),
+    "8b": _random("random 8B (Qwen3 shape)", lambda: _qwen3(4096, 12288, 36, 32, False), 100),
+}

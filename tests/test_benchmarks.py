@@ -1,0 +1,94 @@
+"""Every benchmark runs and says what it found: tables, then one line of JSON. How fast is not tested."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import engine, gpu, report
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def pair_flags(tmp_path_factory) -> list[str]:
+    base, post = tiny.save_pair(tmp_path_factory.mktemp("pair"))
+    return ["--base", str(base), "--post", str(post), "--device", "cpu"]
+
+
+def found(printed: str) -> dict:
+    """What the last line holds; each table in it was printed before."""
+    *lines, last = printed.splitlines()
+    content = json.loads(last)
+    for part in content["tables"]:
+        assert part["title"] in lines
+        assert any(line.startswith("|") and all(name in line for name in part["rows"][0]) for line in lines)
+    return content
+
+
+def found_by(benchmark: str, arguments: list[str]) -> dict:
+    """In a process of its own: gradio_client leaves event loops behind for the garbage collector."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments]
+    return found(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_engine(capsys):
+    assert engine.main(["--pairs", "tiny", "--repetitions", "1", "--replies", "2", "--at-once", "3"]) == 0
+    content = found(capsys.readouterr().out)
+    speed, again = content["tables"]
+    assert [row["comparisons at once"] for row in speed["rows"]] == [3]
+    assert all(row["times generate"] > 0 for row in speed["rows"])
+    assert again["rows"][0]["identical"] == again["rows"][0]["replies asked again under load"] == 4
+
+
+def test_page(pair_flags):
+    content = found_by("page", [*pair_flags, "--tokens", "16", "--repetitions", "1"])
+    rows = content["tables"][0]["rows"]
+    assert rows[0]["times the bare engine"] == 1
+    assert len(rows) == 3
+
+
+def test_start(pair_flags):
+    content = found_by("start", [*pair_flags, "--repetitions", "1"])
+    served, answered = content["tables"][0]["rows"]
+    assert 0 < served["slowest"] < answered["slowest"]
+
+
+def test_gpu_dry_run(capsys):
+    assert gpu.main(["--device", "cpu", "--dry", "--repetitions", "1", "--replies", "1"]) == 0
+    content = found(capsys.readouterr().out)
+    certification = content["tables"][0]["rows"]
+    assert len({row["lane"] for row in certification}) == 2, "every lane length has a row"
+    assert {row["certified"] for row in certification} == {"yes"}
+    assert len(content["tables"]) == 3
+
+
+def test_gpu_without_one_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_gpu_without_its_packages_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "NEEDED", ("torch", "surely_not_installed"))
+    assert gpu.main([]) == 2
+    assert "has no surely_not_installed" in capsys.readouterr().err
+
+
+def test_results_keep_the_last_run_of_each_command(tmp_path):
+    for command, value in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        report.Report(command, "cpu", tmp_path).add("Title", [{"figure": value}])
+    kept = json.loads(next(tmp_path.glob("*.json")).read_text("utf-8"))
+    assert {command: run["tables"][0]["rows"] for command, run in kept.items()} == {
+        "a": [{"figure": 3.0}],
+        "b": [{"figure": 2.0}],
+    }
+    rendered = next(tmp_path.glob("*.md")).read_text("utf-8")
+    assert "3.00" in rendered
+    assert "1.00" not in rendered
+
+
+@pytest.mark.parametrize("arguments", [["--pairs", "8b", "--save"], ["--save", "folder", "--pairs", "8b"]])
+def test_the_command_is_kept_without_where_it_was_kept(arguments):
+    assert report.command("benchmarks.engine", arguments) == "python -m benchmarks.engine --pairs 8b"
