@@ -22,6 +22,7 @@ from benchmarks import clients, report, subjects
 from benchmarks.subjects import Subject
 from core import settings as configuration
 from core.engine import Engine
+from core.engine.bandwidth import copy_bandwidth
 from core.engine.device import deterministic_cuda, place
 from core.errors import UserError
 from core.settings import Settings, usable_cores
@@ -82,20 +83,6 @@ def measure(
     }
 
 
-def memory_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second while a large buffer is copied; the best of several tries."""
-    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = []
-    for _ in range(8):
-        began = time.perf_counter()
-        target.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return 2 * source.numel() / min(seconds)
-
-
 def speed_of(
     subject: Subject, engines: Sequence[Engine], repetitions: int, at_once: Sequence[int] = AT_ONCE
 ) -> list[dict[str, Any]]:
@@ -103,7 +90,7 @@ def speed_of(
     warm_up = clients.request(0, subject.vocabulary, 8)
     generate(subject, warm_up)
     clients.together(engines, [warm_up])
-    bandwidth = memory_bandwidth(engines[0].device)
+    bandwidth = copy_bandwidth(engines[0].device)
     return [measure(subject, engines, concurrent, repetitions, bandwidth) for concurrent in at_once]
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from core.engine import Engine
+from core.engine.bandwidth import bytes_per_pass
 from core.engine.device import Placement
 from core.engine.engine import Shape, lane_sizes
 from core.settings import usable_cores
@@ -33,7 +34,7 @@ class Subject:
     @property
     def bytes_per_pass(self) -> int:
         """Bytes of weights that a forward pass of both models reads; of an input embedding of its own it reads a row."""
-        return sum(_bytes_per_pass(model) for model in self.models)
+        return sum(bytes_per_pass(model) for model in self.models)
 
     def shape(self, placement: Placement) -> Shape:
         """Slots and chunks as the app has them on this kind of device, and lanes up to 1024 tokens."""
@@ -47,11 +48,6 @@ class Subject:
         """An engine for each model."""
         shape, attention = self.shape(placement), self.attention(placement)
         return [Engine(model, self.vocabulary, shape, attention) for model in self.models]
-
-
-def _bytes_per_pass(model: PreTrainedModel) -> int:
-    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return sum(part.nbytes for part in model.parameters()) - (0 if embedding is output else embedding.nbytes)
 
 
 def make(name: str, placement: Placement) -> Subject:

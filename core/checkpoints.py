@@ -420,15 +420,6 @@ def bytes_in_use(checkpoint: Checkpoint) -> int:
     return sum(parameter.nbytes for parameter in checkpoint.model.parameters()) + caches
 
 
-def bytes_per_pass(model: PreTrainedModel) -> int:
-    """Bytes of weights that one forward pass reads: all of them, but of an input embedding of its own only a row or so."""
-    (embedding,), (output, *_) = (
-        list(layer.parameters()) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
-    own = 0 if embedding is output else embedding.nbytes
-    return sum(parameter.nbytes for parameter in model.parameters()) - own
-
-
 def gradients(model: PreTrainedModel) -> int:
     """How many parameters have a gradient, or would get one."""
     return sum(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())

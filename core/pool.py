@@ -192,9 +192,7 @@ class Pool:
             with self._memory:
                 while True:
                     try:
-                        return checkpoints.load(
-                            source, self.hub, self.settings, place(self.settings, index), report
-                        )
+                        return checkpoints.load(source, self.hub, self.settings, place(self.settings, index), report)
                     except NotEnoughMemory:
                         if not self._make_room():
                             raise

@@ -6,7 +6,7 @@ from time import perf_counter
 
 from core import checkpoints
 from core.checkpoints import TrainingCost
-from core.engine.bandwidth import copy_bandwidth
+from core.engine.bandwidth import bytes_per_pass, copy_bandwidth
 from core.experiments.lab import Lab, Steps, name, same_bits
 from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
 from core.types import SIDES, Result, Side
@@ -105,7 +105,7 @@ def _passes_add_up(result: Result, side: Side) -> bool:
 
 
 def _bytes(lab: Lab, side: Side) -> int:
-    return checkpoints.bytes_per_pass(lab.lease.side(side).model)
+    return bytes_per_pass(lab.lease.side(side).model)
 
 
 def _milliseconds_per_token(result: Result, side: Side) -> float | None:
