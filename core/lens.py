@@ -56,7 +56,7 @@ def read(
     asked = {each: _question(lease, comparison, each if context == "own" else side) for each in SIDES}
     ids = _common(lease, asked, whole)
     spelling = Spelling(lease.side(side), asked[side], ids)
-    luck = Luck(comparison.sampling, asked, ids)
+    luck = Luck(side, comparison.sampling, asked, ids)
     shifts: list[Shift] = []
     with ExitStack() as stack:
         readers: dict[Side, Reader] = {}
@@ -259,6 +259,7 @@ class Spelling:
 class Luck:
     """How the reply was drawn: the settings, and the token ids behind which each model reads it."""
 
+    side: Side  # who wrote it
     settings: Sampling
     asked: dict[Side, tuple[int, ...]]
     reply: tuple[int, ...]
@@ -298,6 +299,7 @@ def _block(luck: Luck, step: int, logits: dict[Side, torch.Tensor], spelling: Sp
     if bool(torch.isnan(base.sum() + post.sum())):
         raise UserError("A model's output is not a number here; try --dtype float32.")
     ids = torch.tensor(luck.reply[step : step + len(base)], device=base.device)[:, None]
+    writer, sibling = (base, post) if luck.side == "base" else (post, base)
     warped = {side: luck.warped(side, step, logits[side]) for side in SIDES}
     noise = luck.noise(step, base) if luck.settings.temperature > 0 else torch.zeros_like(base)
     drawn = {side: sampling.winners(warped[side] + noise)[:, 0] for side in SIDES}
@@ -307,17 +309,24 @@ def _block(luck: Luck, step: int, logits: dict[Side, torch.Tensor], spelling: Sp
         "text": spelling.reply[step : step + len(base)],
         "rank_base": ranks(base, ids),
         "rank_post": ranks(post, ids),
+        "first_choice_rank": ranks(sibling, sampling.winners(writer)),
         "logprob_base": base.gather(1, ids)[:, 0].tolist(),
         "logprob_post": post.gather(1, ids)[:, 0].tolist(),
         "kl": divergence(post, base).tolist(),
         "js": jensen_shannon(base, post).tolist(),
         "agreement": _agreement(luck.settings, warped, drawn).tolist(),
-        "drawn_base": drawn["base"].tolist(),
-        "drawn_post": drawn["post"].tolist(),
+        "drawn_base": _candidates(spelling, drawn["base"], base),
+        "drawn_post": _candidates(spelling, drawn["post"], post),
         "top_base": [[spelling.candidate(*each) for each in row] for row in top(base)],
         "top_post": [[spelling.candidate(*each) for each in row] for row in top(post)],
     }
     return [Shift.model_validate(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _candidates(spelling: Spelling, ids: torch.Tensor, logprobs: torch.Tensor) -> list[Candidate]:
+    """One token of each row: `ids` [R] with their place in `logprobs` [R, V]."""
+    pairs = zip(ids.tolist(), logprobs.gather(1, ids[:, None])[:, 0].tolist(), strict=True)
+    return [spelling.candidate(id, logprob) for id, logprob in pairs]
 
 
 def ranks(logprobs: torch.Tensor, ids: torch.Tensor) -> list[int]:
@@ -380,19 +389,24 @@ def table(lens: Lens) -> str:
     Texts are JSON strings: white space stays visible, and a spreadsheet takes none of them for a formula.
     """
     lines = io.StringIO()
-    rows = [_row(lens, shift) for shift in lens.shifts]
+    rows = [_row(shift) for shift in lens.shifts]
     writer = csv.DictWriter(lines, list(rows[0]) if rows else ["step"])
     writer.writeheader()
     writer.writerows(rows)
     return lines.getvalue()
 
 
-def _row(lens: Lens, shift: Shift) -> dict[str, Any]:
-    plain = shift.model_dump(exclude={"top_base", "top_post"}) | {"text": json.dumps(shift.text)}
-    derived = {"log_ratio": shift.log_ratio, "class": lens.shift_class(shift), "agreed": shift.agreed}
+def _row(shift: Shift) -> dict[str, Any]:
+    plain = shift.model_dump(exclude={"top_base", "top_post", "drawn_base", "drawn_post"})
+    derived = {"log_ratio": shift.log_ratio, "class": shift.shift_class, "agreed": shift.agreed}
+    drawn = {"drawn_base": _cell(shift.drawn_base), "drawn_post": _cell(shift.drawn_post)}
     tops = {
-        f"{name}_{place}": f"{json.dumps(candidate.text)} {candidate.logprob:.6f}"
+        f"{name}_{place}": _cell(candidate)
         for name, top in (("base", shift.top_base), ("post", shift.top_post))
         for place, candidate in enumerate(top, 1)
     }
-    return {**plain, **derived, **tops}
+    return {**plain, "text": json.dumps(shift.text), **derived, **drawn, **tops}
+
+
+def _cell(candidate: Candidate) -> str:
+    return f"{json.dumps(candidate.text)} {candidate.logprob:.6f}"

@@ -454,6 +454,13 @@ class Record(Value):
     post: SideReceipt | None
     mark: Mark | None = None
 
+    @classmethod
+    def of(cls, comparison: Comparison, turn: Turn, base: SideReceipt | None, post: SideReceipt | None) -> "Record":
+        """What is kept of a comparison: its inputs, without the history."""
+        shared = set(cls.model_fields) & set(Comparison.model_fields)
+        inputs = {name: getattr(comparison, name) for name in shared}
+        return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **inputs)
+
     def comparison(self, before: tuple["Record", ...]) -> Comparison:
         """The comparison that this turn was, given the records before it."""
         conversation = Conversation(system=self.system, turns=tuple(record.turn for record in before))
@@ -493,7 +500,8 @@ class Candidate(Value):
 class Shift(Value):
     """One token of a reply under both models, given everything before it.
 
-    Ranks count from 1, the model's first choice. `kl` is KL(post || base) and `js` the Jensen-Shannon
+    Ranks count from 1, the model's first choice; `first_choice_rank` is the rank under the sibling of the
+    token that the writer finds likeliest here, whether or not it was drawn. `kl` is KL(post || base) and `js` the Jensen-Shannon
     divergence of the two distributions over the whole vocabulary, in nats. `drawn_base` and
     `drawn_post` are what each would draw here with the reply's own settings and luck, and `agreement`
     is the probability that two such draws are equal when their luck is shared.
@@ -504,13 +512,14 @@ class Shift(Value):
     text: str
     rank_base: int
     rank_post: int
+    first_choice_rank: int
     logprob_base: float
     logprob_post: float
     kl: float
     js: float
     agreement: float
-    drawn_base: int
-    drawn_post: int
+    drawn_base: Candidate
+    drawn_post: Candidate
     top_base: tuple[Candidate, ...]
     top_post: tuple[Candidate, ...]
 
@@ -522,10 +531,17 @@ class Shift(Value):
     @property
     def agreed(self) -> bool:
         """Both models draw the same token here."""
-        return self.drawn_base == self.drawn_post
+        return self.drawn_base.id == self.drawn_post.id
 
-    def rank(self, side: Side) -> int:
-        return self.rank_base if side == "base" else self.rank_post
+    @property
+    def shift_class(self) -> ShiftClass:
+        """What the sibling thinks of the writer's first choice: its own, its second or third, or beyond (arXiv 2312.01552, section 2).
+
+        The paper reads greedy replies. A token that was drawn from the tail is unlikely for both models
+        and says nothing about what training changed, so it is the first choice that counts at every temperature.
+        """
+        rank = self.first_choice_rank
+        return "unshifted" if rank == 1 else "marginal" if rank <= 3 else "shifted"
 
 
 class Shares(Value):
@@ -556,15 +572,10 @@ class Lens(Value):
     context: Context
     shifts: tuple[Shift, ...]
 
-    def shift_class(self, shift: Shift) -> ShiftClass:
-        """By the token's rank under the sibling: its first choice, its second or third, or beyond (arXiv 2312.01552, section 2)."""
-        rank = shift.rank("post" if self.side == "base" else "base")
-        return "unshifted" if rank == 1 else "marginal" if rank <= 3 else "shifted"
-
     @property
     def shares(self) -> Shares:
         """All zero for a reply without tokens."""
-        classes = [self.shift_class(shift) for shift in self.shifts]
+        classes = [shift.shift_class for shift in self.shifts]
         return Shares(
             unshifted=_mean([name == "unshifted" for name in classes]),
             marginal=_mean([name == "marginal" for name in classes]),

@@ -34,6 +34,8 @@ def branch(comparison: Comparison, reply_ids: Sequence[int], step: int, token: i
     """
     if not 0 <= step < len(reply_ids):
         raise UserError(f"This reply has the tokens 1 to {len(reply_ids):,}; choose one of them.")
+    if token < 0:
+        raise UserError("A token has a number from 0 on; choose one of the candidates.")
     beginning = (*reply_ids[:step], token)
     return comparison.model_copy(update={"prefill_base": beginning, "prefill_post": beginning})
 

@@ -11,7 +11,7 @@ from core import lens, prompts
 from core.compare import compare
 from core.engine import Scored, sampling
 from core.errors import UserError
-from core.types import SIDES, Failure, Finish, Lens, Shift, Started
+from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
 from tests import tiny
 from tests.engines import VOCABULARY, answer, bits, naive_reply, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease
@@ -51,6 +51,9 @@ def test_figures_equal_plain_forward_passes_in_float64(lease, side, context):
     base, post = expected["base"].tolist(), expected["post"].tolist()
     assert [shift.id for shift in got.shifts] == list(reply)
     assert [shift.step for shift in got.shifts] == list(range(len(reply)))
+    writer, sibling = (base, post) if side == "base" else (post, base)
+    for shift, w, s in zip(got.shifts, writer, sibling, strict=True):
+        assert shift.first_choice_rank == 1 + sum(other > s[w.index(max(w))] for other in s)
     for shift, q, p in zip(got.shifts, base, post, strict=True):
         assert shift.logprob_base == pytest.approx(q[shift.id], abs=1e-4)
         assert shift.logprob_post == pytest.approx(p[shift.id], abs=1e-4)
@@ -75,7 +78,7 @@ def test_the_writers_scores_agree_with_what_was_recorded_while_it_wrote(lease):
             got = lens.whole(lease, asked, side, written.token_ids)
             scored = [shift.logprob_base if side == "base" else shift.logprob_post for shift in got.shifts]
             assert scored == pytest.approx(written.logprobs, abs=1e-4)
-            drawn = [shift.drawn_base if side == "base" else shift.drawn_post for shift in got.shifts]
+            drawn = [(shift.drawn_base if side == "base" else shift.drawn_post).id for shift in got.shifts]
             assert drawn == list(written.token_ids), "the lens knows the luck of the reply"
 
 
@@ -100,7 +103,7 @@ def test_the_first_parting_is_where_equal_prompts_part(lease):
     )
     assert parting is not None
     assert got.first_parting == parting
-    assert got.shifts[parting].drawn_post == result.post.token_ids[parting]
+    assert got.shifts[parting].drawn_post.id == result.post.token_ids[parting]
 
 
 def test_a_sibling_with_the_same_weights_shifts_nothing():
@@ -112,17 +115,18 @@ def test_a_sibling_with_the_same_weights_shifts_nothing():
     assert got.expected_agreement == pytest.approx(1)
     assert got.observed_agreement == 1
     assert got.first_parting is None
+    assert got.shares.unshifted == 1, "an unlikely draw is no shift"
 
 
-def test_classes_follow_the_siblings_rank():
+def test_classes_follow_the_siblings_rank_of_the_first_choice():
     def shift(step: int, rank: int) -> Shift:
         return Shift(
-            step=step, id=1, text="a", rank_base=rank, rank_post=1, logprob_base=-1, logprob_post=-1, kl=step, js=0,
-            agreement=1, drawn_base=0, drawn_post=1, top_base=(), top_post=(),
+            step=step, id=1, text="a", rank_base=9, rank_post=9, first_choice_rank=rank, logprob_base=-1, logprob_post=-1, kl=step, js=0,
+            agreement=1, drawn_base=Candidate(id=0, text="", logprob=-1), drawn_post=Candidate(id=1, text="", logprob=-1), top_base=(), top_post=(),
         )  # fmt: skip
 
     got = Lens(side="post", context="identical", shifts=tuple(shift(i, rank) for i, rank in enumerate([1, 2, 3, 4])))
-    assert [got.shift_class(each) for each in got.shifts] == ["unshifted", "marginal", "marginal", "shifted"]
+    assert [each.shift_class for each in got.shifts] == ["unshifted", "marginal", "marginal", "shifted"]
     assert (got.shares.unshifted, got.shares.marginal, got.shares.shifted) == (0.25, 0.5, 0.25)
     assert (got.mean_kl(), got.mean_kl(2)) == (1.5, 0.5)
     assert Lens(side="base", context="own", shifts=got.shifts).shares.unshifted == 1, (
@@ -170,7 +174,7 @@ def test_at_temperature_zero_agreement_is_certain_or_impossible(lease):
     asked = comparison(temperature=0)
     got = lens.whole(lease, asked, "post", compare(lease, asked).post.token_ids)
     assert all(shift.agreement == float(shift.agreed) for shift in got.shifts)
-    assert all(shift.drawn_post == shift.top_post[0].id for shift in got.shifts)
+    assert all(shift.drawn_post == shift.top_post[0] for shift in got.shifts)
 
 
 # --- scoring in the engine -----------------------------------------------------------------------------

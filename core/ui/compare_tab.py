@@ -92,12 +92,24 @@ class CompareTab:
                 strip=gr.HTML(render.strip(side, Reply()), elem_id=f"strip_{side}"),
             )
 
+    @property
+    def _shown(self) -> list[gr.Component]:
+        return [part for pane in self.panes.values() for part in (pane.head, pane.chat, pane.strip)]
+
+    @property
+    def outputs(self) -> list[gr.Component]:
+        """Everything that a view can change."""
+        return [*self._shown, self.notice, self.prompt, self.sent, self.chat, self.run, self.kept]
+
+    def show(self, view: session.View) -> Update:
+        """A view that comes from another tab."""
+        return self._show(view, first=True)
+
     # --- wiring -----------------------------------------------------------------------------------
 
     def connect(self, demo: gr.Blocks) -> None:
         asked: set[Any] = {self.prompt, self.chat, *self.sidebar.widgets}
-        shown = [part for pane in self.panes.values() for part in (pane.head, pane.chat, pane.strip)]
-        outputs = [*shown, self.notice, self.prompt, self.sent, self.chat, self.run, self.kept]
+        outputs = self.outputs
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.prompt.submit(self._compare, asked, outputs, trigger_mode="once", **MODELS, **quiet)
         self.retry.click(self._retry, asked, outputs, trigger_mode="once", **MODELS, **quiet)
@@ -105,7 +117,7 @@ class CompareTab:
         self.edit.click(self._edit, {self.chat}, outputs, queue=False, **quiet)
         self.undo.click(self._undo, {self.chat}, outputs, queue=False, **quiet)
         self.new.click(self._new, None, outputs, queue=False, **quiet)
-        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, shown, queue=False, **quiet)
+        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, self._shown, queue=False, **quiet)
         demo.load(self._restore, {self.kept}, [*outputs, *self.sidebar.widgets], queue=False, **quiet)
 
     def _compare(self, values: dict[gr.Component, Any]) -> Iterator[Update]:

@@ -5,8 +5,10 @@ from pathlib import Path
 import gradio as gr
 
 _HERE = Path(__file__).parent
-STYLE = (_HERE / "style.css").read_text("utf-8")
+STYLE = (_HERE / "style.css").read_text("utf-8") + (_HERE / "lens.css").read_text("utf-8")
 SCRIPT = (_HERE / "page.js").read_text("utf-8")
+LENS = (_HERE / "lens.html").read_text("utf-8")
+LENS_SCRIPT = (_HERE / "lens.js").read_text("utf-8")
 
 LOGO = (
     "<svg width='{size}' height='{size}' viewBox='0 0 32 32' aria-hidden='true'><rect width='32' height='32' rx='9' fill='#0f6257'/>"

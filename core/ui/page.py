@@ -8,6 +8,7 @@ from core.pool import Pool
 from core.settings import Settings
 from core.ui import api, hardening, look
 from core.ui.compare_tab import MODELS, CompareTab
+from core.ui.lens_tab import LensTab
 from core.ui.sidebar import Sidebar
 
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
@@ -26,9 +27,13 @@ def build(pool: Pool) -> gr.Blocks:
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
         gr.HTML(f"<div class='brand-small'>{look.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
-        with gr.Tabs(elem_id="tabs", selected="compare"), gr.Tab("Compare", id="compare", elem_id="tab_compare"):
-            tab = CompareTab(pool, sidebar)
-        tab.connect(demo)
+        with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
+            with gr.Tab("Compare", id="compare", elem_id="tab_compare"):
+                compare = CompareTab(pool, sidebar)
+            with gr.Tab("Token lens", id="lens", elem_id="tab_lens") as lens_tab:
+                lens = LensTab(pool, compare)
+        compare.connect(demo)
+        lens.connect(lens_tab, tabs)
         api.add(pool, MODELS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
     return demo

@@ -146,20 +146,8 @@ def _finished(chat: Chat, comparison: Comparison, run: Run) -> View:
     if len(failed) == len(SIDES):
         return View(chat, notice=sentences, tone="error", box=comparison.prompt)
     receipts = {side: None if side in failed else side_receipt(run.side_result(side)) for side in SIDES}
-    record = Record(
-        turn=Turn(prompt=comparison.prompt, base=snapshot.base.text, post=snapshot.post.text),
-        pair=comparison.pair,
-        system=comparison.conversation.system,
-        sampling=comparison.sampling,
-        framing_base=comparison.framing_base,
-        framing_post=comparison.framing_post,
-        today=comparison.today,
-        prefill_base=comparison.prefill_base,
-        prefill_post=comparison.prefill_post,
-        dial=comparison.dial,
-        base=receipts["base"],
-        post=receipts["post"],
-    )
+    turn = Turn(prompt=comparison.prompt, base=snapshot.base.text, post=snapshot.post.text)
+    record = Record.of(comparison, turn, receipts["base"], receipts["post"])
     return View((*chat, record), Live(run, snapshot), notice=sentences, tone="error" if failed else "info", saved=True)
 
 

@@ -1,0 +1,78 @@
+"""What-ifs -> HTML. Everything that a person or a model wrote is escaped here, on the server."""
+
+import html
+from collections.abc import Sequence
+
+from core.compare import Run
+from core.types import SIDES, Reply, Side, Snapshot
+from core.ui.render import ENDED, KIND
+from core.what_if import GRID_FRAMINGS, Grid, Point
+
+NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
+_FRAMING = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
+
+
+def replies(run: Run, snapshot: Snapshot) -> str:
+    """Both replies, what they were given to begin with told from what was written after it."""
+    return f"<div class='what-if-pair'>{''.join(_reply(run, side, snapshot.reply(side)) for side in SIDES)}</div>"
+
+
+def _reply(run: Run, side: Side, reply: Reply) -> str:
+    prompt, dial = run.prompt(side), run.comparison.dial
+    given = "".join(piece.text for piece in prompt.pieces if piece.origin == "prefill")
+    begun = f"<mark title='given, not written by this model'>{html.escape(given)}</mark>" if given else ""
+    kind = KIND[side] if dial is None or side == "base" else f"Dial at {dial.amount:g}, {dial.space}"
+    state = ENDED[reply.finish_reason] if reply.finish_reason else "Writing" if reply.token_ids else "Waiting"
+    count = f"{state}, {len(reply.token_ids)} tokens" + (f" after {prompt.prefilled} given" if given else "")
+    return (
+        f"<section class='what-if {side}' aria-label='{kind}'><header><span class='dot' aria-hidden='true'></span><b>{kind}</b><span>{count}</span></header>"
+        f"<pre tabindex='0'>{begun}{html.escape(reply.text[len(given) :])}</pre></section>"
+    )
+
+
+def sweep(points: Sequence[Point], space: str) -> str:
+    """One row for each setting, what it shares with the base end dimmed."""
+    rows = "".join(_point(point, points[0]) for point in points)
+    return (
+        f"<table class='sweep'><caption>The post-trained side with the dial from base to beyond, in the space of {space}</caption>"
+        f"<thead><tr><th scope='col'>Dial</th><th scope='col'>Leaves the base at</th><th scope='col'>Reply</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _point(point: Point, base: Point) -> str:
+    same = _common(point.text, base.text)
+    where = f"token {point.parts + 1}" if point.parts is not None else "never"
+    named = {0.0: " (base)", 1.0: " (post-trained)"}.get(point.amount, "")
+    text = f"<span class='old'>{html.escape(point.text[:same])}</span>{html.escape(point.text[same:])}"
+    return f"<tr><th scope='row'>{point.amount:g}{named}</th><td>{where}</td><td class='text'>{text}</td></tr>"
+
+
+def _common(first: str, second: str) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def grids(found: Sequence[Grid]) -> str:
+    """Two by two: weights down, framing across; and to which of them the gain belongs."""
+    return "".join(_grid(grid) for grid in found)
+
+
+def _grid(grid: Grid) -> str:
+    title = "With the system prompt" if grid.system else "Without a system prompt"
+    heads = "".join(f"<th scope='col'>{_FRAMING[framing]}</th>" for framing in GRID_FRAMINGS)
+    rows = "".join(
+        f"<tr><th scope='row'>{KIND[side]} weights</th>{''.join(_cell(grid, side, framing) for framing in GRID_FRAMINGS)}</tr>"
+        for side in SIDES
+    )
+    said = (
+        f"From base weights on bare text to post-trained weights under the template, the assistant's reply gains {grid.total:+.2f} nats per token: "
+        f"{grid.by_weights:+.2f} by the weights, {grid.by_template:+.2f} by the template."
+    )
+    return f"<table class='grid'><caption>{title}</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table><p>{said}</p>"
+
+
+def _cell(grid: Grid, side: Side, framing: str) -> str:
+    cell = next(cell for cell in grid.cells if (cell.weights, cell.framing) == (side, framing))
+    facts = f"{ENDED[cell.finish_reason]}, {len(cell.token_ids)} tokens; the assistant's reply: {cell.logprob:.2f} nats per token"
+    return f"<td class='text'><pre tabindex='0'>{html.escape(cell.text)}</pre><small>{facts}</small></td>"
