@@ -4,6 +4,7 @@ python app.py                     serve the page (the default)
 python app.py compare --prompt X  run one comparison and print both replies
 python app.py replay FILE         run a receipt again and say whether the replies are the same
 python app.py diff A B            say which inputs of two receipts differ, and where the replies part
+python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
 python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
 python app.py pairs               list the model pairs
 """
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from core import settings as configuration
 
@@ -23,7 +24,7 @@ configuration.quieten()  # before the libraries that read the environment
 
 from pydantic import TypeAdapter, ValidationError  # noqa: E402
 
-from core import prompts, receipts, wording  # noqa: E402
+from core import canonical, lens, prompts, receipts, wording  # noqa: E402
 from core.checkpoints import known_pairs, tokenizers_at_hand  # noqa: E402
 from core.compare import compare  # noqa: E402
 from core.difference import difference  # noqa: E402
@@ -39,6 +40,7 @@ from core.types import (  # noqa: E402
     FRAMINGS,
     SIDES,
     Comparison,
+    Context,
     Conversation,
     Receipt,
     Result,
@@ -256,6 +258,36 @@ def write_file(file: Path, text: str) -> None:
         raise UserError(f"{str(file)!r} cannot be written: {error.strerror}.") from None
 
 
+# --- lens -----------------------------------------------------------------------------------------
+
+
+def _lens_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="RECEIPT", help="a receipt, or what compare --json printed")
+    parser.add_argument("--side", choices=SIDES, default="post", help="whose reply (default: post)")
+    parser.add_argument(
+        "--reads",
+        choices=get_args(Context),
+        default="identical",
+        help="what the sibling reads: the identical token ids (default), or its own framing of the conversation",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a table with a row for each token")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def run_lens(flags: argparse.Namespace, settings: Settings) -> int:
+    receipt = receipts.within(canonical.parse(read_file(flags.file), "receipt", receipts.MAX_BYTES))
+    pool = Pool(settings, HuggingFaceHub())
+    try:
+        lease = pool.wait(pool.default.id if flags.pair or flags.base else receipt.comparison.pair, _Saying())
+        found = lens.run(lens.report(lease, receipt, flags.side, flags.reads))
+    finally:
+        pool.close()
+    if flags.csv:
+        write_file(flags.csv, lens.table(found.lens))
+    print(found.model_dump_json(indent=2) if flags.json else "\n".join(wording.lens_lines(found)))
+    return 0
+
+
 # --- experiment -------------------------------------------------------------------------------------
 
 
@@ -330,6 +362,7 @@ COMMANDS = {
     ),
     "diff": (run_diff, _diff_flags, "say which inputs of two receipts differ, and where the replies part"),
     "experiment": (run_experiment, _experiment_flags, "run a guided experiment, or all, and print what it found"),
+    "lens": (run_lens, _lens_flags, "say, token by token, what post-training changed in a reply"),
     "pairs": (
         run_pairs,
         lambda parser: parser.add_argument("--json", action="store_true", help="print one JSON list"),

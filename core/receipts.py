@@ -179,6 +179,11 @@ def from_data(data: Any) -> Receipt:
     return receipt
 
 
+def within(data: Any) -> Receipt:
+    """A receipt from JSON data that is one, or that holds one, as an answer of /compare does. Raises UserError as `read` does."""
+    return from_data(data["receipt"] if isinstance(data, dict) and "receipt" in data else data)
+
+
 def _check_version(version: Any) -> None:
     if isinstance(version, bool) or not isinstance(version, int):
         raise UserError(f"This receipt has the schema version {str(version)[:40]!r}, which is not a number.")

@@ -1,9 +1,9 @@
-"""Verdicts and differences in words, for the command line and the page."""
+"""Verdicts, differences and lenses in words, for the command line and the page."""
 
 from collections.abc import Iterator
 
 from core.difference import Difference, InputDifference, Stretch, shorten
-from core.types import SIDES, Divergence, Side, SideVerdict, Verdict
+from core.types import SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
 
 SIDE_NAMES: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
 MAX_WARNINGS = 12
@@ -133,3 +133,27 @@ def shortened(changes: tuple[Stretch, ...]) -> list[Stretch]:
         else Stretch(kind="same", text=shorten(part.text, "start" if i == 0 else "end" if i == last else "middle"))
         for i, part in enumerate(changes)
     ]
+
+
+# --- the token lens --------------------------------------------------------------------------------
+
+
+def lens_lines(report: LensReport) -> list[str]:
+    """What a lens says about the whole reply, then a line for each token."""
+    lens, summary = report.lens, report.summary
+    read = "the same token ids" if lens.context == "identical" else "its own framing of the conversation"
+    parting = "never" if summary.first_parting is None else f"at step {summary.first_parting}"
+    shares = summary.shares
+    return [
+        f"{SIDE_NAMES[lens.side]} reply, {summary.tokens:,} tokens; the sibling reads {read}",
+        f"{shares.unshifted:.0%} unshifted, {shares.marginal:.0%} marginal, {shares.shifted:.0%} shifted",
+        f"KL(post-trained || base) {summary.mean_kl:.3f} nats on average, {summary.mean_kl_first_5:.3f} over the first five tokens; Jensen-Shannon {summary.mean_js:.3f}",
+        f"With shared luck the models agree on {summary.observed_agreement:.0%} of the tokens ({summary.expected_agreement:.0%} expected); they first part {parting}",
+        "",
+        f"{'step':>5}  {'KL':>7}  {'log-ratio':>9}  {'rank base':>9}  {'rank post':>9}  {'class':<9}  token",
+        *(_lens_line(shift) for shift in lens.shifts),
+    ]
+
+
+def _lens_line(shift: Shift) -> str:
+    return f"{shift.step:>5}  {shift.kl:>7.3f}  {shift.log_ratio:>+9.3f}  {shift.rank_base:>9,}  {shift.rank_post:>9,}  {shift.shift_class:<9}  {shift.text!r}"

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from core import lens, what_if
+import app
+from core import lens, what_if, wording
 from core.compare import compare
 from core.errors import UserError
 from core.types import SIDES, Comparison, Dial, LensReport
@@ -101,7 +102,7 @@ def test_equal_weights_leave_everything_to_the_template():
     assert grid.by_template == grid.total
 
 
-# --- a lens as a report and as a file ------------------------------------------------------------------------
+# --- a lens as a report, in words and as a file ------------------------------------------------------------------------
 
 
 def test_a_report_can_be_read_back_and_made_again(lease, result):
@@ -133,3 +134,32 @@ def test_the_table_holds_every_figure_and_no_formula(lease, result):
         assert float(row["log_ratio"]) == shift.log_ratio
         assert row["class"] == shift.shift_class
         assert float(row["base_1"].rpartition(" ")[2]) == pytest.approx(shift.top_base[0].logprob, abs=1e-6)
+
+
+def test_the_words_name_every_token_and_the_figures(lease, result):
+    made = lens.run(lens.report(lease, result, "base", "own"))
+    lines = wording.lens_lines(made)
+    assert lines[0] == "Base reply, 40 tokens; the sibling reads its own framing of the conversation"
+    assert len(lines) == 6 + 40
+    for line, shift in zip(lines[6:], made.lens.shifts, strict=True):
+        assert line.split()[0] == str(shift.step)
+        assert line.endswith(repr(shift.text))
+        assert f"{shift.kl:.3f}" in line
+
+
+def test_the_command_prints_the_lens_of_a_receipt_and_writes_the_table(tmp_path, capsys):
+    """The whole way on the embedded pair: compare, receipt, lens; the writer's figures are the recorded ones."""
+    file, answer, sheet = tmp_path / "receipt.json", tmp_path / "answer.json", tmp_path / "lens.csv"
+    asked = ["compare", "--prompt", "The sea is", "--max-new-tokens", "24", "--receipt", str(file), "--json"]
+    assert app.main(asked) == 0
+    answer.write_text(capsys.readouterr().out)
+    result = json.loads(answer.read_text())
+    for source, side in ((file, "post"), (answer, "base")):
+        assert app.main(["lens", str(source), "--side", side, "--csv", str(sheet), "--json"]) == 0
+        report = LensReport.model_validate_json(capsys.readouterr().out)
+        assert [shift.id for shift in report.lens.shifts] == result[side]["token_ids"]
+        scored = [getattr(shift, f"logprob_{side}") for shift in report.lens.shifts]
+        assert scored == pytest.approx(result[side]["logprobs"], abs=0.15), "prefill and decode round differently"
+        assert len(list(csv.DictReader(io.StringIO(sheet.read_text())))) == len(report.lens.shifts)
+    assert app.main(["lens", str(tmp_path / "nothing.json")]) == 2
+    assert "cannot be read" in capsys.readouterr().err

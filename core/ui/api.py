@@ -1,21 +1,21 @@
-"""The named endpoints: the same comparison as the page's, as JSON in and JSON out, through the same queue."""
+"""The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.events import api
 from pydantic import ValidationError
 
-from core import canonical, receipts
+from core import canonical, lens, receipts
 from core.compare import compare
 from core.errors import UserError
 from core.pool import Pool
 from core.replay import finish, replay
-from core.types import Comparison, explain
+from core.types import Comparison, Context, Side, explain
 
 
 def add(pool: Pool, limits: dict[str, Any]) -> None:
-    """Register /compare, /replay and /pairs in the current Blocks."""
+    """Register /compare, /replay, /lens and /pairs in the current Blocks."""
 
     def compare_endpoint(comparison: dict) -> dict:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
@@ -38,10 +38,33 @@ def add(pool: Pool, limits: dict[str, Any]) -> None:
         except UserError as error:
             raise gr.Error(str(error)) from None
 
+    def lens_endpoint(receipt: dict, side: str = "post", context: str = "identical") -> dict:
+        """The token lens of one side ("base" or "post") of a receipt, or of what /compare returned; returns the LensReport.
+
+        `context` is what the sibling reads: the "identical" token ids, or its "own" framing.
+        """
+        try:
+            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, Context)
+            lease = pool.wait(written.comparison.pair)
+            try:
+                return canonical.dump(lens.run(lens.report(lease, written, side_, context_)))
+            finally:
+                lease.release()
+        except UserError as error:
+            raise gr.Error(str(error)) from None
+
     def pairs_endpoint() -> list[dict]:
         """The pairs that can be asked for."""
         return [pair.model_dump() for pair in pool.pairs]
 
     api(compare_endpoint, api_name="compare", **limits)
     api(replay_endpoint, api_name="replay", **limits)
+    api(lens_endpoint, api_name="lens", **limits)
     api(pairs_endpoint, api_name="pairs", queue=False)
+
+
+def _chosen(value: str, kind: Any) -> Any:
+    """`value`, which is one of the names that `kind` lists. Raises UserError with these names."""
+    if value not in get_args(kind):
+        raise UserError(f"{str(value)[:40]!r} is none of {', '.join(get_args(kind))}.")
+    return value
