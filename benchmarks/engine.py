@@ -4,8 +4,9 @@
     python -m benchmarks.engine --device cuda     random Qwen3-shaped pairs of 0.6B and 8B on a GPU
 
 One comparison is two replies. `generate` answers it by running one model after the other, as a script
-would, on all cores; the engine runs both siblings at once, and several comparisons in the slots of each.
-Every row is the median over repetitions in which both are timed one after the other.
+would, with one thread or all cores, whichever is faster; the engine runs both siblings at once, and
+several comparisons in the slots of each. Every row is the median over repetitions in which both are
+timed one after the other.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from core.types import Request
 AT_ONCE = (1, 4, 16)  # comparisons
 
 
-def generate(subject: Subject, asked: Request) -> float:
+def generate(subject: Subject, asked: Request, threads: int) -> float:
     """Seconds that one comparison takes with transformers.generate, one model after the other."""
     sampling = asked.sampling
     settings = GenerationConfig(
@@ -42,8 +43,8 @@ def generate(subject: Subject, asked: Request) -> float:
         top_k=0,
         pad_token_id=0,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(usable_cores())  # of this thread; every engine has set its own
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # of this thread; every engine has set its own
     began = time.perf_counter()
     for model in subject.models:
         ids = torch.tensor([asked.token_ids], device=model.device)
@@ -51,20 +52,26 @@ def generate(subject: Subject, asked: Request) -> float:
         if model.device.type == "cuda":
             torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_before)
     return seconds
 
 
+def best_threads(subject: Subject, asked: Request) -> int:
+    """With how many threads generate is faster here: small models lose more to waiting than they gain."""
+    generate(subject, asked, 1)  # whatever happens only the first time
+    return min({1, usable_cores()}, key=lambda threads: generate(subject, asked, threads))
+
+
 def measure(
-    subject: Subject, engines: Sequence[Engine], concurrent: int, repetitions: int, bandwidth: float
+    subject: Subject, engines: Sequence[Engine], concurrent: int, repetitions: int, threads: int, bandwidth: float
 ) -> dict[str, Any]:
-    """One row: so many comparisons at once. `bandwidth` is what the memory moves, in bytes per second."""
+    """One row: so many comparisons at once, against generate with `threads`. `bandwidth` is in bytes per second."""
     own_speed, ratios, rates, firsts, totals = [], [], [], [], []
     for repetition in range(repetitions):
         asked = [
             clients.request(100 * repetition + i, subject.vocabulary, subject.new_tokens) for i in range(concurrent)
         ]
-        own_speed.append(2 * subject.new_tokens / generate(subject, asked[0]))
+        own_speed.append(2 * subject.new_tokens / generate(subject, asked[0], threads))
         replies = [reply for both in clients.together(engines, asked) for reply in both]
         totals.append(sum(len(reply.tokens) for reply in replies) / max(reply.end for reply in replies))
         ratios.append(totals[-1] / own_speed[-1])
@@ -78,6 +85,7 @@ def measure(
         "tokens/s per reply": rate,
         "tokens/s in all": statistics.median(totals),
         "tokens/s of generate": statistics.median(own_speed),
+        "its threads": threads,
         "times generate": statistics.median(ratios),
         "share of the bandwidth bound": f"{rate * subject.bytes_per_pass / bandwidth:.1%}",
     }
@@ -88,10 +96,10 @@ def speed_of(
 ) -> list[dict[str, Any]]:
     """The rows of one pair, one for each number of comparisons at once."""
     warm_up = clients.request(0, subject.vocabulary, 8)
-    generate(subject, warm_up)
+    threads = best_threads(subject, warm_up)
     clients.together(engines, [warm_up])
     bandwidth = copy_bandwidth(engines[0].device)
-    return [measure(subject, engines, concurrent, repetitions, bandwidth) for concurrent in at_once]
+    return [measure(subject, engines, concurrent, repetitions, threads, bandwidth) for concurrent in at_once]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
