@@ -27,7 +27,7 @@ from transformers import (
 
 from core.engine import Engine
 from core.engine.device import Placement, deterministic_cuda
-from core.engine.engine import Shape, lane_sizes
+from core.engine.engine import STORE_BYTES, Shape, lane_sizes
 from core.engine.slots import kv_bytes_per_token, layer_kinds, usable_context
 from core.errors import NotEnoughMemory, UserError
 from core.hub import Hub, Repository
@@ -232,7 +232,7 @@ def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Setti
     while True:
         sizes = lane_sizes(context, chunk)
         rows = sum(sizes) * (slots + 1) + sizes[-1]  # the slots and the prompt that is read; a reply that is scored
-        needed = weights + per_token * rows + SPARE_BYTES
+        needed = weights + per_token * rows + STORE_BYTES + SPARE_BYTES
         if needed <= free:
             return Shape(slots, chunk, sizes, settings.threads or max(1, usable_cores() // 2))
         if context <= 1024:

@@ -21,6 +21,7 @@ from core.types import (
     SIDES,
     Comparison,
     Departure,
+    EngineInfo,
     Event,
     Failure,
     Finish,
@@ -63,8 +64,8 @@ class _Writer:
     def __post_init__(self) -> None:
         # The stream begins behind the prompt, so that a first token's leading space is kept.
         self._stream = DecodeStream(ids=list(self.prompt.question[-8:]), skip_special_tokens=True)
-        for id in self.prompt.prefill:
-            self._read(id)
+        if self.prompt.prefill:  # in one go: token by token, text that never becomes readable takes quadratic time
+            self.text = self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, list(self.prompt.prefill)) or ""
 
     def take(self, event: Event) -> None:
         match event:
@@ -150,6 +151,7 @@ class Run:
             self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
+        self._asked = {side: _asked(lease, comparison, side) for side in sides}
         try:
             for side, writer in self._writers.items():
                 request = Request(
@@ -160,8 +162,8 @@ class Run:
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
                 )
-                self._tickets[side] = _asked(lease, comparison, side).submit(request, self._listener(side))
-        except UserError:
+                self._tickets[side] = self._asked[side].submit(request, self._listener(side))
+        except BaseException:
             self.stop()
             raise
 
@@ -177,6 +179,10 @@ class Run:
     def sampling(self, side: Side) -> Sampling:
         """As sent: max_new_tokens may be shorter than asked, to fit the context."""
         return self._writers[side].sampling
+
+    def engine(self, side: Side) -> EngineInfo:
+        """The fingerprint of the engine that writes this side."""
+        return self._asked[side].info()
 
     def departure(self, side: Side) -> Departure | None:
         """In a replay: where this side first drew another token than was recorded."""
@@ -244,7 +250,7 @@ class Run:
         return SideResult(
             checkpoint=writer.checkpoint.info,
             weights_sha256=writer.checkpoint.weights_sha256,
-            engine=writer.checkpoint.engine.info(),
+            engine=self.engine(side),
             sampling=writer.sampling,
             prompt_text=writer.prompt.text,
             prompt_token_ids=writer.prompt.token_ids,
@@ -284,18 +290,19 @@ def stop_ids(lease: Lease) -> frozenset[int]:
 
 
 def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
-    """Who writes a side's reply. The dial turns the post-trained side.
-
-    Raises:
-        UserError: there is no room for a third set of weights.
-    """
+    """Who writes a side's reply. The dial turns the post-trained side."""
     dial = comparison.dial
     if side == "base" or dial is None:
         return lease.side(side).engine
     if dial.space == "logits":
         return LogitsDial(lease.base.engine, lease.post.engine, dial.amount)
-    check_room_for_another(lease.post)
-    return WeightsDial(lease.base.engine, lease.post.engine, dial.amount)
+    return WeightsDial(
+        lease.base.engine,
+        lease.post.engine,
+        dial.amount,
+        one_at_a_time=lease.mixing,
+        check_room=lambda: check_room_for_another(lease.post),
+    )
 
 
 def compare(lease: Lease, comparison: Comparison) -> Result:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
+from weakref import WeakSet
 
 from core import checkpoints
 from core.checkpoints import Checkpoint, Pair
@@ -42,6 +43,7 @@ class Lease:
     base: Checkpoint
     post: Checkpoint
     _release: Callable[[], None]
+    mixing: threading.Lock = field(default_factory=threading.Lock)  # held while a mix of the two takes memory
 
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
@@ -61,9 +63,20 @@ class _Entry:
     users: int = 0
     used: float = field(default_factory=monotonic)
 
+    checked: "WeakSet[_Entry]" = field(default_factory=WeakSet)  # siblings whose vocabulary is known to fit
+
     @property
     def idle(self) -> bool:
-        return self.users == 0 and self.loading.done() and self.loading.exception() is None
+        return self.users == 0 and self.ready
+
+    @property
+    def ready(self) -> bool:
+        return self.loading.done() and not self.loading.cancelled() and self.loading.exception() is None
+
+    @property
+    def broken(self) -> bool:
+        """It could not be loaded, or its engine has failed since."""
+        return self.loading.done() and not (self.ready and not self.loading.result().engine.closed)
 
 
 class Pool:
@@ -76,6 +89,7 @@ class Pool:
         self.default = checkpoints.default_pair(settings)
         self._entries: dict[tuple[str, str | None, int], _Entry] = {}
         self._lock = threading.Lock()  # of the table
+        self._mixing = threading.Lock()
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
 
@@ -102,11 +116,13 @@ class Pool:
                 while not wait([entry.loading], timeout=0.1).done:
                     yield entry.progress
             base, post = (entry.loading.result() for entry in entries)
-            checkpoints.check_same_vocabulary(base, post)
+            if entries[1] not in entries[0].checked:
+                checkpoints.check_same_vocabulary(base, post)
+                entries[0].checked.add(entries[1])
         except BaseException:
             release()
             raise
-        return Lease(pair, base, post, release)
+        return Lease(pair, base, post, release, self._mixing)
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""
@@ -130,9 +146,7 @@ class Pool:
         pair = checkpoints.find_pair(self.pairs, id)
         with self._lock:
             entries = [self._entries.get((pair.base, None, 0)), self._entries.get((pair.post, pair.base, 1))]
-            if not all(
-                entry is not None and entry.loading.done() and entry.loading.exception() is None for entry in entries
-            ):
+            if not all(entry is not None and entry.ready for entry in entries):
                 return None
         opening = self.open(id)
         try:
@@ -145,11 +159,7 @@ class Pool:
     def loaded(self) -> list[str]:
         """Names of the models in memory."""
         with self._lock:
-            return [
-                entry.loading.result().info.name
-                for entry in self._entries.values()
-                if entry.loading.done() and entry.loading.exception() is None
-            ]
+            return [entry.loading.result().info.name for entry in self._entries.values() if entry.ready]
 
     def close(self) -> None:
         self._loaders.shutdown(cancel_futures=True)
@@ -157,7 +167,7 @@ class Pool:
             entries = list(self._entries.values())
             self._entries.clear()
         for entry in entries:
-            if entry.loading.done() and not entry.loading.cancelled() and entry.loading.exception() is None:
+            if entry.ready:
                 entry.loading.result().close()
 
     def _take(self, spec: str, adapter_base: str | None, index: int) -> _Entry:
@@ -165,7 +175,7 @@ class Pool:
         key = (spec, adapter_base, index)
         with self._lock:
             entry = self._entries.get(key)
-            if entry is None or (entry.loading.done() and entry.loading.exception() is not None):
+            if entry is None or entry.broken:
                 entry = _Entry(key, Future())
                 entry.loading = self._loaders.submit(self._load, entry)
                 self._entries[key] = entry
@@ -177,30 +187,37 @@ class Pool:
             for entry in entries:
                 entry.users -= 1
                 entry.used = monotonic()
+                if entry.users == 0 and entry.broken and self._entries.get(entry.key) is entry:
+                    del self._entries[entry.key]
 
     def _load(self, entry: _Entry) -> Checkpoint:
+        """The model of an entry. Raises UserError."""
+        try:
+            return self._find_and_load(entry)
+        except UserError as error:
+            failure = type(error)(*error.args)
+        except Exception as error:
+            log.exception("loading %s failed", entry.key[0])
+            failure = UserError(f"{entry.key[0]} could not be loaded: {error}.")
+        raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
+
+    def _find_and_load(self, entry: _Entry) -> Checkpoint:
         spec, adapter_base, index = entry.key
 
         def report(text: str, fraction: float | None) -> None:
             entry.progress = Progress(text, fraction)
 
-        try:
-            report(f"Looking for {spec}", None)
-            source = checkpoints.find(spec, self.hub, adapter_base)
-            checkpoints.bring(source, self.hub, report)
-            entry.progress = WAITING
-            with self._memory:
-                while True:
-                    try:
-                        return checkpoints.load(source, self.hub, self.settings, place(self.settings, index), report)
-                    except NotEnoughMemory:
-                        if not self._make_room():
-                            raise
-        except UserError:
-            raise
-        except Exception as error:
-            log.exception("loading %s failed", spec)
-            raise UserError(f"{spec} could not be loaded: {error}.") from error
+        report(f"Looking for {spec}", None)
+        source = checkpoints.find(spec, self.hub, adapter_base)
+        checkpoints.bring(source, self.hub, report)
+        entry.progress = WAITING
+        with self._memory:
+            while True:
+                try:
+                    return checkpoints.load(source, self.hub, self.settings, place(self.settings, index), report)
+                except NotEnoughMemory:
+                    if not self._make_room():
+                        raise
 
     def _make_room(self) -> bool:
         """Unload the model that has been idle the longest; False when every loaded model is in use."""

@@ -8,7 +8,8 @@ with the same settings, reuses nothing, and compares token by token. The rules o
 - diverged: at some step another token was drawn. Rounding can do that between two machines where two
   tokens were nearly level, so the shift is held against an allowance: `_ROUNDING` units of roundoff
   of the coarser of the two dtypes at the size of the logits, over the temperature, or `_OBSERVED` times
-  the largest drift seen at the steps before, whichever is more. Between two runs with the same
+  the largest drift seen at the steps before, whichever is more. The drift counts for at most `_OBSERVED`
+  times the roundoff, since a receipt's margins are its maker's word. Between two runs with the same
   certified fingerprint nothing is allowed.
 - not replayable: other weights, another sampler, a pair or a prompt that cannot be had here.
 
@@ -192,7 +193,7 @@ def _enough(recorded: SideReceipt) -> float:
 
 def _verdict(run: Run, receipt: Receipt) -> Verdict:
     snapshot, sides = run.snapshot(), {}
-    engines = {side: run.checkpoint(side).engine.info() for side in SIDES}
+    engines = {side: run.engine(side) for side in SIDES}
     for side in SIDES:
         reply, recorded = snapshot.reply(side), receipt.side(side)
         if reply.error is not None:
@@ -221,9 +222,11 @@ def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: Engi
 
 
 def _drift(recorded: tuple[float | None, ...], replayed: tuple[float | None, ...]) -> float | None:
-    """The largest change of a margin; None where the receipt holds no margins."""
-    changes = [abs(a - b) for a, b in zip(recorded, replayed, strict=False) if a is not None and b is not None]
-    return max(changes, default=0.0 if len(recorded) == len(replayed) else None)
+    """The largest change of a margin; None where the receipt holds none, or lacks one that the replay has."""
+    both = list(zip(recorded, replayed, strict=False))
+    if len(recorded) != len(replayed) or any((a is None) != (b is None) for a, b in both):
+        return None
+    return max((abs(a - b) for a, b in both if a is not None and b is not None), default=0.0)
 
 
 def _ended_alike(recorded: SideReceipt, reply: Reply) -> bool:
@@ -281,7 +284,7 @@ def _allowance(departure: Departure, recorded: SideReceipt, here: EngineInfo, dr
     roundoff = max(_ROUNDOFF.get(dtype, 0.0) for dtype in (recorded.engine.dtype, here.dtype))
     size = max(1.0, abs(departure.drawn_logit or 0.0), abs(departure.expected_logit or 0.0))
     rounding = _ROUNDING * roundoff * size / (recorded.sampling.temperature or 1.0)
-    return max(rounding, _OBSERVED * (drift or 0.0))
+    return max(rounding, _OBSERVED * min(drift or 0.0, rounding))
 
 
 def _spell(run: Run, side: Side, id: int) -> str:

@@ -5,9 +5,19 @@ no tensors, no widgets and no files.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from core.errors import UserError
 
@@ -17,8 +27,17 @@ SIDES: tuple[Side, Side] = ("base", "post")
 MAX_CHARACTERS = 400_000  # of any one text; the context length is the limit that people meet
 MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly, also in a browser
 
+
+def _in_the_calendar(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("use a date of the calendar, as 2026-01-31") from None
+    return text
+
+
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
-Date = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Date = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_in_the_calendar)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -51,7 +70,7 @@ class Conversation(Value):
     """The system prompt and every turn before this one. The whole of it is sent again on every turn."""
 
     system: Text = ""
-    turns: tuple[Turn, ...] = ()
+    turns: Annotated[tuple[Turn, ...], FailFast()] = ()
 
     def messages(self, side: Side) -> tuple[Message, ...]:
         """One side's own history: the person's words are shared, the replies are that side's alone."""
@@ -95,7 +114,8 @@ Framing = Literal["chat", "transcript", "document"]
 FRAMINGS: tuple[Framing, ...] = ("chat", "transcript", "document")
 
 
-TokenIds = tuple[Annotated[int, Field(ge=0)], ...]
+TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()]  # a million bad entries are one mistake
+Margins = Annotated[tuple[Annotated[float, Field(ge=0, le=1e9)] | None, ...], FailFast()]
 
 
 class Dial(Value):
@@ -341,11 +361,11 @@ class SideReceipt(Value):
     sampling: Sampling
     prompt_tokens: int
     prompt_sha256: Digest
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     output_sha256: Digest
     finish_reason: FinishReason
     smallest_margin: float | None
-    margins: tuple[float | None, ...] = ()
+    margins: Margins = ()
     usage: Usage
 
 

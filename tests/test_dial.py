@@ -117,7 +117,11 @@ def test_a_held_reply_leaves_its_engine_idle_and_its_neighbours_alone():
         assert bits(answer(engine, request(range(9), max_new_tokens=20))[0]) == alone
 
 
-@pytest.mark.parametrize("dial", [LogitsDial, WeightsDial])
+def mixed(base, post, amount):
+    return WeightsDial(base, post, amount, one_at_a_time=threading.Lock(), check_room=lambda: None)
+
+
+@pytest.mark.parametrize("dial", [LogitsDial, mixed])
 def test_cancelling_a_dialled_reply_frees_every_slot(lease, dial):
     writer = dial(lease.base.engine, lease.post.engine, 0.5)
     for wait_for_a_token in (True, False):
@@ -168,3 +172,30 @@ def test_a_failing_model_fails_the_dialled_reply_in_one_sentence():
         with pytest.raises(UserError, match="unloaded"):
             LogitsDial(base, post, 0.5).submit(request(range(5)), lambda event: None)
         assert tokens(answer(base, request(range(5)))[0]), "the other one goes on"
+
+
+def test_mixes_of_weights_take_turns_and_one_that_is_stopped_meanwhile_ends_empty(lease):
+    asked = comparison(max_new_tokens=4, dial=Dial(amount=0.5, space="weights"))
+    with lease.mixing:
+        run = Run(lease, asked)
+        time.sleep(0.3)
+        assert run.snapshot().post.phase == "queued"
+        run.stop("post")
+        *_, last = run.snapshots(lambda: 0.05)
+    assert (last.post.finish_reason, last.post.token_ids) == ("stopped", ())
+    assert compare(lease, asked).post.token_ids
+
+
+def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease, monkeypatch):
+    def no_room(checkpoint):
+        raise UserError("Mixing these weights takes more than is free.")
+
+    monkeypatch.setattr("core.compare.check_room_for_another", no_room)
+    with pytest.raises(UserError, match="takes more than is free"):
+        compare(lease, comparison(dial=Dial(amount=0.5, space="weights")))
+    assert not lease.mixing.locked()
+
+
+def test_a_dialled_receipt_names_the_engine_that_wrote_it(lease):
+    result = compare(lease, comparison(max_new_tokens=4, dial=Dial(amount=0.5, space="weights")))
+    assert len(result.post.engine.lane_sizes) == 1 < len(result.base.engine.lane_sizes)

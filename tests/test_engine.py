@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from core.engine import Engine, certify
+from core.engine import Engine, certify, sampling
 from core.engine.lane import Lane
 from core.engine.scheduler import Job, Scheduler
 from core.engine.step import Forward, record
@@ -311,6 +311,35 @@ def test_closing_fails_what_is_under_way_in_one_sentence():
     assert "press Compare again" in events[-1].message
     with pytest.raises(UserError, match="unloaded"):
         engine.submit(request([1]), listen)
+
+
+def test_a_draw_that_fails_ends_its_own_reply_and_the_engine_goes_on(monkeypatch):
+    real = sampling.draw
+
+    def fails_for_seed_13(logits, seen, rows, steps):
+        if any(row.seed == 13 for row in rows) and steps[0] > 2:
+            raise RuntimeError("out of luck")
+        return real(logits, seen, rows, steps)
+
+    monkeypatch.setattr(sampling, "draw", fails_for_seed_13)
+    with running(random_model()) as engine:
+        unlucky, lucky = answer(engine, request([1, 2], seed=13), request([1, 2], seed=14))
+        assert isinstance(unlucky[-1], Failure) and "out of luck" in unlucky[-1].message
+        assert isinstance(lucky[-1], Finish)
+        assert isinstance(answer(engine, request([3], seed=1))[0][-1], Finish)
+
+
+def test_a_request_that_comes_while_the_worker_ends_fails_too(monkeypatch):
+    engine = Engine(random_model(), VOCABULARY, shape(slots=1), "eager")
+    monkeypatch.setattr(engine, "_check", lambda token_ids: engine.close())  # closes between the check and the queue
+    events: list = []
+    engine.submit(request([1]), events.append)
+    assert isinstance(events[-1], Failure)
+
+
+def test_negative_ids_are_refused():
+    with running(random_model()) as engine, pytest.raises(UserError, match="Token -1 is not"):
+        engine.submit(request([1, -1]), lambda event: None)
 
 
 # --- certification -----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Memory:
             tokenizer=spelling,
             stop_ids=frozenset(),
             model=SimpleNamespace(),
-            engine=SimpleNamespace(close=lambda: self.present.remove(source.name)),
+            engine=SimpleNamespace(close=lambda: self.present.remove(source.name), closed=False),
         )
 
 
@@ -247,3 +247,19 @@ def finish(run: Run) -> tuple:
     for _ in run.snapshots():
         pass
     return ids(run)
+
+
+def test_a_model_whose_engine_has_failed_is_loaded_anew(pool, memory):
+    lease = pool.wait("a")
+    lease.post.engine.closed = True
+    lease.release()
+    pool.wait("a").release()
+    assert memory.loads == ["a-base", "a-chat", "a-chat"]
+
+
+def test_what_failed_is_forgotten_with_everything_it_held(pool, memory):
+    memory.broken.add("b-chat")
+    with pytest.raises(UserError) as caught:
+        pool.wait("b")
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert ("b-chat", "b-base", 1) not in pool._entries

@@ -203,3 +203,14 @@ def test_a_row_that_is_not_a_number_leaves_the_others_alone():
     got = sampling.draw(logits, nothing_seen(logits), rows, steps)
     assert math.isnan(got[1].logprob)
     assert (got[0], got[2]) == (expected[0], expected[2])
+
+
+def test_top_p_of_a_row_does_not_look_where_another_row_makes_it_look():
+    """One flat row needs more than the candidates; the peaked row beside it keeps the bits it has alone."""
+    peaked = torch.randn(1, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4
+    flat = torch.zeros(1, 3000, dtype=torch.float64)
+    p = torch.tensor([[0.9], [0.9]], dtype=torch.float64)
+    together = sampling.top_p(torch.cat([peaked, flat]), p)
+    assert torch.equal(together[:1], sampling.top_p(peaked, p[:1]))
+    assert torch.equal(together[1:], sampling.top_p(flat, p[1:]))
+    assert together[1].isfinite().sum() == 2700

@@ -112,3 +112,22 @@ def test_a_snapshot_has_settled_when_both_sides_have():
 def test_the_smallest_margin_ignores_tokens_that_had_no_rival():
     assert Reply(margins=(None, 0.5, 0.25, None)).smallest_margin == 0.25
     assert Reply(margins=(None,)).smallest_margin is None
+
+
+@pytest.mark.parametrize("today", ["2024-13-45", "2023-02-29", "\u0662\u0660\u0662\u0664-01-01", "2024-1-1"])
+def test_a_day_that_no_calendar_has_is_refused(today):
+    with pytest.raises(ValidationError):
+        Comparison(pair="p", prompt="x", sampling=DEFAULT_SAMPLING, today=today)
+
+
+def test_a_long_list_of_mistakes_is_one_mistake():
+    data = {
+        "pair": "p",
+        "prompt": "x",
+        "sampling": DEFAULT_SAMPLING,
+        "today": "2026-01-01",
+        "prefill_base": ["a"] * 1000,
+    }
+    with pytest.raises(ValidationError) as caught:
+        Comparison.model_validate(data)
+    assert caught.value.error_count() == 1

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from core.engine import sampling
 from core.engine.engine import Emit, Engine, Steering, Ticket, sentence
 from core.errors import UserError
-from core.types import Event, Failure, Finish, Request, Started, Token
+from core.types import EngineInfo, Event, Failure, Finish, Request, Started, Token, Usage
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,15 @@ class LogitsDial:
 
     def __init__(self, base: Engine, post: Engine, amount: float):
         self.base, self.post, self.amount = base, post, amount
+
+    def info(self) -> EngineInfo:
+        """The post-trained engine's fingerprint; certified only where both are."""
+        base, post = self.base.info(), self.post.info()
+        return (
+            post
+            if base.certified
+            else post.model_copy(update={"certified": False, "certification": base.certification})
+        )
 
     def submit(self, request: Request, emit: Emit) -> "LockStep":
         """As Engine.submit; passes of both models are counted.
@@ -168,10 +177,26 @@ class _Voice:
 
 
 class WeightsDial:
-    """Writes replies with a model whose weights are the mix of two. It exists for one reply."""
+    """Writes a reply with a model whose weights are the mix of two. The model exists for that one reply.
 
-    def __init__(self, base: Engine, post: Engine, amount: float):
+    Args:
+        one_at_a_time: held while the model exists, so that two of them never take memory at once.
+        check_room: raises UserError when there is no memory for it.
+    """
+
+    def __init__(
+        self, base: Engine, post: Engine, amount: float, one_at_a_time: threading.Lock, check_room: Callable[[], None]
+    ):
         self.base, self.post, self.amount = base, post, amount
+        self.one_at_a_time, self.check_room = one_at_a_time, check_room
+        self._info: EngineInfo | None = None
+
+    def info(self) -> EngineInfo:
+        """The fingerprint of the engine that wrote the reply; before there is one, that of the post-trained model."""
+        return self._info or self.post.info()
+
+    def wrote_with(self, info: EngineInfo) -> None:
+        self._info = info
 
     def submit(self, request: Request, emit: Emit) -> "OwnModel":
         """As Engine.submit; the model is made first, on a thread of its own.
@@ -198,6 +223,16 @@ class OwnModel:
             self._ticket.cancel()
 
     def _write(self) -> Event:
+        while not self.dial.one_at_a_time.acquire(timeout=0.1):
+            if self._cancelled:
+                return Finish(reason="stopped", usage=_nothing_done(self.request))
+        try:
+            self.dial.check_room()
+            return self._write_with_own_model()
+        finally:
+            self.dial.one_at_a_time.release()
+
+    def _write_with_own_model(self) -> Event:
         post = self.dial.post
         model = mixed_model(self.dial.base.model, post.model, self.dial.amount)
         # One lane, of the length that the reply has in its parents' engines: the bits are those of a model that was loaded.
@@ -205,6 +240,7 @@ class OwnModel:
         engine = Engine(model, post.vocabulary, shape, post.level.attention)
         try:
             engine.context = post.context
+            self.dial.wrote_with(engine.info())
             news: SimpleQueue[Event] = SimpleQueue()
             self._ticket = engine.submit(self.request, news.put)
             if self._cancelled:
@@ -214,6 +250,12 @@ class OwnModel:
             return event
         finally:
             engine.close()
+
+
+def _nothing_done(request: Request) -> Usage:
+    nothing = dict.fromkeys(("reused_tokens", "output_tokens", "prefill_passes", "decode_passes"), 0)
+    seconds = dict.fromkeys(("seconds_queued", "seconds_to_first_token", "seconds_decoding"), 0.0)
+    return Usage.model_validate({"prompt_tokens": len(request.token_ids), **nothing, **seconds})
 
 
 def _on_a_thread(write: Callable[[], Event], emit: Emit) -> None:

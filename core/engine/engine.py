@@ -11,6 +11,7 @@ import math
 import platform
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel
 from core import __version__
 from core.engine import certify, sampling
 from core.engine.lane import Lane
-from core.engine.scheduler import Job, Scheduler, Score
+from core.engine.scheduler import NO_SLOT, Job, Scheduler, Score
 from core.engine.slots import SlotCache
 from core.errors import UserError
 from core.types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
@@ -31,7 +32,7 @@ from core.types import EngineInfo, Event, Failure, Finish, Request, Sampling, St
 log = logging.getLogger(__name__)
 
 LANE_SIZES = (256, 1024, 4096, 16384)
-STORE_BYTES = 256 * 2**20
+STORE_BYTES = 256 * 2**20  # of kept prefill chunks, over all lanes
 
 Emit = Callable[[Event], None]
 
@@ -161,7 +162,7 @@ class Engine:
             UserError: the prompt does not fit, or the engine has stopped.
         """
         job = Job(request, self.check(request), self.context, emit)
-        self._inbox.put(job)
+        self._queue(job)
         return Ticket(job, lambda: self._inbox.put(None))
 
     def steer(self, request: Request, take: Steer) -> "Steering":
@@ -171,7 +172,7 @@ class Engine:
             UserError: as `submit`.
         """
         job = Job(request, self.check(request), self.context, take, hand_over=take)
-        self._inbox.put(job)
+        self._queue(job)
         return Steering(job, self._inbox.put)
 
     def check(self, request: Request) -> int:
@@ -206,17 +207,29 @@ class Engine:
             )
         self._check(token_ids)
         score = Score(tuple(token_ids), first, size, take)
-        self._inbox.put(score)
+        self._queue(score)
         return Scoring(score, lambda: self._inbox.put(None))
 
+    def _queue(self, asked: Job | Score) -> None:
+        """Hand it to the worker; a worker that has ended meanwhile does not see it, so it fails here."""
+        self._inbox.put(asked)
+        if self._closed:
+            self._worker.join()
+            self._fail_everything()
+
     def _check(self, token_ids: Sequence[int]) -> None:
-        largest = max(token_ids)
-        if largest >= self.vocabulary:
+        unknown = next((id for id in (max(token_ids), min(token_ids)) if not 0 <= id < self.vocabulary), None)
+        if unknown is not None:
             raise UserError(
-                f"Token {largest} is not in this model's vocabulary of {self.vocabulary:,}; choose the pair that it was written with."
+                f"Token {unknown} is not in this model's vocabulary of {self.vocabulary:,}; choose the pair that it was written with."
             )
         if self._closed:
             raise UserError("These weights were just unloaded to make room; press Compare again.")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has stopped, because it was closed or because its worker failed."""
+        return self._closed
 
     def close(self) -> None:
         """Fail what is queued, end the worker and drop the caches. Returns when the memory is free."""
@@ -293,7 +306,7 @@ class Engine:
             vocabulary=self.vocabulary,
             attention=self.level.attention,
             together=self.level.together,
-            store_bytes=STORE_BYTES,
+            store_bytes=STORE_BYTES // len(self.shape.sizes),
         )
 
     def _round(self) -> None:
@@ -398,10 +411,19 @@ class Engine:
             rows: list[Job | None] = [None] * lane.slots
             for job in jobs:
                 rows[job.slot] = job
-            self._next(rows, logits)
+            self._next_or_fail(rows, logits)
         else:
             for job in jobs:
-                self._next([job], logits[job.slot : job.slot + 1])
+                self._next_or_fail([job], logits[job.slot : job.slot + 1])
+
+    def _next_or_fail(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
+        """As `_next`; where the draw fails, the replies of these rows fail, and the engine goes on."""
+        try:
+            self._next(rows, logits)
+        except Exception as error:
+            for job in rows:
+                if job is not None and job.slot != NO_SLOT:
+                    self._fail(job, error)
 
     def _next(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
         """Draw the next token of each row, or hand its logits over where somebody else chooses."""
@@ -469,8 +491,9 @@ class Engine:
         self._emit(job, Failure(message=sentence(error)))
 
     def _fail_everything(self) -> None:
-        while not self._inbox.empty():
-            self._put(self._inbox.get())
+        with suppress(Empty):
+            while True:
+                self._put(self._inbox.get_nowait())
         for job in self._scheduler.active():
             self._scheduler.release(job)
             self._emit(job, Failure(message="The engine stopped before this reply was finished; press Compare again."))

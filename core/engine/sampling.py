@@ -99,20 +99,22 @@ def top_p(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     Equal logits are taken in the order of their ids. Looks beyond the 1024 largest logits only when
     these hold less than p.
     """
-    log_total = torch.logsumexp(logits, dim=1, keepdim=True)
     off = p >= 1
-    count = min(_CANDIDATES, logits.shape[-1])
-    while True:
-        values = logits.topk(count).values
-        mass = torch.cumsum(torch.exp(values - log_total), dim=1)
-        if count == logits.shape[-1] or bool(((mass[:, -1:] >= p) | off).all()):
-            break
-        count = logits.shape[-1]
-    kept = 1 + (mass[:, :-1] < p).sum(dim=1, keepdim=True)  # the most likely token always stays
-    last = values.gather(1, kept - 1)
+    kept, last, enough = _nucleus(logits, p, min(_CANDIDATES, logits.shape[-1]))
+    if not bool((enough | off).all()):
+        whole_kept, whole_last, _ = _nucleus(logits, p, logits.shape[-1])
+        kept, last = torch.where(enough, kept, whole_kept), torch.where(enough, last, whole_last)
     above, ties = logits > last, logits == last
     first_ties = torch.cumsum(ties, dim=1) <= kept - above.sum(dim=1, keepdim=True)
     return logits.masked_fill(~(above | (ties & first_ties) | off), -torch.inf)
+
+
+def _nucleus(logits: torch.Tensor, p: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Among the `count` largest logits of each row: how many are kept, the smallest of those, and whether they hold p; each [R, 1]."""
+    values = logits.topk(count).values
+    mass = torch.cumsum(torch.exp(values - torch.logsumexp(logits, dim=1, keepdim=True)), dim=1)
+    kept = 1 + (mass[:, :-1] < p).sum(dim=1, keepdim=True)  # the most likely token always stays
+    return kept, values.gather(1, kept - 1), mass[:, -1:] >= p
 
 
 def min_p(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
