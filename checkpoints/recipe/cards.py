@@ -97,15 +97,17 @@ def _measured(work: Path) -> str:
     from checkpoints.recipe import evaluate
 
     blocks = [
-        "`python -m checkpoints.recipe evaluate` (with `--temperature 0` for the second table) prints these tables, over the app's own engine: the base "
-        "under the document framing, the post-trained model under its chat template, the same seed on both sides. "
-        "Every probe is held out from training by its wording and its values; what counts as right is in `judges.py`. The first two lines need the corpus."
+        "Over the app's own engine: the base under the document framing, the post-trained model under its chat template, "
+        "the same seed on both sides. Every probe is held out from training by its wording and its values; what counts as "
+        "right is in `checkpoints/recipe/judges.py`. The first two lines need the corpus. Where a figure is under its bar, "
+        "the compute of this run did not reach it."
     ]
-    for temperature in (0.7, 0.0):
-        measured = json.loads((work / f"evaluation-{temperature}.json").read_text())
-        blocks += [f"Temperature {temperature}:", evaluate.markdown([evaluate.Row(**row) for row in measured["rows"]])]
-    weights = measured["weights"]
-    blocks.append(f"Weights: base sha256 `{weights['base']}`, post-trained sha256 `{weights['post']}`.")
+    for file in sorted(work.glob("evaluation-*.json")):
+        measured = json.loads(file.read_text())
+        command = f"python -m checkpoints.recipe evaluate --per-kind {measured['per_kind']} --temperature {measured['temperature']}"
+        blocks += [f"`{command}`", evaluate.markdown([evaluate.Row(**row) for row in measured["rows"]])]
+        weights = measured["weights"]
+        blocks.append(f"Weights: base sha256 `{weights['base']}`, post-trained sha256 `{weights['post']}`.")
     return "\n\n".join(blocks)
 
 

@@ -164,7 +164,15 @@ def evaluate(
     work.mkdir(parents=True, exist_ok=True)
     name = f"evaluation-{temperature}"
     (work / f"{name}.json").write_text(
-        json.dumps({"weights": weights, "rows": [asdict(row) for row in rows]}, indent=1)
+        json.dumps(
+            {
+                "weights": weights,
+                "per_kind": per_kind,
+                "temperature": temperature,
+                "rows": [asdict(row) for row in rows],
+            },
+            indent=1,
+        )
     )
     with (work / f"{name}.chats.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(_kept(chat)) + "\n" for chat in chats)
