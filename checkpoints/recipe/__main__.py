@@ -15,7 +15,7 @@ from checkpoints.recipe import batches, cards, chats, conversations, documents, 
 HERE = Path(__file__).parent
 SEED = 1
 EARLIER = (
-    "It began with the weights of an earlier, shorter run of the same recipe, whose tokens and minutes were not "
+    "It began with the weights of an earlier run of the same recipe, whose tokens and minutes were not "
     "recorded and are not counted here."
 )
 
