@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from core.difference import Difference, InputDifference, Stretch, shorten
+from core.difference import Difference, InputDifference, Parting, Stretch, shorten
 from core.types import SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
 
 SIDE_NAMES: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
@@ -108,10 +108,14 @@ def difference_lines(difference: Difference) -> Iterator[str]:
         yield f"  {found.name}: {_change(found)}"
     for side, changes in difference.sent.items():
         yield f"  sent to the {SIDE_NAMES[side].lower()} side: {marked(changes)}"
-    for parting in difference.partings:
-        ids = [("the end" if id is None else f"token {id}") for id in (parting.first_id, parting.second_id)]
-        margins = f" (margins {_nats(parting.first_margin)} and {_nats(parting.second_margin)})"
-        yield f"  {SIDE_NAMES[parting.side]} replies part at step {parting.step}: {ids[0]} and {ids[1]}{margins}."
+    yield from (f"  {parting_sentence(parting)}" for parting in difference.partings)
+
+
+def parting_sentence(parting: Parting) -> str:
+    """Where one side's two replies part."""
+    ids = [("the end" if id is None else f"token {id}") for id in (parting.first_id, parting.second_id)]
+    margins = f" (margins {_nats(parting.first_margin)} and {_nats(parting.second_margin)})"
+    return f"{SIDE_NAMES[parting.side]} replies part at step {parting.step}: {ids[0]} and {ids[1]}{margins}."
 
 
 def _change(found: InputDifference) -> str:

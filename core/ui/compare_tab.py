@@ -1,16 +1,18 @@
 """The Compare tab: its widgets, and which session generator each button starts."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import gradio as gr
 
+from core import links, receipts
 from core.compare import Run
 from core.errors import UserError
 from core.pool import Pool
-from core.types import SIDES, Reply, Side
-from core.ui import render, session
+from core.types import SIDES, Mark, Reply, Side
+from core.ui import look, render, session
 from core.ui.sidebar import Sidebar
 
 MODELS: dict[str, Any] = {
@@ -37,6 +39,9 @@ class CompareTab:
 
     def __init__(self, pool: Pool, sidebar: Sidebar):
         self.pool, self.sidebar = pool, sidebar
+        with gr.Row(elem_id="banner_row"):
+            self.banner = gr.HTML("", elem_id="banner")
+            self.back = gr.Button("Back to my conversation", size="sm", elem_id="back", min_width=80, visible=False)
         with gr.Row(elem_id="panes", equal_height=True):
             self.panes: dict[Side, Pane] = {side: self._pane(side) for side in SIDES}
         self.notice = gr.HTML(render.notice(""), elem_id="notice")
@@ -62,12 +67,18 @@ class CompareTab:
                     ("New chat", "new"),
                 )
             )
+        self.turns = gr.HTML("", js_on_load=look.TURNS_SCRIPT, apply_default_css=False, elem_id="turns")
         with gr.Accordion("Exactly what was sent", open=False, elem_id="sent_box"):
             self.sent = gr.HTML(render.NOTHING_SENT, elem_id="sent")
         self.chat = gr.State((), time_to_live=7200)
         self.run = gr.State(None, time_to_live=7200)  # the run under way, so that Stop finds it
         # The browser keeps the conversation. The secret only has to survive a restart; the text is the visitor's own.
         self.kept = gr.BrowserState(None, storage_key="same-seed", secret="same-seed")
+        # What a link pushed aside: the visitor's own conversation, until they go back to it.
+        self.aside = gr.BrowserState(None, storage_key="same-seed-aside", secret="same-seed")
+        self.shared = gr.State(None, time_to_live=7200)  # what the link carried that this page was opened with
+        self.fragment = gr.Textbox(visible=False)  # the page's address behind the #, read by the browser
+        self.outbox = gr.Textbox(visible=False)  # what page.js should copy or save
 
     def _pane(self, side: Side) -> Pane:
         with gr.Column(elem_classes=["pane", side], min_width=320):
@@ -99,17 +110,20 @@ class CompareTab:
     @property
     def outputs(self) -> list[gr.Component]:
         """Everything that a view can change."""
-        return [*self._shown, self.notice, self.prompt, self.sent, self.chat, self.run, self.kept]
+        other = [self.notice, self.prompt, self.sent, self.chat, self.run, self.kept, self.banner, self.turns]
+        return [*self._shown, *other]
 
-    def show(self, view: session.View) -> Update:
-        """A view that comes from another tab."""
-        return self._show(view, first=True)
+    @property
+    def opened(self) -> list[gr.Component]:
+        """What opening a link or a receipt can change."""
+        return [*self.outputs, self.shared, self.aside, self.back, *self.sidebar.widgets]
 
     # --- wiring -----------------------------------------------------------------------------------
 
     def connect(self, demo: gr.Blocks) -> None:
-        asked: set[Any] = {self.prompt, self.chat, *self.sidebar.widgets}
-        outputs = self.outputs
+        self.demo = demo
+        asked: set[Any] = {self.prompt, self.chat, self.shared, *self.sidebar.widgets}
+        outputs, opened = self.outputs, self.opened
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.prompt.submit(self._compare, asked, outputs, trigger_mode="once", **MODELS, **quiet)
         self.retry.click(self._retry, asked, outputs, trigger_mode="once", **MODELS, **quiet)
@@ -118,15 +132,24 @@ class CompareTab:
         self.undo.click(self._undo, {self.chat}, outputs, queue=False, **quiet)
         self.new.click(self._new, None, outputs, queue=False, **quiet)
         self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, self._shown, queue=False, **quiet)
-        demo.load(self._restore, {self.kept}, [*outputs, *self.sidebar.widgets], queue=False, **quiet)
+        arriving = [self.kept, self.aside, self.fragment]
+        demo.load(self._restore, arriving, opened, queue=False, js=look.ARRIVE, **quiet)
+        self.back.click(self._go_back, {self.aside}, opened, queue=False, **quiet)
+        act = self.turns.click(self._act, {self.chat}, [*outputs, self.outbox], queue=False, **quiet)
+        act.then(None, self.outbox, None, js=look.DELIVER)
 
     def _compare(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
         yield from self._follow(
-            values, lambda choices: session.compare(self.pool, values[self.chat], values[self.prompt] or "", choices)
+            values,
+            lambda choices: session.compare(
+                self.pool, values[self.chat], values[self.prompt] or "", choices, shared=values[self.shared]
+            ),
         )
 
     def _retry(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
-        yield from self._follow(values, lambda choices: session.retry(self.pool, values[self.chat], choices))
+        yield from self._follow(
+            values, lambda choices: session.retry(self.pool, values[self.chat], choices, values[self.shared])
+        )
 
     def _follow(self, values: dict[gr.Component, Any], start: Any) -> Iterator[Update]:
         """Show every view of a session generator; a mistake in the settings is a sentence and nothing else."""
@@ -149,20 +172,83 @@ class CompareTab:
             run.stop()
 
     def _edit(self, values: dict[gr.Component, Any]) -> Update:
-        return self._show(session.edit(values[self.chat]), first=True)
+        return self.show(session.edit(values[self.chat]))
 
     def _undo(self, values: dict[gr.Component, Any]) -> Update:
-        return self._show(session.undo(values[self.chat]), first=True)
+        return self.show(session.undo(values[self.chat]))
 
     def _new(self) -> Update:
-        return self._show(session.View((), saved=True), first=True)
+        return self.show(session.View((), saved=True))
 
-    def _restore(self, values: dict[gr.Component, Any]) -> Update:
-        view = session.restore(values[self.kept])
-        update = self._show(view, first=True)
+    def _restore(self, kept: Any, aside: Any, fragment: str | None) -> Update:
+        """What this browser kept, or what a link brings; a link that cannot be used changes nothing."""
+        view, shared = session.restore(kept), None
+        own = aside if aside != kept else None
+        if fragment and fragment.startswith(links.PREFIX):
+            own = own or (kept if view.chat else None)
+            try:
+                view, shared = session.open_link(self.pool, fragment)
+            except UserError as error:
+                view = replace(view, notice=str(error), tone="error")
+        update = self.show(view)
+        if shared is not None:
+            update |= self.sidebar.show(session.Choices.of_comparison(shared.comparison))
+        elif view.chat and view.chat[-1].pair in {pair.id for pair in self.pool.pairs}:
+            update |= self.sidebar.show(session.Choices.of(view.chat[-1]))
+        if shared is None and fragment:  # nothing was pushed aside just now
+            own = aside
+        return update | {self.shared: shared, self.aside: own, self.back: gr.update(visible=bool(own) and own != kept)}
+
+    def open_shared(self, shared: links.Shared, source: str) -> Update:
+        """Show what a receipt holds, as a link to it would. Raises UserError when its pair is not one of this app's."""
+        view = session.open_shared(self.pool, shared, source)
+        return (
+            self.show(view)
+            | self.sidebar.show(session.Choices.of_comparison(shared.comparison))
+            | {self.shared: shared}
+        )
+
+    def _go_back(self, values: dict[gr.Component, Any]) -> Update:
+        """The visitor's own conversation, in the place of what a link brought."""
+        view = replace(session.restore(values[self.aside]), saved=True, banner=session.Banner("", ran=True))
+        update = self.show(view) | {self.shared: None, self.aside: None, self.back: gr.update(visible=False)}
         if view.chat and view.chat[-1].pair in {pair.id for pair in self.pool.pairs}:
             update |= self.sidebar.show(session.Choices.of(view.chat[-1]))
         return update
+
+    def _act(self, values: dict[gr.Component, Any], event: gr.EventData) -> Update:
+        """A mark, a link or a receipt of one turn."""
+        chat, what, turn = values[self.chat], event._data.get("do"), event._data.get("turn")
+        if not isinstance(turn, int) or not 0 <= turn < len(chat):
+            return {self.outbox: ""}
+        if what == "mark" and event._data.get("value") in get_args(Mark):
+            return {**self.show(session.mark(chat, turn, event._data["value"])), self.outbox: ""}
+        try:
+            done, said = self._link(chat, turn) if what == "link" else self._receipt(chat, turn)
+        except UserError as error:
+            return {self.notice: render.notice(str(error), "error"), self.outbox: ""}
+        return {self.notice: render.notice(said), self.outbox: json.dumps(done)}
+
+    def _link(self, chat: session.Chat, turn: int) -> tuple[dict[str, str], str]:
+        fragment = links.encode(links.of_turn(chat, turn))
+        public = getattr(self.demo, "share_url", None) or ""
+        return (
+            {"kind": "link", "fragment": fragment, "public": public},
+            f"The link of turn {turn + 1} has {len(fragment):,} characters; whoever opens it sees this comparison and can run it.",
+        )
+
+    def _receipt(self, chat: session.Chat, turn: int) -> tuple[dict[str, str], str]:
+        receipt = receipts.of_turn(chat, turn)
+        done = {
+            "kind": "file",
+            "name": receipts.file_name(receipt),
+            "type": "application/json",
+            "text": receipts.write(receipt),
+        }
+        return (
+            done,
+            f"The receipt of turn {turn + 1} is {receipts.file_name(receipt)}; drop it on the Receipts tab to run it again.",
+        )
 
     def _choose_pair(self, id: str) -> list[str]:
         return [
@@ -172,6 +258,10 @@ class CompareTab:
         ]
 
     # --- a view on the page -------------------------------------------------------------------------
+
+    def show(self, view: session.View) -> Update:
+        """A view that is not in the middle of a reply."""
+        return self._show(view, first=True)
 
     def _show(self, view: session.View, first: bool) -> Update:
         """`first` is False for the views in the middle of a reply, which change the panes only."""
@@ -186,6 +276,8 @@ class CompareTab:
             self.run: view.live.run if view.live else None,
             self.prompt: self._prompt_box(view),
             self.sent: self._sent(view),
+            self.turns: render.turns(view.chat),
+            self.banner: render.banner(view.banner.text, view.banner.tone, view.banner.ran) if view.banner else "",
         }
         if view.saved:
             update[self.kept] = session.save(view.chat)
@@ -214,12 +306,15 @@ class CompareTab:
         }
 
     def _notice(self, view: session.View) -> str:
+        if view.banner and not view.notice and view.live is None:
+            return render.notice(view.banner.text, "spoken")
         if view.notice or view.busy or view.live is None:
             return render.notice(view.notice, view.tone)
         shortened = _shortened(view.live.run)
         if shortened:
             return render.notice(shortened)
-        return render.notice(render.announcement(view.live.snapshot), "spoken")
+        said = f"{view.banner.text} " if view.banner else ""
+        return render.notice(said + render.announcement(view.live.snapshot), "spoken")
 
     def _prompt_box(self, view: session.View) -> Any:
         value: dict[str, Any] = {} if view.box is None else {"value": view.box}

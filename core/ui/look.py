@@ -4,11 +4,18 @@ from pathlib import Path
 
 import gradio as gr
 
+from core import links
+
 _HERE = Path(__file__).parent
 STYLE = (_HERE / "style.css").read_text("utf-8") + (_HERE / "lens.css").read_text("utf-8")
 SCRIPT = (_HERE / "page.js").read_text("utf-8")
 LENS = (_HERE / "lens.html").read_text("utf-8")
 LENS_SCRIPT = (_HERE / "lens.js").read_text("utf-8")
+TURNS_SCRIPT = (_HERE / "turns.js").read_text("utf-8")
+
+# Small functions for event listeners; what they call is in page.js.
+ARRIVE = f"(kept, aside, fragment) => [kept, aside, location.hash.slice(0, {links.MAX_CHARACTERS + 1})]"
+DELIVER = "(parcel) => window.sameSeed.deliver(parcel)"
 
 LOGO = (
     "<svg width='{size}' height='{size}' viewBox='0 0 32 32' aria-hidden='true'><rect width='32' height='32' rx='9' fill='#0f6257'/>"

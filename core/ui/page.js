@@ -9,6 +9,10 @@
         log.setAttribute("tabindex", "0");
       }
     }
+    // A link that has been run has done its work: a reload then shows the conversation, not the link again.
+    if (location.hash.startsWith("#c=") && document.querySelector("#banner [data-hash=drop]")) {
+      history.replaceState(null, "", location.pathname + location.search);
+    }
     for (const placeholder of document.querySelectorAll(".placeholder-content")) placeholder.removeAttribute("role");
   };
   label();
@@ -18,6 +22,45 @@
     const write = clipboard.writeText.bind(clipboard);
     clipboard.writeText = (text) => write(text.replaceAll("&#x5B;", "[").replaceAll("&#x3C;", "<").replaceAll("&#x26;", "&"));
   }
+  // What the server hands out goes to the clipboard or into a file here, in one click, and is stored nowhere else.
+  const here = () => ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"].includes(location.hostname);
+  const copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      showForCopying(text); // no clipboard here (plain http, or a frame that may not)
+    }
+  };
+  const showForCopying = (text) => {
+    const dialog = document.createElement("dialog");
+    dialog.className = "copy-by-hand";
+    dialog.setAttribute("aria-label", "Copy this link");
+    const field = Object.assign(document.createElement("textarea"), { readOnly: true, value: text, rows: 4 });
+    field.setAttribute("aria-label", "Link");
+    const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close" });
+    close.onclick = () => dialog.close();
+    dialog.onclose = () => dialog.remove();
+    dialog.append("This browser does not let the page copy; copy the link by hand.", field, close);
+    document.body.append(dialog);
+    dialog.showModal();
+    field.select();
+  };
+  const save = ({ name, type, text }) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  window.sameSeed = {
+    deliver: (parcel) => {
+      const sent = parcel ? JSON.parse(parcel) : {};
+      if (sent.kind === "file") save(sent);
+      if (sent.kind === "link") copy((sent.public && here() ? sent.public : location.origin + location.pathname) + sent.fragment);
+    },
+  };
+  // Another link pasted into the address of an open page only changes the fragment, which loads nothing by itself.
+  addEventListener("hashchange", () => location.hash.startsWith("#c=") && location.reload());
   new MutationObserver(label).observe(document.body, { childList: true, subtree: true });
   document.documentElement.lang = "en";
   if (matchMedia("(max-width: 768px)").matches) document.querySelector(".sidebar.open .toggle-button")?.click();

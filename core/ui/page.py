@@ -4,11 +4,13 @@ from typing import Any
 
 import gradio as gr
 
+from core import receipts
 from core.pool import Pool
 from core.settings import Settings
 from core.ui import api, hardening, look
 from core.ui.compare_tab import MODELS, CompareTab
 from core.ui.lens_tab import LensTab
+from core.ui.receipts_tab import ReceiptsTab
 from core.ui.sidebar import Sidebar
 
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
@@ -32,8 +34,11 @@ def build(pool: Pool) -> gr.Blocks:
                 compare = CompareTab(pool, sidebar)
             with gr.Tab("Token lens", id="lens", elem_id="tab_lens") as lens_tab:
                 lens = LensTab(pool, compare)
+            with gr.Tab("Receipts", id="receipts", elem_id="tab_receipts") as receipts_tab:
+                checking = ReceiptsTab(pool, compare)
         compare.connect(demo)
         lens.connect(lens_tab, tabs)
+        checking.connect(receipts_tab, tabs)
         api.add(pool, MODELS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
     return demo
@@ -53,7 +58,7 @@ def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, st
         head=look.HEAD,
         app_kwargs=hardening.APP_KWARGS,
         max_threads=MAX_THREADS,
-        max_file_size="4mb",
+        max_file_size=receipts.MAX_BYTES,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

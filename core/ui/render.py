@@ -125,9 +125,16 @@ def _state(reply: Reply) -> tuple[str, str]:
     return "idle", "Ready"
 
 
+def came_with_a_link(record: Record) -> bool:
+    """Neither side has a receipt: a turn whose texts came with a link (one that failed on both sides is not kept)."""
+    return record.base is None and record.post is None
+
+
 def finished_reply(record: Record, side: Side) -> Reply:
     """A reply as it stood when its turn ended, for showing a chat that was kept."""
     receipt = record.receipt(side)
+    if came_with_a_link(record):
+        return Reply(text=record.turn.reply(side))
     if receipt is None:
         return Reply(phase="failed", text=record.turn.reply(side))
     usage = receipt.usage
@@ -150,9 +157,51 @@ def announcement(snapshot: Snapshot) -> str:
     )
 
 
+def banner(text: str, tone: str, ran: bool) -> str:
+    """What is said above the panes about a link. page.js takes the link out of the address once it has run."""
+    return f"<p class='banner {tone}' data-hash='{'drop' if ran else 'keep'}'>{html.escape(text)}</p>" if text else ""
+
+
 def notice(text: str, tone: str = "info") -> str:
     """The status line. It is the page's one live region; an empty one stays there so that changes are read out."""
     return f"<p class='notice {tone}' data-empty='{not text}'>{html.escape(text)}</p>"
+
+
+# --- turns: marks, links, receipts -------------------------------------------------------------------
+
+_MARKS = (("base", "Base"), ("post", "Post-trained"), ("tie", "Tie"), ("neither", "Both bad"))
+
+
+def turns(chat: tuple[Record, ...]) -> str:
+    """A row for each turn, the last one in sight and the earlier ones folded away."""
+    if not chat:
+        return ""
+    rows = [_turn_row(number, record) for number, record in enumerate(chat)]
+    earlier = "".join(reversed(rows[:-1]))
+    fold = f"<details><summary>Earlier turns ({len(chat) - 1})</summary>{earlier}</details>" if earlier else ""
+    return f"<section class='turns' aria-label='Turns: marks, links and receipts'>{rows[-1]}{fold}</section>"
+
+
+def _turn_row(number: int, record: Record) -> str:
+    label = f"turn {number + 1}"
+    words = html.escape(" ".join(record.turn.prompt.split())[:80])
+    head = f"<b>Turn {number + 1}</b><span class='words'>{words}</span>"
+    if came_with_a_link(record):
+        return f"<div class='turn'>{head}<span class='muted'>came with a link</span></div>"
+    marks = "".join(
+        f"<button type='button' data-do='mark' data-turn='{number}' data-value='{value}' aria-pressed='{'true' if record.mark == value else 'false'}'>{text}</button>"
+        for value, text in _MARKS
+    )
+    receipt = record.base is not None and record.post is not None
+    actions = [("link", "Copy link"), *([("receipt", "Receipt")] if receipt else [])]
+    buttons = "".join(
+        f"<button type='button' data-do='{what}' data-turn='{number}' aria-label='{text}, {label}'>{text}</button>"
+        for what, text in actions
+    )
+    return (
+        f"<div class='turn'>{head}<span class='marks' role='group' aria-label='Better reply, {label}'>"
+        f"<span class='muted'>Better</span>{marks}</span><span class='does'>{buttons}</span></div>"
+    )
 
 
 # --- exactly what was sent ------------------------------------------------------------------------

@@ -5,19 +5,21 @@ records that the visitor's own session holds; nothing about a visitor is kept an
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from core import prompts
+from core import links, prompts
+from core.checkpoints import find_pair
 from core.compare import Run
 from core.errors import UserError
+from core.links import Shared
 from core.pool import Lease, Pool
 from core.prompts import Prompt
 from core.receipts import side_receipt
-from core.types import SIDES, Comparison, Conversation, Framing, Record, Sampling, Side, Snapshot, Turn, explain
+from core.types import SIDES, Comparison, Conversation, Framing, Mark, Record, Sampling, Side, Snapshot, Turn, explain
 
 Chat = tuple[Record, ...]
 _CHAT = TypeAdapter(Chat)
@@ -38,6 +40,10 @@ class Choices:
     def of(cls, record: Record) -> "Choices":
         return cls(record.pair, record.system, record.sampling, record.framing_base, record.framing_post)
 
+    @classmethod
+    def of_comparison(cls, asked: Comparison) -> "Choices":
+        return cls(asked.pair, asked.conversation.system, asked.sampling, asked.framing_base, asked.framing_post)
+
 
 @dataclass(frozen=True)
 class Live:
@@ -45,6 +51,15 @@ class Live:
 
     run: Run
     snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What is said above the panes about a link. `ran`: the link has done its work, so the address may forget it."""
+
+    text: str
+    tone: Literal["info", "good", "bad"] = "info"
+    ran: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class View:
     busy: bool = False
     box: str | None = None  # what to put into the prompt box; None leaves it alone
     saved: bool = False  # the chat has changed and should be kept
+    banner: Banner | None = None
 
 
 def sampling_of(values: dict[str, Any]) -> Sampling:
@@ -76,16 +92,23 @@ def sampling_of(values: dict[str, Any]) -> Sampling:
 
 
 def compare(
-    pool: Pool, chat: Chat, prompt: str, choices: Choices, *, instead_of: Chat | None = None
+    pool: Pool,
+    chat: Chat,
+    prompt: str,
+    choices: Choices,
+    *,
+    shared: Shared | None = None,
+    instead_of: Chat | None = None,
 ) -> Generator[View, None, None]:
     """Send one prompt after the turns of `chat`, showing both replies as they are written.
 
-    `instead_of` is the chat that is shown again, untouched, when this fails before it starts (a retry
+    `shared` came with a link: when what is asked is what was shared, it is asked exactly so, and the
+    last view says whether the replies are the same. `instead_of` is the chat that is shown again, untouched, when this fails before it starts (a retry
     takes the place of a turn only once it runs). Closing the generator stops both replies.
     """
     shown = chat if instead_of is None else instead_of
     try:
-        comparison = _comparison(chat, prompt, choices)
+        comparison = _as_shared(_comparison(chat, prompt, choices), shared)
         lease = yield from _open(pool, comparison.pair, shown)
     except UserError as error:
         yield View(shown, notice=str(error), tone="error")
@@ -94,7 +117,10 @@ def compare(
         run = Run(lease, comparison)
         for snapshot in run.snapshots(lambda: _period(len(chat))):
             yield View(chat, Live(run, snapshot), busy=True, box="")
-        yield _finished(chat, comparison, run)
+        finished = _finished(chat, comparison, run)
+        if shared is not None and comparison is shared.comparison and finished.saved:
+            finished = replace(finished, banner=_whether_shared(shared, finished.chat[-1]))
+        yield finished
     except UserError as error:
         yield View(shown, notice=str(error), tone="error")
     finally:
@@ -155,12 +181,12 @@ def name(side: Side) -> str:
     return "base" if side == "base" else "post-trained"
 
 
-def retry(pool: Pool, chat: Chat, choices: Choices) -> Generator[View, None, None]:
+def retry(pool: Pool, chat: Chat, choices: Choices, shared: Shared | None = None) -> Generator[View, None, None]:
     """Run the last turn again, with the settings as they are now."""
     if not chat:
         yield View(chat, notice="There is no turn to retry yet.", tone="error")
         return
-    yield from compare(pool, chat[:-1], chat[-1].turn.prompt, choices, instead_of=chat)
+    yield from compare(pool, chat[:-1], chat[-1].turn.prompt, choices, shared=shared, instead_of=chat)
 
 
 def undo(chat: Chat) -> View:
@@ -175,6 +201,76 @@ def edit(chat: Chat) -> View:
         if chat
         else View(chat, notice="There is no prompt to edit yet.", tone="error")
     )
+
+
+def mark(chat: Chat, turn: int, value: Mark) -> View:
+    """Say which reply of a turn is the better one; saying it again takes it back."""
+    if not 0 <= turn < len(chat):
+        return View(chat, notice="This turn is no longer there.", tone="error")
+    record = chat[turn]
+    marked = record.model_copy(update={"mark": None if record.mark == value else value})
+    return View((*chat[:turn], marked, *chat[turn + 1 :]), saved=True)
+
+
+# --- links --------------------------------------------------------------------------------------------
+
+# What a person sees and can change; the rest of a comparison (the date, a prefilled beginning, the dial) comes with the link.
+_IN_SIGHT = ("pair", "conversation", "prompt", "sampling", "framing_base", "framing_post")
+
+
+def open_shared(pool: Pool, shared: Shared, source: str) -> View:
+    """The view that a link (or a receipt) opens: everything restored, nothing run.
+
+    Raises:
+        UserError: its pair is not one of this app's.
+    """
+    comparison = shared.comparison
+    find_pair(pool.pairs, comparison.pair)
+    chat = tuple(_record_of(comparison, turn) for turn in comparison.conversation.turns)
+    earlier = f" after {len(chat)} earlier turn{'s' if len(chat) != 1 else ''}" if chat else ""
+    text = f"Loaded from a {source}: a prompt{earlier}, with all its settings. Nothing has been run; press Compare, and the page says whether the replies are those that were shared."
+    return View(chat, box=comparison.prompt, banner=Banner(text))
+
+
+def open_link(pool: Pool, fragment: str) -> tuple[View, Shared]:
+    """Raises UserError when the link cannot be used; then it must change nothing."""
+    shared = links.decode(fragment)
+    return open_shared(pool, shared, "link"), shared
+
+
+def _record_of(comparison: Comparison, turn: Turn) -> Record:
+    """An earlier turn that came with a link: its texts, under the settings of the link. How it was made is not known."""
+    return Record(
+        turn=turn,
+        pair=comparison.pair,
+        system=comparison.conversation.system,
+        sampling=comparison.sampling,
+        framing_base=comparison.framing_base,
+        framing_post=comparison.framing_post,
+        today=comparison.today,
+        base=None,
+        post=None,
+    )
+
+
+def _as_shared(comparison: Comparison, shared: Shared | None) -> Comparison:
+    """The comparison that was shared, when nothing in sight was changed since its link was opened."""
+    if shared is None or any(getattr(comparison, name) != getattr(shared.comparison, name) for name in _IN_SIGHT):
+        return comparison
+    return shared.comparison
+
+
+def _whether_shared(shared: Shared, record: Record) -> Banner:
+    if shared.base is None and shared.post is None:
+        return Banner("This link was shared without replies to compare with.", ran=True)
+    found = links.differences(shared, {side: record.receipt(side) for side in SIDES})
+    if not found:
+        return Banner("These are the replies that were shared, token for token.", "good", ran=True)
+    reasons = "; ".join(f"{name(side)}: {why}" for side, why in found.items())
+    return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad", ran=True)
+
+
+# --- what the browser keeps -----------------------------------------------------------------------------
 
 
 def save(chat: Chat) -> dict[str, Any]:

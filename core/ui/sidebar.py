@@ -109,9 +109,18 @@ class Sidebar:
             self.framing_base: choices.framing_base,
             self.framing_post: choices.framing_post,
         }
-        return chosen | {widget: getattr(choices.sampling, name) for name, widget in self._sampling.items()}
+        return chosen | {
+            widget: _setting(widget, getattr(choices.sampling, name)) for name, widget in self._sampling.items()
+        }
 
     def name_of(self, id: str, side: Side) -> str:
         """How a side of a pair is called before it is loaded."""
         pair = next(pair for pair in self.pool.pairs if pair.id == id)
         return (pair.base if side == "base" else pair.post).split("/")[-1].partition("@")[0]
+
+
+def _setting(widget: gr.Component, value: float) -> Any:
+    """A value for a widget; a slider becomes as long as a value from elsewhere needs."""
+    if not isinstance(widget, gr.Slider):
+        return value
+    return gr.update(value=value, minimum=min(widget.minimum, value), maximum=max(widget.maximum, value))

@@ -1,0 +1,106 @@
+"""What happens on the Receipts tab, as plain functions and generators: no widgets in here.
+
+Receipts that were dropped on the page are held by the visitor's own session, newest last.
+"""
+
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import prompts, receipts, replay
+from core.difference import Difference, Texts, difference
+from core.errors import UserError
+from core.pool import Pool, Progress
+from core.types import SIDES, Receipt, Verdict
+from core.ui.session import Chat
+
+MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
+
+Held = tuple[Receipt, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A replay: how far it is, and at its end the verdict or a sentence that says why there is none."""
+
+    progress: Progress | None = None
+    verdict: Verdict | None = None
+    mistake: str = ""
+
+
+def take(held: Held, file: Path) -> tuple[Held, Receipt]:
+    """Read a receipt that was dropped, remove the server's copy of it, and hold it.
+
+    Raises:
+        UserError: it is not a sound receipt.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(receipts.MAX_BYTES + 1)
+    finally:
+        file.unlink(missing_ok=True)
+    receipt = receipts.read(data)
+    others = tuple(each for each in held if each.sha256 != receipt.sha256)
+    return (*others, receipt)[-MAX_HELD:], receipt
+
+
+def check(pool: Pool, receipt: Receipt, stop: threading.Event) -> Generator[Checked, None, None]:
+    """Replay a receipt, showing how far it is."""
+    replaying = replay.replay(pool, receipt)
+    try:
+        while not stop.is_set():
+            yield Checked(progress=next(replaying))
+        yield Checked(mistake="The replay was stopped.")
+    except StopIteration as end:
+        yield Checked(verdict=end.value)
+    except UserError as error:
+        yield Checked(mistake=str(error))
+    finally:
+        replaying.close()
+
+
+def sources(chat: Chat, held: Held) -> list[tuple[str, str]]:
+    """What can be compared: (label, key) of every turn with a receipt and of every receipt that was dropped."""
+    turns = [
+        (f"Turn {number + 1}: {_short(record.turn.prompt)}", f"turn {number}")
+        for number, record in enumerate(chat)
+        if record.base and record.post
+    ]
+    return turns + [(f"Receipt {each.sha256[:8]}: {_short(each.comparison.prompt)}", each.sha256) for each in held]
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= 50 else words[:49] + "\u2026"
+
+
+def find(chat: Chat, held: Held, key: str | None) -> Receipt:
+    """The receipt behind a key of `sources`. Raises UserError when it is gone."""
+    if key and key.startswith("turn ") and key.removeprefix("turn ").isdigit():
+        number = int(key.removeprefix("turn "))
+        if number < len(chat):
+            return receipts.of_turn(chat, number)
+    for receipt in held:
+        if receipt.sha256 == key:
+            return receipt
+    raise UserError("Choose two turns or receipts first; a receipt joins the list when it is dropped above.")
+
+
+def explain(pool: Pool, first: Receipt, second: Receipt) -> Difference:
+    """Why two runs differ, with the texts that were sent where they can be rebuilt."""
+    return difference(first, second, (_texts(pool, first), _texts(pool, second)))
+
+
+def _texts(pool: Pool, receipt: Receipt) -> Texts:
+    if receipt.comparison.pair not in {pair.id for pair in pool.pairs}:
+        return {}
+    lease = pool.peek(receipt.comparison.pair)
+    if lease is None:
+        return {}
+    try:
+        return prompts.texts(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
+    except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
+        return {}
+    finally:
+        lease.release()
