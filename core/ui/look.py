@@ -139,7 +139,7 @@ def _dark() -> dict[str, str]:
         "input_border_color_dark": "#3a3a36",
         "input_border_color_focus_dark": "*primary_400",
         "button_primary_background_fill_dark": "*primary_600",
-        "button_primary_background_fill_hover_dark": "*primary_500",
+        "button_primary_background_fill_hover_dark": "*primary_700",
         "button_primary_border_color_dark": "transparent",
         "button_secondary_background_fill_dark": "#1d1d1b",
         "button_secondary_background_fill_hover_dark": "#262623",

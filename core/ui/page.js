@@ -56,7 +56,7 @@
     deliver: (parcel) => {
       const sent = parcel ? JSON.parse(parcel) : {};
       if (sent.kind === "file") save(sent);
-      if (sent.kind === "link") copy((sent.public && here() ? sent.public : location.origin + location.pathname) + sent.fragment);
+      if (sent.kind === "link") copy((sent.public && here() ? sent.public.replace(/\/*$/, "/") : location.origin + location.pathname) + sent.fragment);
     },
   };
   // Another link pasted into the address of an open page only changes the fragment, which loads nothing by itself.
