@@ -24,6 +24,7 @@ test: $(VENV)/dev.stamp browser
 bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.engine --pairs embedded --save
 	$(BIN)/python -m benchmarks.engine --pairs 135m --save
+	$(BIN)/python -m benchmarks.lens --save
 	$(BIN)/python -m benchmarks.page --browser --save
 	$(BIN)/python -m benchmarks.start --save
 
