@@ -86,12 +86,17 @@ def _parser() -> argparse.ArgumentParser:
 # --- serve ----------------------------------------------------------------------------------------
 
 
+def _serve_flags(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(experiment.name for experiment in EXPERIMENTS)
+    parser.add_argument("--lesson", metavar="NAME", help=f"open the page on one experiment: {names}")
+
+
 def serve(flags: argparse.Namespace, settings: Settings) -> int:
     from core.ui import page
 
     pool = Pool(settings, HuggingFaceHub())
     pool.start_loading(pool.default.id)  # so that the first visitor does not wait; the page is there meanwhile
-    page.launch(page.build(pool), settings)
+    page.launch(page.build(pool, find_experiment(flags.lesson) if flags.lesson else None), settings)
     return 0
 
 
@@ -353,7 +358,7 @@ def run_pairs(flags: argparse.Namespace, settings: Settings) -> int:
 
 
 COMMANDS = {
-    "serve": (serve, lambda parser: None, "serve the page (the default)"),
+    "serve": (serve, _serve_flags, "serve the page (the default)"),
     "compare": (run_compare, _compare_flags, "run one comparison and print both replies"),
     "replay": (
         run_replay,

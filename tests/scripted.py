@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from core.checkpoints import HOME, Checkpoint, Pair, read_tokenizer
 from core.pool import Lease, Progress
+from core.settings import Settings
 from core.types import SIDES, CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
 
 PAIR = Pair(id="scripted", title="Scripted pair", base="Scripted-Base", post="Scripted-Chat")
@@ -83,7 +84,7 @@ class ScriptedPool:
     """What the page uses of a Pool, over one scripted pair."""
 
     def __init__(self, base: str = "", post: str = "", pause: float = 0.0, loading: float = 0.0):
-        self.pairs, self.default = (PAIR,), PAIR
+        self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
         tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
         self.engines = {side: ScriptedEngine(tokenizer) for side in SIDES}
         checkpoints = {

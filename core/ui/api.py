@@ -1,21 +1,23 @@
 """The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import gradio as gr
 from gradio.events import api
 from pydantic import ValidationError
 
-from core import canonical, lens, receipts
+from core import canonical, experiments, lens, receipts
 from core.compare import compare
 from core.errors import UserError
+from core.experiments import NewProcesses
 from core.pool import Pool
 from core.replay import finish, replay
 from core.types import Comparison, Context, Side, explain
 
 
-def add(pool: Pool, limits: dict[str, Any]) -> None:
-    """Register /compare, /replay, /lens and /pairs in the current Blocks."""
+def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
+    """Register /compare, /replay, /lens, /experiment and /pairs in the current Blocks."""
 
     def compare_endpoint(comparison: dict) -> dict:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
@@ -53,6 +55,22 @@ def add(pool: Pool, limits: dict[str, Any]) -> None:
         except UserError as error:
             raise gr.Error(str(error)) from None
 
+    def experiment_endpoint(name: str, pair: str | None = None) -> Iterator[dict]:
+        """Run a guided experiment; streams its steps, and last the verdict."""
+        try:
+            lease = pool.wait(pair or pool.default.id)
+            steps = experiments.perform(experiments.find(name), lease, processes.ask)
+            try:
+                while True:
+                    yield canonical.dump(next(steps))
+            except StopIteration as end:
+                yield canonical.dump(end.value)
+            finally:
+                steps.close()
+                lease.release()
+        except UserError as error:
+            raise gr.Error(str(error)) from None
+
     def pairs_endpoint() -> list[dict]:
         """The pairs that can be asked for."""
         return [pair.model_dump() for pair in pool.pairs]
@@ -60,6 +78,7 @@ def add(pool: Pool, limits: dict[str, Any]) -> None:
     api(compare_endpoint, api_name="compare", **limits)
     api(replay_endpoint, api_name="replay", **limits)
     api(lens_endpoint, api_name="lens", **limits)
+    api(experiment_endpoint, api_name="experiment", **limits)
     api(pairs_endpoint, api_name="pairs", queue=False)
 
 

@@ -7,14 +7,17 @@ import gradio as gr
 from core import links
 
 _HERE = Path(__file__).parent
-STYLE = (_HERE / "style.css").read_text("utf-8") + (_HERE / "lens.css").read_text("utf-8")
-SCRIPT = (_HERE / "page.js").read_text("utf-8")
 LENS = (_HERE / "lens.html").read_text("utf-8")
 LENS_SCRIPT = (_HERE / "lens.js").read_text("utf-8")
+STYLE = "".join((_HERE / name).read_text("utf-8") for name in ("style.css", "lens.css", "experiments.css"))
+SCRIPT = (_HERE / "page.js").read_text("utf-8")
+EXPERIMENTS_SCRIPT = (_HERE / "experiments.js").read_text("utf-8")
 TURNS_SCRIPT = (_HERE / "turns.js").read_text("utf-8")
 
 # Small functions for event listeners; what they call is in page.js.
 ARRIVE = f"(kept, aside, fragment) => [kept, aside, location.hash.slice(0, {links.MAX_CHARACTERS + 1})]"
+LESSON_ADDRESS = "() => [location.hash.slice(0, 100)]"
+LEAVE_LESSON = "(...values) => { if (location.hash.startsWith('#lesson=')) history.replaceState(null, '', location.pathname + location.search); return values; }"
 DELIVER = "(parcel) => window.sameSeed.deliver(parcel)"
 
 LOGO = (

@@ -60,7 +60,7 @@
     },
   };
   // Another link pasted into the address of an open page only changes the fragment, which loads nothing by itself.
-  addEventListener("hashchange", () => location.hash.startsWith("#c=") && location.reload());
+  addEventListener("hashchange", () => /^#(c|lesson)=/.test(location.hash) && location.reload());
   new MutationObserver(label).observe(document.body, { childList: true, subtree: true });
   document.documentElement.lang = "en";
   if (matchMedia("(max-width: 768px)").matches) document.querySelector(".sidebar.open .toggle-button")?.click();

@@ -5,10 +5,12 @@ from typing import Any
 import gradio as gr
 
 from core import receipts
+from core.experiments import Experiment, NewProcesses
 from core.pool import Pool
 from core.settings import Settings
 from core.ui import api, hardening, look
 from core.ui.compare_tab import MODELS, CompareTab
+from core.ui.experiments_tab import ExperimentsTab
 from core.ui.lens_tab import LensTab
 from core.ui.receipts_tab import ReceiptsTab
 from core.ui.sidebar import Sidebar
@@ -17,8 +19,9 @@ MAX_WAITING = 256  # events in the queue before newcomers are turned away with a
 MAX_THREADS = 128  # every reply under way holds one
 
 
-def build(pool: Pool) -> gr.Blocks:
-    """The whole page. Loads no weights."""
+def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
+    """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
+    processes = NewProcesses(pool.settings)
     with gr.Blocks(
         title="Same Seed: base and post-trained, side by side",
         analytics_enabled=False,
@@ -29,17 +32,20 @@ def build(pool: Pool) -> gr.Blocks:
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
         gr.HTML(f"<div class='brand-small'>{look.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
-        with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
+        with gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare") as tabs:
             with gr.Tab("Compare", id="compare", elem_id="tab_compare"):
                 compare = CompareTab(pool, sidebar)
             with gr.Tab("Token lens", id="lens", elem_id="tab_lens") as lens_tab:
                 lens = LensTab(pool, compare)
+            with gr.Tab("Experiments", id="experiments", elem_id="tab_experiments"):
+                lessons = ExperimentsTab(pool, processes, compare, lesson)
             with gr.Tab("Receipts", id="receipts", elem_id="tab_receipts") as receipts_tab:
                 checking = ReceiptsTab(pool, compare)
         compare.connect(demo)
         lens.connect(lens_tab, tabs)
         checking.connect(receipts_tab, tabs)
-        api.add(pool, MODELS)
+        lessons.connect(demo, tabs)
+        api.add(pool, processes, MODELS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
     return demo
 
