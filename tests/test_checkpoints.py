@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, T5Config
 
 from core import checkpoints
 from core.checkpoints import Checkpoint, Pair, find, weights_sha256
+from core.engine.device import place
 from core.errors import NotEnoughMemory, UserError
 from core.hub import Repository
 from core.settings import Settings
@@ -58,7 +59,7 @@ def load():
 
     def load_it(spec: Path | str, base: Path | None = None, *, hub=NO_HUB, settings=SETTINGS, report=print):
         source = find(str(spec), hub, str(base) if base else None)
-        loaded.append(checkpoints.load(source, hub, settings, checkpoints.place(settings), report))
+        loaded.append(checkpoints.load(source, hub, settings, place(settings), report))
         return loaded[-1]
 
     yield load_it
@@ -279,12 +280,12 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
 
 def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
     config = tiny.model(max_position_embeddings=8192).config
-    placement = checkpoints.place(SETTINGS)
+    placement = place(SETTINGS)
     per_token = checkpoints.kv_bytes_per_token(config, torch.float32)
 
     def context_with(*sizes: int) -> int:
         """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        free = checkpoints.SPARE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
+        free = checkpoints.SPARE_BYTES + checkpoints.STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
         return checkpoints.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
 
     assert context_with(100_000) == 4096, "the default on a CPU"
@@ -304,7 +305,7 @@ def test_the_estimate_of_the_weights_is_their_size(tied):
 def test_a_device_that_is_not_there_is_refused():
     absent = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
     with pytest.raises(UserError, match=f"--device {absent} was asked for, but torch finds none here"):
-        checkpoints.place(Settings(device=absent))
+        place(Settings(device=absent))
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------

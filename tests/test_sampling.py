@@ -213,4 +213,4 @@ def test_top_p_of_a_row_does_not_look_where_another_row_makes_it_look():
     together = sampling.top_p(torch.cat([peaked, flat]), p)
     assert torch.equal(together[:1], sampling.top_p(peaked, p[:1]))
     assert torch.equal(together[1:], sampling.top_p(flat, p[1:]))
-    assert together[1].isfinite().sum() == 2700
+    assert together[1].isfinite().sum() in (2700, 2701)  # a sum of 2,700 equal parts rounds
