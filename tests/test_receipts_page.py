@@ -177,7 +177,7 @@ def hostile(pool, receipt) -> dict[str, str]:
     return {
         "#c=<b>&": "damaged",
         packed(b" " * 50_000_000): "unpacks to more than",
-        "#c=" + "A" * 10_000_000: "longer than 150,000",
+        "#c=" + "A" * 1_900_000: "longer than 150,000",  # Chromium itself refuses addresses of over 2 MB
         packed(markup.encode()): "There is no pair",
     }
 
@@ -193,7 +193,7 @@ def test_hostile_links_get_one_sentence_and_change_nothing(visitor, url, pool, r
     ended(page)
     for fragment, sentence in hostile(pool, receipt).items():
         page.goto("about:blank")
-        page.goto(f"{url}/{fragment}") if len(fragment) < 1_000_000 else _go_far(page, url, fragment)
+        page.goto(f"{url}/{fragment}")
         expect(page.locator("#notice")).to_contain_text(sentence, timeout=20_000)
         expect(page.locator("#chat_base .bot.message")).to_have_count(1)
         expect(page.locator("#seed input")).to_have_value("77")
@@ -204,13 +204,6 @@ def test_hostile_links_get_one_sentence_and_change_nothing(visitor, url, pool, r
     page.goto(url)
     expect(page.locator("#chat_base .bot.message")).to_have_count(1)
     expect(page.locator("#back")).to_have_count(0)
-
-
-def _go_far(page: Page, url: str, fragment: str) -> None:
-    """More than the address bar takes: set by a script, then loaded."""
-    page.goto(url)
-    page.evaluate("(fragment) => { location.hash = fragment }", fragment)
-    page.wait_for_timeout(500)
 
 
 def test_html_in_a_link_is_shown_as_text(arrive, url, pool):
