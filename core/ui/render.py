@@ -5,15 +5,13 @@ side keeps its formatting but loses raw HTML, images and math; the base side is 
 """
 
 import html
-import re
 from typing import Any
 
 from core.prompts import Piece, Prompt
 from core.types import FinishReason, Record, Reply, Side, Snapshot
+from core.ui.safe import safe_markdown, safe_plain
 
 KIND = {"base": "Base", "post": "Post-trained"}
-_FENCE = re.compile(r"^\s{0,3}(```+|~~~+)")
-_CODE = re.compile(r"(`+)(?:(?!\1).)+\1")
 _NOTHING_YET = "\u200b"  # an empty message would not be drawn at all
 
 ENDED: dict[FinishReason, str] = {
@@ -22,45 +20,6 @@ ENDED: dict[FinishReason, str] = {
     "context": "Context is full",
     "stopped": "Stopped",
 }
-
-
-def safe_markdown(text: str) -> str:
-    """Markdown with raw HTML, images and math made harmless; code spans and fences are left alone (the widget shows them as text)."""
-    lines, fence = [], ""
-    for line in text.split("\n"):
-        mark = _FENCE.match(line)
-        if fence:
-            lines.append(line)
-            if mark and mark[1].startswith(fence):
-                fence = ""
-        elif mark:
-            fence = mark[1]
-            lines.append(line)
-        else:
-            lines.append(_safe_line(line))
-    return "\n".join(lines)
-
-
-def _safe_line(line: str) -> str:
-    """One line outside a fence; code spans in it stay as they are."""
-    parts, start = [], 0
-    for code in _CODE.finditer(line):
-        parts += [_inert(line[start : code.start()]), code[0]]
-        start = code.end()
-    return "".join([*parts, _inert(line[start:])])
-
-
-def _inert(text: str) -> str:
-    return safe_plain(text).replace("![", "!&#x5B;")
-
-
-def safe_plain(text: str) -> str:
-    """Plain text for the pane that shows it exactly. The widget would run HTML in it.
-
-    The entities are written in a form that nobody writes by hand, so that page.js can turn a copied
-    message back into the very text that the model wrote.
-    """
-    return text.replace("&", "&#x26;").replace("<", "&#x3C;")
 
 
 def message(role: str, text: str) -> dict[str, Any]:
