@@ -6,7 +6,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import torch
+
 from core.checkpoints import HOME, Checkpoint, Pair, read_tokenizer
+from core.engine import Scored
 from core.pool import Lease, Progress
 from core.settings import Settings
 from core.types import SIDES, CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
@@ -40,8 +43,8 @@ class ScriptedEngine:
 
     context = 4096
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer, seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
         self.ids: list[int] = []
         self.pause = 0.0
 
@@ -74,6 +77,23 @@ class ScriptedEngine:
         )
         emit(Finish(reason="stopped" if ticket.stopped.is_set() else "eos", usage=usage))
 
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    def score(self, token_ids, first: int, take) -> SimpleNamespace:
+        """Random logits, each model's own, in which the token that is there is a likely one."""
+        take(Started())
+        for start in range(first, len(token_ids), 64):
+            take(Scored(start, self._logits(torch.tensor(token_ids[start : start + 64]), start)))
+        return SimpleNamespace(more=lambda: None, cancel=lambda: None)
+
+    def _logits(self, ids: torch.Tensor, start: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(100_000 * self.seed + start)
+        logits = 2 * torch.randn(len(ids), self.vocabulary, generator=generator)
+        logits[torch.arange(len(ids)), ids] += 8
+        return logits
+
     def info(self) -> EngineInfo:
         return INFO
 
@@ -86,7 +106,7 @@ class ScriptedPool:
     def __init__(self, base: str = "", post: str = "", pause: float = 0.0, loading: float = 0.0):
         self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
         tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
-        self.engines = {side: ScriptedEngine(tokenizer) for side in SIDES}
+        self.engines = {side: ScriptedEngine(tokenizer, seed) for seed, side in enumerate(SIDES)}
         checkpoints = {
             side: Checkpoint(
                 info=CheckpointInfo(name=name, source=name, revision=None, parameters=0),

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import engine, gpu, report
+from benchmarks import engine, gpu, lens, report
 from tests import tiny
 
 
@@ -92,3 +92,10 @@ def test_results_keep_the_last_run_of_each_command(tmp_path):
 @pytest.mark.parametrize("arguments", [["--pairs", "8b", "--save"], ["--save", "folder", "--pairs", "8b"]])
 def test_the_command_is_kept_without_where_it_was_kept(arguments):
     assert report.command("benchmarks.engine", arguments) == "python -m benchmarks.engine --pairs 8b"
+
+
+def test_lens(capsys):
+    assert lens.main(["--repetitions", "1", "--tokens", "12"]) == 0
+    row = found(capsys.readouterr().out)["tables"][0]["rows"][0]
+    assert row["tokens"] == 12
+    assert row["read / write"] > 0

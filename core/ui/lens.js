@@ -18,7 +18,7 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 const nats = (value) => `${value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}`;
-const percent = (share) => (share > 0 && share < 0.001 ? "under 0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`);
+const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`);
 const visible = (string) => JSON.stringify(string).slice(1, -1).replaceAll('\\"', '"') || "(part of a character)";
 const name = { base: "Base", post: "Post-trained" };
 
@@ -53,6 +53,8 @@ const add = (values) => {
   token.span = make("span", { role: "option", id: `${head.name}-${step}`, "aria-selected": "false" });
   token.span.dataset.step = step;
   token.span.textContent = string || "\u00b7";
+  if (!string.trim()) token.span.setAttribute("aria-label", string ? visible(string).replaceAll(" ", "space ").trim() : "part of a character");
+  if (string.includes("\n")) token.span.dataset.newline = "";
   tokens.push(token);
   paint(token);
   return token.span;
@@ -77,7 +79,7 @@ const candidates = (token, side) => {
     button.onclick = () => trigger("branch", { reading: head.name, step: token.step, token: id });
     list.append(make("li", {}, button));
   }
-  return make("div", {}, make("h4", {}, `${name[side]} would choose`), list);
+  return make("div", {}, make("h3", {}, `${name[side]} would choose`), list);
 };
 
 const preference = (ratio) => {
@@ -108,7 +110,7 @@ const choose = (step, scroll = true) => {
     make("p", {}, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), `: ${preference(token.ratio)}`),
     make("p", { class: "muted" }, `KL ${nats(token.kl)} nats, Jensen-Shannon ${nats(token.js)} nats`),
     make("p", { class: "muted" }, luck(token)),
-    make("h3", {}, "Branch: go on from here with another token"),
+    make("h2", {}, "Branch: go on from here with another token"),
     make("div", { class: "lens-tops" }, candidates(token, "base"), candidates(token, "post")),
   );
   drawCursor();
@@ -135,7 +137,7 @@ const drawPlot = () => {
     choose(Math.floor(((event.clientX - box.left) / box.width) * tokens.length));
   };
   plot.replaceChildren(
-    make("h3", {}, "KL(post-trained || base) by position"),
+    make("h2", {}, "KL(post-trained || base) by position"),
     make("div", { class: "lens-axes" }, make("span", { class: "y" }, `${nats(most)} nats`), svg, make("span", {}, "Token 1"), make("span", { class: "last" }, tokens.length)),
   );
   drawCursor();

@@ -1,0 +1,238 @@
+"""The Token lens tab in a real browser: what it shows, by mouse, keyboard and touch, and what it starts."""
+
+import csv
+import io
+import json
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from core.types import DEFAULT_SAMPLING, LensReport
+from tests.browser import ask, at_most, ended, reply
+
+PLANTS = "Plants are tiny chefs that cook with sunshine!\n\n1. **Sip** water from the soil.\n2. Breathe in air.\n"
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> ${window.hacked = 3} {{x}} </span>\n"
+)
+
+
+def open_lens(page: Page) -> None:
+    page.get_by_role("tab", name="Token lens").click()
+    expect(page.locator("#lens_turn input")).not_to_have_value("")
+
+
+def read(page: Page) -> None:
+    page.locator("#lens_read").click()
+    page.locator(".lens[data-state=done]").wait_for(timeout=60_000)
+
+
+def shown(page: Page) -> str:
+    return page.evaluate("[...document.querySelectorAll('.lens-text .token')].map((span) => span.textContent).join('')")
+
+
+def saved(page: Page, button: str) -> str:
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return download.value.path().read_text("utf-8")
+
+
+def finished(page: Page) -> None:
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.what-if header')].filter((head) => !/Writing|Waiting/.test(head.innerText)).length === 2",
+        timeout=60_000,
+    )
+
+
+def test_the_lens_of_a_reply_agrees_with_the_endpoint_and_with_what_is_saved(visitor, url):
+    page = visitor(url)
+    at_most(page, 30)
+    ask(page, "The sea is")
+    ended(page)
+    written = reply(page, "post")
+    open_lens(page)
+    read(page)
+    assert " ".join(shown(page).replace("<|im_end|>", "").split()) == " ".join(written.split())
+    sampling = {**DEFAULT_SAMPLING.model_dump(), "max_new_tokens": 30}
+    client = Client(url, verbose=False)
+    asked = {"pair": "embedded", "prompt": "The sea is", "sampling": sampling, "today": "2026-01-01"}
+    answer = client.predict(asked, api_name="/compare")
+    over_the_api = LensReport.model_validate(client.predict(answer, "post", "identical", api_name="/lens"))
+    report = LensReport.model_validate_json(saved(page, "#lens_json"))
+    assert report.lens == over_the_api.lens, "the same lens, to the last bit, made twice"
+    assert report.summary == over_the_api.summary
+    rows = list(csv.DictReader(io.StringIO(saved(page, "#lens_csv"))))
+    assert [json.loads(row["text"]) for row in rows] == [shift.text for shift in report.lens.shifts]
+    figures = page.locator(".lens-figures").inner_text()
+    assert f"{report.summary.mean_kl:.2f} nats" in figures
+    page.locator("#lens_context label").nth(1).click()
+    page.locator("#lens_side label").nth(0).click()
+    read(page)
+    expect(page.locator(".lens-text")).to_have_attribute("aria-label", "Tokens of the base reply")
+    with pytest.raises(Exception, match="none of base, post"):
+        client.predict(answer, "both", "identical", api_name="/lens")
+
+
+def test_tokens_are_chosen_by_keyboard_mouse_and_on_the_plot(visitor, scripted):
+    page = visitor(scripted(PLANTS))
+    ask(page, "Explain plants")
+    ended(page)
+    open_lens(page)
+    read(page)
+    card = page.locator(".lens-card")
+    total = page.locator(".lens-text .token").count()
+    assert shown(page) == PLANTS
+    page.locator(".lens-text").focus()
+    for key, expected in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2), ("End", total), ("Home", 1)):
+        page.keyboard.press(key)
+        expect(card).to_contain_text(f"Token {expected} of {total}")
+    page.keyboard.press("ArrowDown")
+    expect(card).not_to_contain_text(f"Token 1 of {total}")
+    chosen = page.locator(".token[aria-selected=true]")
+    expect(chosen).to_have_count(1)
+    assert page.locator(".lens-text").get_attribute("aria-activedescendant") == chosen.get_attribute("id")
+    page.keyboard.press("ArrowUp")
+    expect(card).to_contain_text(f"Token 1 of {total}")
+    page.locator(".token").nth(4).click()
+    expect(card).to_contain_text(f"Token 5 of {total}")
+    box = page.locator(".lens-plot svg").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * (9.5 / total), box["y"] + box["height"] / 2)
+    expect(card).to_contain_text(f"Token 10 of {total}")
+    page.locator("[data-colour=rank]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-colour=kl]")).to_have_attribute("aria-checked", "true")
+    expect(page.locator("[data-colour=kl]")).to_be_focused()
+    expect(page.locator(".token.kl")).to_have_count(total)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".token.ratio")).to_have_count(total)
+
+
+def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visitor, url):
+    page = visitor(url)
+    at_most(page, 24)
+    ask(page, "Once upon a time")
+    ended(page)
+    plain = reply(page, "post")
+    open_lens(page)
+    read(page)
+    page.locator(".token").nth(3).click()
+    start = "".join(page.locator(".lens-text .token").all_text_contents()[:3])
+    candidate = page.locator(".lens-top-five.base button").nth(2)
+    candidate.click()
+    finished(page)
+    for side in ("base", "post"):
+        given = page.locator(f".what-if.{side} mark").text_content()
+        assert given.startswith(start)
+        assert "after 4 given" in page.locator(f".what-if.{side} header").inner_text()
+    page.locator("#lens_hand_over").click()
+    expect(page.locator(".what-if.base header")).to_contain_text("after 5 given", timeout=30_000)
+    finished(page)
+    handed = page.locator(".what-if.post pre").text_content()
+    page.get_by_role("tab", name="Compare").click()
+    assert reply(page, "post") == plain, "nothing has changed there yet"
+    page.get_by_role("tab", name="Token lens").click()
+    page.locator("#lens_open").click()
+    expect(page.locator("#prompt textarea")).to_be_visible()
+    expect(page.locator("#chat_post .bot.message")).to_have_count(1)
+    assert " ".join(reply(page, "post").split()) == " ".join(handed.split())
+    page.reload()
+    expect(page.locator("#chat_post .bot.message")).to_have_count(1, timeout=15_000)
+    assert " ".join(reply(page, "post").split()) == " ".join(handed.split()), "it is kept like any other turn"
+
+
+def test_the_dial_its_sweep_and_the_grid(visitor, url):
+    page = visitor(url)
+    at_most(page, 16)
+    ask(page, "My favourite colour is")
+    ended(page)
+    post = reply(page, "post")
+    open_lens(page)
+    box = page.locator("#lens_amount input[type=number]")
+    box.fill("1")
+    box.press("Tab")
+    page.locator("#lens_dial").click()
+    expect(page.locator(".what-if.post header")).to_contain_text("Dial at 1, logits", timeout=60_000)
+    finished(page)
+    assert " ".join(page.locator(".what-if.post pre").text_content().split()) == " ".join(post.split())
+    page.locator("#lens_sweep").click()
+    expect(page.locator("table.sweep tbody tr")).to_have_count(7, timeout=60_000)
+    rows = page.locator("table.sweep tbody tr")
+    assert rows.nth(0).locator("td").first.inner_text() == "never"
+    assert " ".join(rows.nth(4).locator("td.text").text_content().split()) == " ".join(post.split())
+    page.locator("#lens_grid").click()
+    expect(page.locator("table.grid td.text")).to_have_count(4, timeout=60_000)
+    expect(page.locator("#what_if")).to_contain_text("by the weights")
+
+
+def test_the_tokens_of_a_hostile_reply_are_shown_and_do_nothing(visitor, scripted):
+    page = visitor(scripted(HOSTILE))
+    ask(page, HOSTILE)
+    ended(page)
+    open_lens(page)
+    read(page)
+    assert shown(page) == HOSTILE
+    page.locator("#lens_hand_over").click()
+    finished(page)
+    assert HOSTILE.strip() in page.locator(".what-if.base pre").text_content()
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.hacked") is None
+    for tag in ("script", "img", "iframe", "b:not(.lens-card b):not(header b)"):
+        assert page.locator(f"#lens .lens-text {tag}, #what_if pre {tag}").count() == 0
+
+
+def test_two_thousand_tokens_arrive_once_and_stay_quick_to_walk_through(visitor, scripted):
+    page = visitor(scripted("one two three four five six seven eight nine ten " * 200))
+    ask(page, "Count")
+    ended(page)
+    open_lens(page)
+    read(page)
+    total = page.locator(".lens-text .token").count()
+    assert total >= 2000
+    spent = page.evaluate(
+        """() => {
+          const text = document.querySelector(".lens-text"), before = performance.now();
+          for (let i = 0; i < 50; i++) text.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+          return (performance.now() - before) / 50;
+        }"""
+    )
+    expect(page.locator(".lens-card")).to_contain_text(f"Token 51 of {total}")
+    assert spent < 100, "milliseconds for one step to the next token"
+
+
+def test_mistakes_on_the_lens_are_sentences(visitor, scripted):
+    page = visitor(scripted(PLANTS))
+    page.get_by_role("tab", name="Token lens").click()
+    page.locator("#lens_read").click()
+    expect(page.locator("#lens_notice")).to_contain_text("press Compare on the first tab")
+    page.locator("#lens_csv").click()
+    expect(page.locator("#lens_notice")).to_contain_text("Read a reply to its end first")
+    page.locator("#lens_open").click()
+    expect(page.locator("#lens_notice")).to_contain_text("make one first")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("dark", 1440)])
+def test_axe_finds_nothing_on_the_lens(visitor, scripted, scheme, width):
+    touch = {"is_mobile": True, "has_touch": True} if width == 390 else {}
+    page = visitor(
+        scripted(PLANTS),
+        color_scheme=scheme,
+        viewport={"width": width, "height": 844},
+        reduced_motion="reduce",
+        **touch,
+    )
+    ask(page, "Explain plants")
+    ended(page)
+    open_lens(page)
+    read(page)
+    token = page.locator(".token").nth(6)
+    token.tap() if touch else token.click()
+    expect(page.locator(".lens-card")).to_contain_text("Token 7 of")
+    page.locator("#lens_hand_over").click()
+    finished(page)
+    page.wait_for_timeout(300)
+    for colour in ("rank", "kl", "ratio"):
+        page.locator(f"[data-colour={colour}]").click()
+        found = Axe().run(page)
+        assert found.violations_count == 0, (colour, found.generate_report())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
