@@ -1,0 +1,1 @@
+"""Tests: each names a property; none needs a network."""

@@ -1,0 +1,206 @@
+"""The command line: what it prints, that it gives the page's replies in another process, and one sentence for a mistake."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import app
+from core.compare import compare
+from core.prompts import digest
+from core.types import DEFAULT_SAMPLING, SIDES, Comparison
+from tests import tiny
+from tests.browser import free_port
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> list[str]:
+    """Flags for a pair of tiny models."""
+    base, post = tiny.save_pair(tmp_path_factory.mktemp("pair"))
+    return ["--base", str(base), "--post", str(post), "--device", "cpu", "--dtype", "float32", "--slots", "1"]
+
+
+def run_json(capsys, *arguments: str) -> dict:
+    assert app.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# --- compare -----------------------------------------------------------------------------------------
+
+
+def test_compare_prints_both_replies_for_people(own, capsys):
+    assert app.main(["compare", *own, "--prompt", "The quick", "--max-new-tokens", "7", "--temperature", "0"]) == 0
+    printed = capsys.readouterr()
+    for name, kind in (("tiny-base", "base"), ("tiny-chat", "post-trained")):
+        assert f"=== {name} ({kind}; weights " in printed.out
+    assert printed.out.count("7 tokens, length)\n") == 2
+    assert "Loading" not in printed.out and "Checking" not in printed.out, "progress does not mix with the replies"
+
+
+def test_json_holds_the_comparison_and_all_of_both_replies(own, capsys, tmp_path, monkeypatch):
+    """The prompt from standard input, a history from a file, and every setting from a flag."""
+    history = tmp_path / "history.json"
+    history.write_text(json.dumps([{"prompt": "One?", "base": "BASE REPLY", "post": "POST REPLY"}]), "utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Caf\u00e9 <|im_end|>?\n"))
+    flags = (
+        "--seed 9 --temperature 1.25 --top-k 50 --top-p 0.9 --min-p 0.01 --repetition-penalty 1.1 --max-new-tokens 5"
+    )
+    framings = "--framing-base transcript --framing-post chat --today 2026-01-31"
+    answer = run_json(
+        capsys, "compare", *own, "--prompt", "-", "--system", "Be brief.", "--history", str(history), *flags.split(), *framings.split()
+    )  # fmt: skip
+    asked = answer["comparison"]
+    assert asked["prompt"] == "Caf\u00e9 <|im_end|>?\n"
+    assert asked["conversation"]["system"] == "Be brief."
+    assert asked["sampling"] == {
+        "seed": 9, "temperature": 1.25, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "max_new_tokens": 5,
+    }  # fmt: skip
+    assert (asked["framing_base"], asked["framing_post"], asked["today"]) == ("transcript", "chat", "2026-01-31")
+    for side in SIDES:
+        replied = answer[side]
+        assert replied["text"] is not None and replied["finish_reason"] in ("eos", "length")
+        assert 1 <= len(replied["token_ids"]) <= 5
+        assert replied["prompt_sha256"] == digest(replied["prompt_token_ids"])
+        assert len(replied["weights_sha256"]) == 64
+    assert answer["base"]["prompt_text"].endswith("User: Caf\u00e9 <|im_end|>?\n\nAssistant:")
+    assert "BASE REPLY" in answer["base"]["prompt_text"] and "POST REPLY" in answer["post"]["prompt_text"]
+
+
+def test_a_history_can_be_a_whole_conversation(own, capsys, tmp_path):
+    file = tmp_path / "history.json"
+    file.write_text(json.dumps({"system": "Be kind.", "turns": [{"prompt": "A", "base": "B", "post": "C"}]}), "utf-8")
+    short = ["--max-new-tokens", "1", "--history", str(file)]
+    kept = run_json(capsys, "compare", *own, "--prompt", "D", *short)
+    assert kept["comparison"]["conversation"]["system"] == "Be kind."
+    other = run_json(capsys, "compare", *own, "--prompt", "D", *short, "--system", "Be brief.")
+    assert other["comparison"]["conversation"]["system"] == "Be brief.", "the flag wins"
+
+
+def test_a_new_process_gives_the_replies_of_this_one(pool):
+    """The embedded pair, loaded twice: `compare` answers as the page's pool does, bit for bit."""
+    lease = pool.wait("embedded")
+    sampling = DEFAULT_SAMPLING.model_copy(update={"seed": 42, "max_new_tokens": 40})
+    here = compare(lease, Comparison(pair="embedded", prompt="The sea is", sampling=sampling, today="2026-01-31"))
+    lease.release()
+    command = ["compare", "--prompt", "-", "--seed", "42", "--max-new-tokens", "40", "--today", "2026-01-31", "--json"]
+    there = subprocess.run(
+        [sys.executable, "app.py", *command], input="The sea is", capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    answer = json.loads(there.stdout)
+    for side in SIDES:
+        assert tuple(answer[side]["token_ids"]) == here.side(side).token_ids
+        assert tuple(answer[side]["logprobs"]) == here.side(side).logprobs
+        assert answer[side]["text"] == here.side(side).text
+        assert answer[side]["weights_sha256"] == here.side(side).weights_sha256
+
+
+# --- mistakes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--temperature", "3"], "temperature: input should be less than or equal to 2."),
+        (["--temperature", "nan"], "temperature: input should be a finite number."),
+        (["--seed", "-1"], "seed: input should be greater than or equal to 0."),
+        (["--max-new-tokens", "0"], "max_new_tokens: input should be greater than or equal to 1."),
+        (["--today", "tomorrow"], "today: "),
+        (["--pair", "nobody"], "There is no pair 'nobody' here; `python app.py pairs` lists them"),
+        (["--history", "nowhere.json"], "--history takes a JSON file with a list of"),
+        (["--history", "README.md"], "--history takes a JSON file with a list of"),
+        (["--history", "docs/schemas/receipt.schema.json"], "--history: "),
+        (["--base", "nowhere/at/all"], "--base and --post go together"),
+        (["--base", "./nowhere", "--post", "./nowhere"], "There is no folder './nowhere' on this machine"),
+        (["--slots", "0"], "--slots must be 1 or more."),
+        (["--auth", "nowhere"], "--auth takes a file with lines of user:password"),
+        (["--pair", "smollm2-135m"], "is not on this machine and the Hub cannot be reached"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert app.main(["compare", "--prompt", "Hello", *arguments]) == 2
+    printed = capsys.readouterr()
+    *progress, said = printed.err.strip().splitlines()
+    assert sentence in said and said.endswith(".")
+    assert all(line.startswith("Looking for ") for line in progress)
+    assert printed.out == ""
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(own, capsys):
+    assert app.main(["compare", *own, "--prompt", "word " * 400]) == 2
+    assert "and its context holds 256; start a new chat" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_or_command_is_refused_with_the_usage(capsys):
+    for arguments in (["compare"], ["--no-such-flag"], ["compare", "--prompt", "x", "--seed", "many"]):
+        with pytest.raises(SystemExit) as ended:
+            app.main(arguments)
+        assert ended.value.code == 2
+        assert "usage: python app.py" in capsys.readouterr().err
+
+
+# --- pairs and serve -----------------------------------------------------------------------------------
+
+
+def test_pairs_lists_what_can_be_asked_and_loads_nothing(own, capsys):
+    assert app.main(["pairs"]) == 0
+    assert "embedded" in capsys.readouterr().out
+    first, *rows = run_json(capsys, "pairs", *own)
+    assert first["title"] == "tiny-base and tiny-chat"
+    assert "qwen3-8b" in [row["id"] for row in rows]
+
+
+def test_serving_is_the_default_and_its_settings_reach_the_server(own, tmp_path, monkeypatch):
+    from core.ui import page
+
+    served = []
+    monkeypatch.setattr(page, "build", lambda pool, *lesson: pool.default.title)
+    monkeypatch.setattr(page, "launch", lambda demo, settings: served.append((demo, settings)))
+    auth = tmp_path / "auth"
+    auth.write_text("ada:secret\n", "utf-8")
+    assert app.main([*own, "--host", "0.0.0.0", "--port", "7999", "--share", "--auth", str(auth)]) == 0
+    ((demo, settings),) = served
+    assert demo == "tiny-base and tiny-chat"
+    assert (settings.host, settings.port, settings.share) == ("0.0.0.0", 7999, True)
+    assert settings.auth == (("ada", "secret"),)
+
+
+def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(own):
+    """`python app.py` with its address, path prefix and passwords from the environment, as a Space starts it."""
+    port = free_port()
+    environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SAME_SEED_AUTH": "ada:secret", "GRADIO_ROOT_PATH": "/seed"}  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, "app.py", *own], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        assert answers(url, server)
+        assert httpx.head(url).status_code == 200
+        assert httpx.get(f"{url}/config").status_code == 401
+        assert httpx.post(f"{url}/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+        with httpx.Client() as visitor:
+            assert visitor.post(f"{url}/login", data={"username": "ada", "password": "secret"}).status_code == 200
+            assert visitor.get(f"{url}/config").json()["root"].endswith("/seed")
+    finally:
+        server.send_signal(signal.SIGINT)
+        printed, _ = server.communicate(timeout=60)
+    assert "Traceback" not in printed
+
+
+def answers(url: str, server: subprocess.Popen) -> bool:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            return httpx.get(url).status_code == 200
+        except httpx.TransportError:
+            time.sleep(0.2)
+    return False
