@@ -359,6 +359,9 @@ def test_hostile_and_tampered_files_get_one_sentence(visitor, url, receipt):
 
 def test_a_receipt_opens_in_compare_like_a_link(visitor, url, receipt):
     page = visitor(url)
+    at_most(page, 24)
+    ask(page, "My own question")
+    ended(page)
     drop(page, receipts.write(receipt))
     page.get_by_role("button", name="Open it in Compare").click()
     expect(page.locator("#banner")).to_contain_text("Loaded from a receipt")
@@ -366,6 +369,9 @@ def test_a_receipt_opens_in_compare_like_a_link(visitor, url, receipt):
     page.locator("#prompt textarea").press("Enter")
     ended(page)
     expect(page.locator("#banner")).to_contain_text("These are the replies that were shared")
+    page.get_by_role("button", name="Back to my conversation").click()
+    expect(page.locator("#chat_base .user.message")).to_have_count(1)
+    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
 
 
 def test_why_did_it_change_between_two_turns_and_a_forgery(visitor, url, pool):
@@ -452,6 +458,24 @@ def test_marks_survive_a_reload_and_become_preferences(visitor, url):
     with page.expect_download() as download:
         page.get_by_role("button", name="Both replies as Markdown").click()
     assert "Better reply: a tie." in download.value.path().read_text()
+
+
+def test_a_mark_waits_until_the_replies_have_ended(visitor, scripted):
+    page = visitor(scripted("a short reply"))
+    ask(page, "Hello")
+    ended(page)
+    scripted("one two three four five six seven eight nine ten " * 60, pause=0.1)
+    ask(page, "Count")
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
+    tie = page.get_by_role("group", name="Better reply, turn 1").get_by_role("button", name="Tie")
+    tie.click()
+    expect(page.locator("#notice")).to_contain_text("Wait until both replies have ended")
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
+    page.locator("#turns summary").click()
+    tie.click()
+    expect(tie).to_have_attribute("aria-pressed", "true")
 
 
 def test_there_is_a_sentence_when_there_is_nothing_to_export(visitor, url):

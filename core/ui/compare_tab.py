@@ -135,7 +135,7 @@ class CompareTab:
         arriving = [self.kept, self.aside, self.fragment]
         demo.load(self._restore, arriving, opened, queue=False, js=look.ARRIVE, **quiet)
         self.back.click(self._go_back, {self.aside}, opened, queue=False, **quiet)
-        act = self.turns.click(self._act, {self.chat}, [*outputs, self.outbox], queue=False, **quiet)
+        act = self.turns.click(self._act, {self.chat, self.run}, [*outputs, self.outbox], queue=False, **quiet)
         act.then(None, self.outbox, None, js=look.DELIVER)
 
     def _compare(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
@@ -199,14 +199,21 @@ class CompareTab:
             own = aside
         return update | {self.shared: shared, self.aside: own, self.back: gr.update(visible=bool(own) and own != kept)}
 
-    def open_shared(self, shared: links.Shared, source: str) -> Update:
-        """Show what a receipt holds, as a link to it would. Raises UserError when its pair is not one of this app's."""
+    @property
+    def own(self) -> set[gr.blocks.Block]:
+        """What `open_shared` must be told."""
+        return {self.chat, self.aside}
+
+    def open_shared(self, shared: links.Shared, source: str, values: dict[Any, Any]) -> Update:
+        """Show what a receipt holds, as a link to it would; the visitor's own conversation (`own`) waits meanwhile.
+
+        Raises:
+            UserError: its pair is not one of this app's.
+        """
         view = session.open_shared(self.pool, shared, source)
-        return (
-            self.show(view)
-            | self.sidebar.show(session.Choices.of_comparison(shared.comparison))
-            | {self.shared: shared}
-        )
+        own = session.save(values[self.chat]) if values[self.chat] else values[self.aside]
+        waiting = {self.shared: shared, self.aside: own, self.back: gr.update(visible=bool(own))}
+        return self.show(view) | self.sidebar.show(session.Choices.of_comparison(shared.comparison)) | waiting
 
     def _go_back(self, values: dict[gr.Component, Any]) -> Update:
         """The visitor's own conversation, in the place of what a link brought."""
@@ -221,6 +228,9 @@ class CompareTab:
         chat, what, turn = values[self.chat], event._data.get("do"), event._data.get("turn")
         if not isinstance(turn, int) or not 0 <= turn < len(chat):
             return {self.outbox: ""}
+        if what == "mark" and values[self.run] is not None and not values[self.run].snapshot().settled:
+            busy = "Wait until both replies have ended, or stop them; then mark the better one."
+            return {self.notice: render.notice(busy, "error"), self.outbox: ""}
         if what == "mark" and event._data.get("value") in get_args(Mark):
             return {**self.show(session.mark(chat, turn, event._data["value"])), self.outbox: ""}
         try:

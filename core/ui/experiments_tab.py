@@ -83,7 +83,7 @@ class ExperimentsTab:
         this: set[gr.blocks.Block] = {self.found, self.chosen}
         self.chosen.input(self._choose_exhibit, this, self.inputs, queue=False, **quiet)
         opened = [*self.compare.opened, tabs, self.notice]
-        self.open.click(self._open, this, opened, queue=False, **quiet)
+        self.open.click(self._open, this | self.compare.own, opened, queue=False, **quiet)
         for button, handler in ((self.receipt, self._receipt), (self.link, self._link)):
             made = button.click(handler, this, [self.outbox, self.notice], queue=False, **quiet)
             made.then(None, self.outbox, None, js=look.DELIVER)
@@ -192,7 +192,8 @@ class ExperimentsTab:
     def _open(self, values: Values) -> Update:
         try:
             shared = links.of_receipt(self._receipt_of(values))
-            return self.compare.open_shared(shared, "guided experiment") | {self.tabs: gr.update(selected="compare")}
+            opened = self.compare.open_shared(shared, "guided experiment", values)
+            return opened | {self.tabs: gr.update(selected="compare")}
         except UserError as error:
             return {self.notice: render.notice(str(error), "error")}
 

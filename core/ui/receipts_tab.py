@@ -92,7 +92,7 @@ class ReceiptsTab:
         self.replay.click(self._replay, {self.dropped}, running, trigger_mode="once", **MODELS, **quiet)
         self.stop.click(self._stop, self.halt, None, queue=False, **quiet)
         opened = [*self.compare.opened, tabs, self.notice]
-        self.open.click(self._open, {self.dropped}, opened, queue=False, **quiet)
+        self.open.click(self._open, {self.dropped, *self.compare.own}, opened, queue=False, **quiet)
         self.explain.click(self._explain, {self.held, chat, *choices}, self.explanation, **quiet)
         for button, (label, *_) in zip(self.exports, EXPORTS, strict=True):
             saved = button.click(self._exporter(label), chat, [self.outbox, self.notice], queue=False, **quiet)
@@ -154,7 +154,8 @@ class ReceiptsTab:
 
     def _open(self, values: Values) -> Update:
         try:
-            update = self.compare.open_shared(links.of_receipt(values[self.dropped]), "receipt")
+            shared = links.of_receipt(values[self.dropped])
+            update = self.compare.open_shared(shared, "receipt", values)
         except UserError as error:
             return {self.notice: render.notice(str(error), "error")}
         return update | {self.tabs: gr.Tabs(selected="compare")}
