@@ -16,7 +16,19 @@ from pydantic import Field, ValidationError
 from core import canonical
 from core.errors import UserError
 from core.prompts import digest
-from core.types import SIDES, Comparison, Digest, FinishReason, Receipt, Record, Side, SideReceipt, Value, explain
+from core.types import (
+    SIDES,
+    Comparison,
+    Digest,
+    FinishReason,
+    LensChoice,
+    Receipt,
+    Record,
+    Side,
+    SideReceipt,
+    Value,
+    explain,
+)
 
 VERSION = 1
 PREFIX = "#c="
@@ -36,12 +48,13 @@ class Output(Value):
 
 
 class Shared(Value):
-    """What a link carries. A side that failed has no output."""
+    """What a link carries. A side that failed has no output; `lens` is there when it is the link of a lens."""
 
     version: Literal[1] = 1
     comparison: Comparison
     base: Output | None = None
     post: Output | None = None
+    lens: LensChoice | None = None
 
     def output(self, side: Side) -> Output | None:
         return self.base if side == "base" else self.post
@@ -51,11 +64,11 @@ def of_receipt(receipt: Receipt) -> Shared:
     return Shared(comparison=receipt.comparison, base=_output(receipt.base), post=_output(receipt.post))
 
 
-def of_turn(chat: tuple[Record, ...], index: int) -> Shared:
-    """What the link of one turn of a conversation carries."""
+def of_turn(chat: tuple[Record, ...], index: int, lens: LensChoice | None = None) -> Shared:
+    """What the link of one turn of a conversation carries, or of a lens on it."""
     record = chat[index]
     base, post = (_output(side) if side else None for side in (record.base, record.post))
-    return Shared(comparison=record.comparison(chat[:index]), base=base, post=post)
+    return Shared(comparison=record.comparison(chat[:index]), base=base, post=post, lens=lens)
 
 
 def _output(side: SideReceipt) -> Output:

@@ -509,6 +509,13 @@ Context = Literal["identical", "own"]
 ShiftClass = Literal["unshifted", "marginal", "shifted"]
 
 
+class LensChoice(Value):
+    """Which reply of a comparison is looked at, and what the sibling reads."""
+
+    side: Side
+    context: Context
+
+
 class Candidate(Value):
     """A token that could come next. `logprob` is log-softmax of the unwarped logits (nats)."""
 

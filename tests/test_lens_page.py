@@ -74,6 +74,40 @@ def test_the_lens_of_a_reply_agrees_with_the_endpoint_and_with_what_is_saved(vis
         client.predict(answer, "both", "identical", api_name="/lens")
 
 
+def test_the_link_of_a_lens_on_a_branch_opens_in_another_browser_and_gives_the_same_figures(visitor, url):
+    page = visitor(url, permissions=["clipboard-read", "clipboard-write"])
+    at_most(page, 20)
+    ask(page, "The moon is")
+    ended(page)
+    open_lens(page)
+    page.locator("#lens_hand_over").click()
+    finished(page)
+    page.locator("#lens_open").click()
+    expect(page.locator("#prompt textarea")).to_be_visible()
+    open_lens(page)
+    page.locator("#lens_side label").nth(0).click()
+    page.locator("#lens_context label").nth(1).click()
+    read(page)
+    first = LensReport.model_validate_json(saved(page, "#lens_json"))
+    assert len(first.comparison.prefill_base) == 5
+    page.locator("#lens_link").click()
+    expect(page.locator("#lens_notice")).to_contain_text("whoever opens it")
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('#c=')")
+    link = page.evaluate("navigator.clipboard.readText()")
+    other = visitor(url)
+    other.goto("about:blank")
+    other.goto(link)
+    expect(other.locator("#banner")).to_contain_text("The base reply begins with 5 given tokens")
+    expect(other.locator("#banner")).to_contain_text("look at the base reply on the Token lens tab")
+    other.locator("#prompt").get_by_role("button", name="Compare").click()
+    expect(other.locator("#banner")).to_contain_text("These are the replies that were shared", timeout=30_000)
+    open_lens(other)
+    read(other)
+    second = LensReport.model_validate_json(saved(other, "#lens_json"))
+    assert (second.lens.side, second.lens.context) == ("base", "own")
+    assert second == first
+
+
 def test_tokens_are_chosen_by_keyboard_mouse_and_on_the_plot(visitor, scripted):
     page = visitor(scripted(PLANTS))
     ask(page, "Explain plants")

@@ -11,7 +11,7 @@ from core import links, receipts
 from core.compare import Run
 from core.errors import UserError
 from core.pool import Pool
-from core.types import SIDES, Mark, Reply, Side
+from core.types import SIDES, LensChoice, Mark, Reply, Side
 from core.ui import look, render, session
 from core.ui.sidebar import Sidebar
 
@@ -133,7 +133,7 @@ class CompareTab:
         self.new.click(self._new, None, outputs, queue=False, **quiet)
         self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, self._shown, queue=False, **quiet)
         arriving = [self.kept, self.aside, self.fragment]
-        demo.load(self._restore, arriving, opened, queue=False, js=look.ARRIVE, **quiet)
+        self.arrived = demo.load(self._restore, arriving, opened, queue=False, js=look.ARRIVE, **quiet)
         self.back.click(self._go_back, {self.aside}, opened, queue=False, **quiet)
         act = self.turns.click(self._act, {self.chat, self.run}, [*outputs, self.outbox], queue=False, **quiet)
         act.then(None, self.outbox, None, js=look.DELIVER)
@@ -234,13 +234,18 @@ class CompareTab:
         if what == "mark" and event._data.get("value") in get_args(Mark):
             return {**self.show(session.mark(chat, turn, event._data["value"])), self.outbox: ""}
         try:
-            done, said = self._link(chat, turn) if what == "link" else self._receipt(chat, turn)
+            done, said = self.link(chat, turn) if what == "link" else self._receipt(chat, turn)
         except UserError as error:
             return {self.notice: render.notice(str(error), "error"), self.outbox: ""}
         return {self.notice: render.notice(said), self.outbox: json.dumps(done)}
 
-    def _link(self, chat: session.Chat, turn: int) -> tuple[dict[str, str], str]:
-        fragment = links.encode(links.of_turn(chat, turn))
+    def link(self, chat: session.Chat, turn: int, lens: LensChoice | None = None) -> tuple[dict[str, str], str]:
+        """A parcel for page.js with the link of a turn, or of a lens on it, and a sentence about it.
+
+        Raises:
+            UserError: it is too long for a link.
+        """
+        fragment = links.encode(links.of_turn(chat, turn, lens))
         public = getattr(self.demo, "share_url", None) or ""
         return (
             {"kind": "link", "fragment": fragment, "public": public},

@@ -1,5 +1,6 @@
 """The Token lens tab: its widgets, and which session generator each button starts."""
 
+import json
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -7,8 +8,9 @@ import gradio as gr
 
 from core import lens
 from core.errors import UserError
+from core.links import Shared
 from core.pool import Pool
-from core.types import LensReport
+from core.types import LensChoice, LensReport
 from core.ui import lens_render, lens_session, look, render, session
 from core.ui.compare_tab import MODELS, CompareTab
 from core.ui.lens_session import Stop, View
@@ -16,16 +18,6 @@ from core.ui.lens_session import Stop, View
 Values = dict[gr.Component, Any]
 Update = dict[Any, Any]  # a part of the page -> what it becomes
 Views = Generator[View, None, None]
-
-# The file is made in the browser from text that the server sends: one click, and nothing is stored.
-_SAVE = """(text, name) => {
-  if (!text) return;
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text]));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
 
 
 class LensTab:
@@ -47,6 +39,7 @@ class LensTab:
         with gr.Row(elem_id="lens_actions"):
             self.read = gr.Button("Read this reply", variant="primary", elem_id="lens_read", size="md", min_width=140)
             self.stop = gr.Button("Stop", elem_id="lens_stop", size="md", min_width=80)
+            self.link = gr.Button("Copy link", elem_id="lens_link", size="md", min_width=90)
             self.json = gr.Button("Save as JSON", size="md", elem_id="lens_json", min_width=110)
             self.csv = gr.Button("Save as CSV", size="md", elem_id="lens_csv", min_width=110)
         self.notice = gr.HTML(render.notice(""), elem_id="lens_notice")
@@ -59,7 +52,7 @@ class LensTab:
         self.shown = gr.State(None, time_to_live=7200)  # the turn that it is of
         self.made = gr.State(None, time_to_live=7200)
         self.stopper = gr.State(None, time_to_live=7200)
-        self.file = gr.Textbox(visible=False)
+        self.outbox = gr.Textbox(visible=False)  # what page.js should copy or save
 
     def _what_if(self) -> None:
         with gr.Row(elem_classes="lens-row", equal_height=True):
@@ -128,9 +121,11 @@ class LensTab:
         self.view.branch(self._branch, asked, outputs, **once)
         self.stop.click(lambda stopper: stopper.stop() if stopper else None, self.stopper, None, queue=False, **quiet)
         self.open.click(self._open, {chat, self.made}, [*self.compare.outputs, self.notice, tabs], queue=False, **quiet)
-        for save, name, content in ((self.json, "token-lens.json", _pretty), (self.csv, "token-lens.csv", _table)):
-            saved = save.click(_text_of(content), self.report, [self.file, self.notice], queue=False, **quiet)
-            saved.then(None, self.file, None, js=f"(text) => ({_SAVE})(text, '{name}')", **quiet)
+        here: set[gr.blocks.Block] = {chat, self.turn, self.side, self.context, self.report}
+        for button, pack in ((self.link, self._pack_link), (self.json, self._pack_json), (self.csv, self._pack_table)):
+            packed = button.click(self._packing(pack), here, [self.outbox, self.notice], queue=False, **quiet)
+            packed.then(None, self.outbox, None, js=look.DELIVER)
+        self.compare.arrived.then(self._arrive, self.compare.shared, [self.side, self.context], queue=False, **quiet)
 
     def _turns(self, chat: session.Chat, chosen: int | None) -> Any:
         names = [(f"{turn + 1}. {_short(record.turn.prompt)}", turn) for turn, record in enumerate(chat)]
@@ -199,25 +194,45 @@ class LensTab:
             return {self.notice: render.notice(str(error), "error")}
         return self.compare.show(session.View(chat, saved=True)) | {self.tabs: gr.update(selected="compare")}
 
+    # --- links and files --------------------------------------------------------------------------------
 
-# --- files ----------------------------------------------------------------------------------------------
+    def _packing(self, pack: Callable[[Values], tuple[dict[str, str], str]]) -> Callable[[Values], Update]:
+        """A parcel for page.js and a sentence, or a sentence alone."""
+
+        def packed(values: Values) -> Update:
+            try:
+                parcel, said = pack(values)
+            except UserError as error:
+                return {self.outbox: "", self.notice: render.notice(str(error), "error")}
+            return {self.outbox: json.dumps(parcel), self.notice: render.notice(said)}
+
+        return packed
+
+    def _pack_link(self, values: Values) -> tuple[dict[str, str], str]:
+        chat, turn = values[self.compare.chat], values[self.turn]
+        lens_session.turn_of(chat, turn)
+        return self.compare.link(chat, turn, LensChoice(side=values[self.side], context=values[self.context]))
+
+    def _pack_json(self, values: Values) -> tuple[dict[str, str], str]:
+        return _file("token-lens.json", "application/json", self._read_report(values).model_dump_json(indent=2))
+
+    def _pack_table(self, values: Values) -> tuple[dict[str, str], str]:
+        return _file("token-lens.csv", "text/csv", lens.table(self._read_report(values).lens))
+
+    def _read_report(self, values: Values) -> LensReport:
+        if values[self.report] is None:
+            raise UserError("Read a reply to its end first; then it can be saved.")
+        return LensReport.model_validate_json(values[self.report])
+
+    def _arrive(self, shared: Shared | None) -> list[Any]:
+        """A link to a lens was opened: it is set here to what was looked at."""
+        if shared is None or shared.lens is None:
+            return [gr.skip(), gr.skip()]
+        return [shared.lens.side, shared.lens.context]
 
 
-def _text_of(content: Callable[[str], str]) -> Callable[[str | None], tuple[str, str]]:
-    def text(report: str | None) -> tuple[str, str]:
-        if report is None:
-            return "", render.notice("Read a reply to its end first; then it can be saved.", "error")
-        return content(report), render.notice("")
-
-    return text
-
-
-def _pretty(report: str) -> str:
-    return LensReport.model_validate_json(report).model_dump_json(indent=2)
-
-
-def _table(report: str) -> str:
-    return lens.table(LensReport.model_validate_json(report).lens)
+def _file(name: str, type: str, text: str) -> tuple[dict[str, str], str]:
+    return {"kind": "file", "name": name, "type": type, "text": text}, f"Saved as {name}."
 
 
 def _short(text: str) -> str:

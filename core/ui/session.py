@@ -228,8 +228,23 @@ def open_shared(pool: Pool, shared: Shared, source: str) -> View:
     find_pair(pool.pairs, comparison.pair)
     chat = tuple(_record_of(comparison, turn) for turn in comparison.conversation.turns)
     earlier = f" after {len(chat)} earlier turn{'s' if len(chat) != 1 else ''}" if chat else ""
-    text = f"Loaded from a {source}: a prompt{earlier}, with all its settings. Nothing has been run; press Compare, and the page says whether the replies are those that were shared."
+    text = f"Loaded from a {source}: a prompt{earlier}, with all its settings. Nothing has been run; press Compare, and the page says whether the replies are those that were shared.{_beyond_sight(shared)}"
     return View(chat, box=comparison.prompt, banner=Banner(text))
+
+
+def _beyond_sight(shared: Shared) -> str:
+    """What came with a link and is in no field of the page, in words."""
+    comparison, dial = shared.comparison, shared.comparison.dial
+    sentences = [
+        f" The {name(side)} reply begins with {len(comparison.prefill(side)):,} given tokens."
+        for side in SIDES
+        if comparison.prefill(side)
+    ]
+    if dial is not None:
+        sentences.append(f" The post-trained side is dialled to {dial.amount:g} in the space of {dial.space}.")
+    if shared.lens is not None:
+        sentences.append(f" Then look at the {name(shared.lens.side)} reply on the Token lens tab.")
+    return "".join(sentences)
 
 
 def open_link(pool: Pool, fragment: str) -> tuple[View, Shared]:
