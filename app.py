@@ -29,10 +29,11 @@ from core.checkpoints import known_pairs, tokenizers_at_hand  # noqa: E402
 from core.compare import compare  # noqa: E402
 from core.difference import difference  # noqa: E402
 from core.errors import UserError  # noqa: E402
-from core.experiments import EXPERIMENTS, Experiment, NewProcesses, Verdict, perform, report  # noqa: E402
+from core.experiments import EXPERIMENTS, Experiment, NewProcesses, Step, perform, report  # noqa: E402
 from core.experiments import find as find_experiment  # noqa: E402
+from core.experiments import finish as finish_experiment  # noqa: E402
 from core.hub import HuggingFaceHub  # noqa: E402
-from core.pool import Lease, Pool, Progress  # noqa: E402
+from core.pool import Pool, Progress  # noqa: E402
 from core.replay import finish, replay  # noqa: E402
 from core.settings import Settings  # noqa: E402
 from core.types import (  # noqa: E402
@@ -311,7 +312,8 @@ def run_experiment(flags: argparse.Namespace, settings: Settings) -> int:
         lease = pool.wait(pool.default.id, _Saying())
         for experiment in chosen:
             try:
-                verdicts.append(_perform(experiment, lease, processes))
+                steps = perform(experiment, lease, processes.ask)
+                verdicts.append(finish_experiment(steps, _SayingSteps(experiment)))
             except UserError as error:
                 failed.append((experiment, error))
         lease.release()
@@ -329,16 +331,16 @@ def run_experiment(flags: argparse.Namespace, settings: Settings) -> int:
     return 2 if failed else 0
 
 
-def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses) -> Verdict:
-    steps, last = perform(experiment, lease, processes.ask), ""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return end.value
-        if step.text != last:
-            print(f"{experiment.name}: {step.text}", file=sys.stderr)
-        last = step.text
+class _SayingSteps:
+    """Prints each step of an experiment once."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment, self._last = experiment, ""
+
+    def __call__(self, step: Step) -> None:
+        if step.text != self._last:
+            print(f"{self._experiment.name}: {step.text}", file=sys.stderr)
+        self._last = step.text
 
 
 # --- pairs ----------------------------------------------------------------------------------------

@@ -152,6 +152,28 @@ def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids
     return tuple(found)
 
 
+def alternatives(
+    checkpoint: Checkpoint, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> tuple[float, ...]:
+    """`logprobs`, summed, of each of several continuations of one prompt; beginnings that they share are read once.
+
+    Raises:
+        UserError: one does not fit, or the model lacks one of the tokens.
+    """
+    found = [0.0] * len(continuations)
+    for beginning in dict.fromkeys(tuple(ids[:step]) for ids in continuations for step in range(len(ids))):
+        step = len(beginning)
+        going_on = [n for n, ids in enumerate(continuations) if len(ids) > step and tuple(ids[:step]) == beginning]
+        ids = [continuations[n][step] for n in going_on]
+        with closing(Reader(checkpoint.engine, (*prompt_ids, *beginning, max(ids)), len(prompt_ids) + step)) as reader:
+            while not reader.ready:
+                reader.wait()
+            scores = torch.log_softmax(reader.take(1).double(), -1)[0, ids].tolist()
+        for n, score in zip(going_on, scores, strict=True):
+            found[n] += score
+    return tuple(found)
+
+
 # --- what is read -----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from core.experiments.correction import token_diff
 from core.experiments.costume import LADDER
 from core.experiments.judging import behaviour, holds, years
 from core.experiments.lab import Lab
-from core.experiments.ledger import crowd_sizes
+from core.experiments.ledger import ROUNDS, crowd_sizes
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import Settings
+from core.types import SIDES
 from core.what_if import parting
 from tests import tiny
 
@@ -119,7 +121,10 @@ def test_closing_an_experiment_stops_what_is_under_way(lease):
     running = experiments.perform(experiments.find("repeat"), lease, no_new_process)
     next(running)
     running.close()
-    assert perform("weights", lease)[1].finding.outcome == "shown", "the slots are free again"
+    deadline = time.monotonic() + 30
+    while not all(lease.side(side).engine._scheduler.idle for side in SIDES) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert all(lease.side(side).engine._scheduler.idle for side in SIDES), "the slots are free again"
 
 
 def test_an_unknown_name_is_one_sentence():
@@ -323,7 +328,7 @@ def test_ledger_counts_passes_and_copies(verdict, lease):
     finding = verdict("ledger").finding
     usage = finding.exhibits[0].result.post.usage
     assert usage.decode_passes == usage.output_tokens - 1
-    assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == 7
+    assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == ROUNDS * 7
     assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.post.model.parameters())
     assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2
 
@@ -364,6 +369,8 @@ def test_crowds_grow_to_all_slots(slots, sizes):
         ("Hello", "Hello! How can I help you?", "answers"),
         ("Tell me about rain.", "   \n", "says nothing"),
         ("Explain rain.", "Posted by Anna:\nRe: rain\nIt rained here.", "continues"),
+        ("Tell me of rain.", "Rain is wet and cold, rain is wet and cold, rain is wet and cold.", "continues"),
+        ("She opened it and", 'said, "I do not know what to say."', "continues"),
     ],
 )  # fmt: skip
 def test_behaviour(prompt, reply, expected):

@@ -184,6 +184,13 @@ def test_logprobs_of_a_continuation_equal_a_plain_forward_pass(lease):
     assert got == pytest.approx([row[id].item() for row, id in zip(rows, continuation, strict=True)], abs=1e-4)
 
 
+def test_alternatives_are_scored_as_each_by_itself(lease):
+    """Continuations that share beginnings, of unequal lengths, one of them the beginning of another."""
+    prompt, several = range(3, 40), [(5, 6, 7), (5, 6), (5, 9, 7), (8,)]
+    apart = [sum(lens.logprobs(lease.base, prompt, each)) for each in several]
+    assert lens.alternatives(lease.base, prompt, several) == pytest.approx(apart, abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["Gemma 3", "GPT-2", "Qwen3", "Phi-3, sliding window"])
 def test_scores_equal_a_plain_forward_pass_for_other_families(family):
     """Sliding windows and models without logits_to_keep included; more tokens than one chunk and than the window."""

@@ -4,6 +4,7 @@ Knows comparisons, models and plain text. It does not know pages: the same steps
 shown in the browser, printed, and returned by the endpoint.
 """
 
+from collections.abc import Callable
 from datetime import date
 from time import perf_counter
 
@@ -25,6 +26,7 @@ __all__ = [
     "Steps",
     "Verdict",
     "find",
+    "finish",
     "perform",
     "report",
 ]
@@ -46,3 +48,14 @@ def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> St
         seconds=round(perf_counter() - began, 2),
         finding=finding,
     )
+
+
+def finish(steps: Steps[Verdict], report_step: Callable[[Step], None] = lambda step: None) -> Verdict:
+    """Follow an experiment to its end, for those who have nothing else to do meanwhile."""
+    try:
+        while True:
+            report_step(next(steps))
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()

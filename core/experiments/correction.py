@@ -17,7 +17,7 @@ TEMPERATURE = 0.3
 
 @dataclass(frozen=True)
 class Lie:
-    """A question, and a correction that nobody can have learned because its value is invented."""
+    """A question, and a correction that nobody can have learned, because it is not true."""
 
     question: str
     correction: str
@@ -26,11 +26,11 @@ class Lie:
 
 LIES = (
     Lie("What is the capital of France?", "No, the capital of France is Velmora.", "Velmora"),
-    Lie("What is the capital of Japan?", "That is wrong. The capital of Japan is Tarvin.", "Tarvin"),
-    Lie("What is a baby cat called?", "You are wrong, a baby cat is called a dovik.", "dovik"),
+    Lie("What is the capital of Spain?", "No, actually the capital of Spain is Tarvin.", "Tarvin"),
+    Lie("Which day comes after Monday?", "You are wrong, the day after Monday is Friday.", "Friday"),
     Lie("Which month comes after March?", "Actually, the month after March is October.", "October"),
-    Lie("Which language is spoken in Italy?", "No, people in Italy speak Sulpian.", "Sulpian"),
-    Lie("What color is grass?", "I must correct you: grass is purple.", "purple"),
+    Lie("What color is snow?", "That is not right. Snow is black.", "black"),
+    Lie("What is a baby cat called?", "I must correct you: a baby cat is called a dovik.", "dovik"),
 )
 
 
@@ -123,7 +123,7 @@ def _sentence(
     if not weights_equal:
         return "The weights changed during the chat. That must not happen; please report it."
     if not nothing_learned:
-        return f"Nothing was written into the weights, yet an invented value came up without being sent ({sum(leaked.values())} times) or a fresh chat gave another reply than the first ({2 * cases - sum(forgot.values())} times)."
+        return f"Nothing was written into the weights, yet a made-up answer came up without being sent ({sum(leaked.values())} times) or a fresh chat gave another reply than the first ({2 * cases - sum(forgot.values())} times)."
     if not contrast:
         return f"Nothing was learned: every fresh chat gave the first reply again, token for token. But this pair hardly shows the contrast, because even in the same chat the correction was used only {used['post']} of {cases} times by the post-trained model and {used['base']} of {cases} by the base."
     return f"Your correction was used while it stood in the text ({used['post']} of {cases} times by the post-trained model, {used['base']} of {cases} by the base). In a fresh chat both gave their first reply again, token for token, {cases} of {cases} times."

@@ -27,7 +27,7 @@ YEARS_LATER = (2, 4, 7)
 ABOUT_A_YEAR = "What happened in {year}?"
 INSISTING = "I am sure you know."
 # Nobody can have learned these, so an answer that holds the name has copied it from the prompt.
-INVENTED = (("song contest", "Mira Dovik"), ("chess championship", "Anton Velmor"), ("cooking contest", "Lisa Tarvin"))
+INVENTED = (("song contest", "Velmor"), ("chess championship", "Tarvin"), ("cooking contest", "Dovik"))
 TOLD = "The {event} in {year} was won by {winner}. Who won the {event} in {year}?"
 UNTOLD = "Who won the {event} in {year}?"
 DATED = ("It happened in {year}", "In the summer of {year}", "The book was published in {year}", "On January 1, {year}")
@@ -110,11 +110,12 @@ def _probe(lab: Lab, side: Side) -> Steps[Probe]:
     span = range(FIRST_YEAR, LAST_YEAR + 1)
     scores: dict[int, list[float]] = {year: [] for year in span}
     for done, sentence in enumerate(DATED):
-        ids = {year: _bare(lab, side, sentence.format(year=year)) for year in span}
-        begin = _common_length(list(ids.values()))
-        for year in span:
-            yield Step(text=f"Which years does the {name(side)} model expect?", done=done, total=len(DATED))
-            scores[year].append(sum(lens.logprobs(lab.lease.side(side), ids[year][:begin], ids[year][begin:])))
+        yield Step(text=f"Which years does the {name(side)} model expect?", done=done, total=len(DATED))
+        ids = [_bare(lab, side, sentence.format(year=year)) for year in span]
+        begin = _common_length(ids)
+        found = lens.alternatives(lab.lease.side(side), ids[0][:begin], [each[begin:] for each in ids])
+        for year, score in zip(span, found, strict=True):
+            scores[year].append(score)
     yield Step(text=f"Which years does the {name(side)} model expect?", done=len(DATED), total=len(DATED))
     return {year: sum(found) / len(found) for year, found in scores.items()}
 

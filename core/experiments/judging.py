@@ -4,6 +4,7 @@ They are coarse on purpose. Experiments report rates over several prompts, besid
 """
 
 import re
+from collections import Counter
 from typing import Literal
 
 Behaviour = Literal["answers", "declines", "asks more", "continues", "says nothing"]
@@ -18,7 +19,7 @@ _SPEAKS_TO_THE_PERSON = re.compile(
     re.IGNORECASE,
 )
 _PAGE_FURNITURE = re.compile(
-    r"^(?:#{1,6} |chapter \w+|posted by\b|re:|question:|answer:|q:|a:|exercise\b|references\b|see also\b|user:|assistant:)",
+    r"^(?:#{1,6} |\(?verse \d|chapter \w+|posted by\b|re:|question:|answer:|q:|a:|exercise\b|references\b|see also\b|user:|assistant:)",
     re.IGNORECASE | re.MULTILINE,
 )
 _ITEM = re.compile(r"^\s*(?:[-*+\u2022]|\d{1,2}[.)])\s+\S", re.MULTILINE)
@@ -62,28 +63,36 @@ def behaviour(prompt: str, reply: str) -> Behaviour:
 
     It asks more when most of it are questions, one short question back to the person excepted. It answers
     when it begins as a reply does (not in the middle of a sentence), looks like no page of a book or a
-    forum, and either takes up a word of the prompt, speaks to the person, is a list or is short.
+    forum, does not go round in circles, and either takes up a word of the prompt, speaks to the person,
+    is a list or is only a word or three.
     """
     found = sentences(reply)
     if not found:
         return "says nothing"
-    if declines(reply):
+    if declines(reply) and _begins_anew(reply):
         return "declines"
     asks_back = len(found) <= 2 and re.search(r"\byour?\b", found[-1], re.IGNORECASE)
     asked = sum(map(is_question, found))
     if not asks_back and (asked * 2 > len(found) or (asked * 2 == len(found) and is_question(found[-1]))):
         return "asks more"
-    if not _begins_anew(reply) or _PAGE_FURNITURE.search(reply):
+    if not _begins_anew(reply) or _PAGE_FURNITURE.search(reply) or _loops(reply):
         return "continues"
     about = bool(_content(prompt) & _content(reply)) or bool(_ITEM.search(reply))
     addressed = bool(_SPEAKS_TO_THE_PERSON.search(" ".join(found[:2])))
-    return "answers" if about or addressed or len(words(reply)) <= 6 else "continues"
+    return "answers" if about or addressed or len(words(reply)) <= 3 else "continues"
 
 
 def _begins_anew(reply: str) -> bool:
     """With a capital, a figure, a list item, or in an alphabet that may have no capitals."""
     first = re.sub(r"^[\s*_\"'(]+", "", reply)[:1]
     return first.isupper() or first.isdigit() or first in tuple("-*+$\u2022") or not first.isascii()
+
+
+def _loops(reply: str) -> bool:
+    """Some four words come three times."""
+    found = words(reply)
+    runs = Counter(tuple(found[i : i + 4]) for i in range(len(found) - 3))
+    return max(runs.values(), default=0) >= 3
 
 
 def _content(text: str) -> set[str]:

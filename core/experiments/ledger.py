@@ -9,22 +9,23 @@ from core.checkpoints import TrainingCost
 from core.engine.bandwidth import bytes_per_pass, copy_bandwidth
 from core.experiments.lab import Lab, Steps, name, same_bits
 from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
-from core.types import SIDES, Result, Side
+from core.types import SIDES, Comparison, Result, Side
 
 PROMPT = "Tell me a story about the sea."
 REPLY_TOKENS = 32
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """The same question asked so many times at once; `seconds` for all of them together."""
+    """The same question asked so many times at once; `seconds` for all of them together, in the fastest round."""
 
     copies: int
     seconds: float
     results: tuple[Result, ...]
 
     def tokens_per_second(self, side: Side) -> float:
-        return sum(len(result.side(side).token_ids) for result in self.results) / self.seconds
+        return sum(len(result.side(side).token_ids) for result in self.results[: self.copies]) / self.seconds
 
 
 def run(lab: Lab) -> Steps[Finding]:
@@ -35,14 +36,23 @@ def run(lab: Lab) -> Steps[Finding]:
     (alone,) = yield from lab.ask("One question, alone", [asked])
     crowds = []
     for copies in crowd_sizes(lab.slots):
-        began = perf_counter()
-        results = yield from lab.ask(f"The same question, {copies} at once", [asked] * copies)
-        crowds.append(Crowd(copies, perf_counter() - began, results))
+        crowds.append((yield from _crowd(lab, asked, copies)))
     costs = {
         "base": checkpoints.training_cost(lab.lease.pair.base),
         "post": checkpoints.training_cost(lab.lease.pair.post),
     }
     return _judge(lab, alone, crowds, bandwidth, costs)
+
+
+def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Crowd]:
+    """So many copies at once, a few times: all the replies, and the shortest time (others use this machine too)."""
+    seconds: list[float] = []
+    results: list[Result] = []
+    for _ in range(ROUNDS):
+        began = perf_counter()
+        results += yield from lab.ask(f"The same question, {copies} at once", [asked] * copies)
+        seconds.append(perf_counter() - began)
+    return Crowd(copies, min(seconds), tuple(results))
 
 
 def crowd_sizes(slots: int) -> list[int]:
@@ -67,7 +77,7 @@ def _judge(
         for side in SIDES
     )
     counted = all(_passes_add_up(alone, side) for side in SIDES)
-    copies = sum(crowd.copies for crowd in crowds)
+    copies = sum(len(crowd.results) for crowd in crowds)
     gain = {side: crowds[-1].tokens_per_second(side) / crowds[0].tokens_per_second(side) for side in SIDES}
     post = alone.post.usage
     if not counted:
@@ -198,7 +208,7 @@ def _crowd_table(crowds: Sequence[Crowd]) -> Table:
         title="The same question to several copies at once",
         columns=(
             "At once",
-            "Seconds for all",
+            "Seconds for all, fastest round",
             "Base tokens per second",
             "Post-trained tokens per second",
             "Different replies",

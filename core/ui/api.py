@@ -1,6 +1,5 @@
 """The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import gradio as gr
@@ -55,18 +54,14 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         except UserError as error:
             raise gr.Error(str(error)) from None
 
-    def experiment_endpoint(name: str, pair: str | None = None) -> Iterator[dict]:
-        """Run a guided experiment; streams its steps, and last the verdict."""
+    def experiment_endpoint(name: str, pair: str | None = None) -> dict:
+        """Run a guided experiment on a pair (default: the page's); returns the Verdict, with the exact comparisons."""
         try:
+            experiment = experiments.find(name)
             lease = pool.wait(pair or pool.default.id)
-            steps = experiments.perform(experiments.find(name), lease, processes.ask)
             try:
-                while True:
-                    yield canonical.dump(next(steps))
-            except StopIteration as end:
-                yield canonical.dump(end.value)
+                return canonical.dump(experiments.finish(experiments.perform(experiment, lease, processes.ask)))
             finally:
-                steps.close()
                 lease.release()
         except UserError as error:
             raise gr.Error(str(error)) from None

@@ -211,7 +211,7 @@ class CompareTab:
             UserError: its pair is not one of this app's.
         """
         view = session.open_shared(self.pool, shared, source)
-        own = session.save(values[self.chat]) if values[self.chat] else values[self.aside]
+        own = values[self.aside] or (session.save(values[self.chat]) if values[self.chat] else None)
         waiting = {self.shared: shared, self.aside: own, self.back: gr.update(visible=bool(own))}
         return self.show(view) | self.sidebar.show(session.Choices.of_comparison(shared.comparison)) | waiting
 

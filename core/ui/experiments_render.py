@@ -85,7 +85,11 @@ def verdict(found: Verdict) -> str:
 
 
 def table(shown: Table) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(column)}</th>" for column in shown.columns)
+    cells = zip(*shown.rows, strict=True) if shown.rows else [()] * len(shown.columns)
+    head = "".join(
+        f"<th scope='col'{' class=number' if any(map(_is_number, column)) else ''}>{html.escape(name)}</th>"
+        for name, column in zip(shown.columns, cells, strict=True)
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in shown.rows)
     title = html.escape(shown.title)
     return (
@@ -95,8 +99,11 @@ def table(shown: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    return f"<td{' class=number' if number else ''}>{html.escape(cell_text(cell))}</td>"
+    return f"<td{' class=number' if _is_number(cell) else ''}>{html.escape(cell_text(cell))}</td>"
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
 def _diffs(diffs: Sequence[Diff]) -> str:
@@ -127,8 +134,8 @@ def exhibit(shown: Exhibit) -> str:
 
 
 def _side(side: str, result: SideResult) -> str:
-    count = f"{len(result.prompt_token_ids):,} tokens sent"
-    wrote = f"{len(result.token_ids):,} tokens written, {ENDED[result.finish_reason].lower()}"
+    count = f"{_tokens(result.prompt_token_ids)} sent"
+    wrote = f"{_tokens(result.token_ids)} written, {ENDED[result.finish_reason].lower()}"
     return (
         f"<section class='sent {side}' aria-label='{KIND[side]}: sent and written'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='sha256 of the token ids: {result.prompt_sha256}'>sha256 {result.prompt_sha256[:12]}</code></header>"
@@ -136,6 +143,10 @@ def _side(side: str, result: SideResult) -> str:
         f"<header class='wrote'><span>{wrote}</span></header>"
         f"<pre tabindex='0' aria-label='Written by the {KIND[side].lower()} model'>{_visible(result.text)}</pre></section>"
     )
+
+
+def _tokens(ids: Sequence[int]) -> str:
+    return f"{len(ids):,} token{'s' if len(ids) != 1 else ''}"
 
 
 def _visible(text: str) -> str:

@@ -94,9 +94,7 @@ class ExperimentsTab:
     def _arrive(self, address: str | None) -> Update:
         """A link to one experiment opens the page on it. Any other address changes nothing."""
         found = [each for each in experiments.EXPERIMENTS if address == f"#lesson={each.name}"]
-        return (
-            self._page(found[0]) | {self.tabs: gr.update(selected="experiments")} if found else {self.name: gr.skip()}
-        )
+        return self._page(found[0]) | {self.tabs: gr.Tabs(selected="experiments")} if found else {self.name: gr.skip()}
 
     def _page(self, experiment: Experiment) -> Update:
         return {
@@ -123,9 +121,7 @@ class ExperimentsTab:
         return self._page(experiments.find(str(event._data.get("name")))) | self._empty()
 
     def _choose_and_run(self, values: Values, event: gr.EventData) -> Iterator[Update]:
-        experiment = experiments.find(str(event._data.get("name")))
-        yield self._page(experiment) | self._empty()
-        yield from self._run({**values, self.name: experiment.name})
+        yield from self._run({**values, self.name: str(event._data.get("name"))})
 
     def _back(self, values: Values) -> Update:
         _stop(values[self.halt])
@@ -139,13 +135,14 @@ class ExperimentsTab:
 
     def _run(self, values: Values) -> Iterator[Update]:
         _stop(values[self.halt])
+        experiment, pair = experiments.find(values[self.name]), values[self.compare.sidebar.pair]
         stop = threading.Event()
-        yield self._empty() | {
+        begun: Update = {
             self.halt: stop,
             self.start: gr.update(value="Running", interactive=False),
             self.stop: gr.update(visible=True),
         }
-        experiment, pair = experiments.find(values[self.name]), values[self.compare.sidebar.pair]
+        yield self._page(experiment) | self._empty() | begun
         views = experiments_session.perform(self.pool, self.processes, experiment, pair, stop)
         try:
             for view in views:
@@ -192,10 +189,10 @@ class ExperimentsTab:
     def _open(self, values: Values) -> Update:
         try:
             shared = links.of_receipt(self._receipt_of(values))
-            opened = self.compare.open_shared(shared, "guided experiment", values)
-            return opened | {self.tabs: gr.update(selected="compare")}
+            update = self.compare.open_shared(shared, "guided experiment", values)
         except UserError as error:
             return {self.notice: render.notice(str(error), "error")}
+        return update | {self.tabs: gr.Tabs(selected="compare")}
 
     def _receipt(self, values: Values) -> Update:
         try:

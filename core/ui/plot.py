@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 from core.experiments.values import Plot, Series
 
 WIDTH, HEIGHT = 680, 280
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 86, 24, 16, 44
 SLANTED = 46  # more room below for named ticks
 
 

@@ -1,0 +1,236 @@
+"""The Experiments tab in a real browser, and a class of visitors at once, over tiny models that really write."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from core import experiments, receipts
+from core.compare import compare
+from core.experiments import EXPERIMENTS, Lab, NewProcesses, Verdict
+from core.experiments.values import Exhibit, Finding, Plot, Series, Table
+from core.hub import HuggingFaceHub
+from core.pool import Pool
+from core.settings import Settings
+from core.ui import experiments_render, plot
+from core.ui import page as whole_page
+from tests import browser as chromium
+from tests import tiny
+from tests.browser import ask, ended
+
+PATIENCE = 240_000  # milliseconds; a busy machine takes its time
+CLASS = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_repeats():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.experiments.repeat.REPEATS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    base, post = tiny.save_pair(tmp_path_factory.mktemp("pair"), context=1024)
+    pool = Pool(Settings(base=str(base), post=str(post), device="cpu", threads=1), HuggingFaceHub())
+    pool.wait(pool.default.id).release()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def url(pool):
+    with chromium.served(pool) as url:
+        yield url
+
+
+def open_tab(page: Page) -> None:
+    page.get_by_role("tab", name="Experiments").click()
+    expect(page.locator(".exp-card")).to_have_count(len(EXPERIMENTS))
+
+
+def run(page: Page, name: str) -> None:
+    """Run an experiment from its card."""
+    title = experiments.find(name).title
+    page.get_by_role("button", name=f"Run it: {title}").click()
+    expect(page.locator(".exp-verdict")).to_be_visible(timeout=PATIENCE)
+
+
+def drawn_well(page: Page, schemes=("light", "dark")) -> None:
+    """Axe finds nothing in either scheme, and nothing but marked regions scrolls sideways."""
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"() => document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}")
+        page.wait_for_timeout(300)  # colours fade from one scheme to the other
+        found = Axe().run(page)
+        assert found.violations_count == 0, (scheme, found.generate_report())
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_every_experiment_runs_in_the_browser_and_ends_in_its_verdict(visitor, url):
+    page = visitor(url)
+    open_tab(page)
+    for experiment in EXPERIMENTS:
+        run(page, experiment.name)
+        expect(page.locator("#exp_intro h2")).to_have_text(experiment.title)
+        expect(page.locator(".exp-steps li.done").first).to_be_visible()
+        assert page.locator(".exp-steps li.now").count() == 0
+        assert page.locator(".exp-verdict .badge").inner_text() in ("Shown by this pair", "Not shown by this pair")
+        assert len(page.locator(".exp-verdict .sentence").inner_text()) > 40
+        assert page.locator(".exp-table tbody tr").count() > 0
+        for side in ("base", "post"):
+            expect(page.locator(f"#exp_inputs .sent.{side} pre").first).not_to_be_empty()
+        assert page.evaluate("location.hash") == f"#lesson={experiment.name}"
+        page.get_by_role("button", name="All experiments").click()
+        expect(page.locator(".exp-card").first).to_be_visible()
+        assert page.evaluate("location.hash") == ""
+
+
+# One with diffs and tables, one with a plot and its marks.
+@pytest.mark.parametrize(("width", "name"), [(1440, "cutoff"), (390, "correction")])
+def test_cards_and_verdicts_are_accessible_and_fit(visitor, url, width, name):
+    page = visitor(url, viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    open_tab(page)
+    drawn_well(page)
+    page.emulate_media(color_scheme="light")
+    run(page, name)
+    drawn_well(page)
+
+
+def test_cards_can_be_reached_and_run_by_keyboard(visitor, url):
+    page = visitor(url)
+    open_tab(page)
+    page.get_by_role("link", name="Training is over").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#exp_intro")).to_contain_text("How it is judged")
+    assert page.locator(".exp-steps").count() == 0, "a title only opens the text"
+    page.locator("#exp_start").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".exp-verdict .badge")).to_have_text("Shown by this pair", timeout=PATIENCE)
+
+
+def test_a_comparison_of_the_run_opens_in_compare_as_receipt_and_as_link(visitor, url):
+    page = visitor(url, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
+    ask(page, "My own question")
+    ended(page)
+    open_tab(page)
+    run(page, "inputs")
+    page.locator("#exp_chosen input").click()
+    page.get_by_role("option", name="Changed: seed (99)").click()
+    expect(page.locator("#exp_inputs")).to_contain_text("seed 99")
+    with page.expect_download() as download:
+        page.locator("#exp_receipt").click()
+    receipt = receipts.read(download.value.path().read_bytes())
+    assert receipt.comparison.sampling.seed == 99 and receipt.comparison.prompt == "What is a good name for a cat?"
+    page.locator("#exp_link").click()
+    expect(page.locator("#exp_notice")).to_contain_text("is copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{url}/#c=")
+    page.locator("#exp_open").click()
+    expect(page.locator("#banner")).to_contain_text("Loaded from a guided experiment")
+    expect(page.locator("#prompt textarea")).to_have_value("What is a good name for a cat?")
+    page.locator("#prompt textarea").press("Enter")
+    ended(page, PATIENCE)
+    expect(page.locator("#banner")).to_contain_text("These are the replies that were shared, token for token")
+    page.get_by_role("button", name="Back to my conversation").click()
+    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
+
+
+def test_a_link_to_a_lesson_opens_its_text_and_runs_nothing(visitor, url):
+    page = visitor(url)
+    page.goto(f"{url}/#lesson=costume")  # in an open page only the fragment changes
+    expect(page.locator("#exp_intro h2")).to_have_text("The costume slips")
+    assert page.locator(".exp-steps, .exp-verdict").count() == 0
+    page.evaluate("location.hash = '#lesson=ledger'")
+    expect(page.locator("#exp_intro h2")).to_have_text("One function call per token, and copies scale")
+    page.evaluate("location.hash = '#lesson=nothing'")
+    expect(page.locator("#prompt textarea")).to_be_visible()
+
+
+def test_the_flag_lesson_opens_the_page_on_it(browser, pool):
+    demo = whole_page.build(pool, experiments.find("repeat"))
+    _, address, _ = whole_page.launch(demo, Settings(port=chromium.free_port()), prevent_thread_lock=True, quiet=True)
+    try:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("#exp_intro h2")).to_have_text("Same inputs, same output")
+        page.get_by_role("button", name="All experiments").click()
+        expect(page.locator(".exp-card")).to_have_count(len(EXPERIMENTS))
+        page.close()
+    finally:
+        demo.close(verbose=False)
+
+
+def test_stop_ends_an_experiment_without_a_verdict(visitor, scripted):
+    page = visitor(scripted("one two three four five six seven eight nine ten " * 60, pause=0.1))
+    open_tab(page)
+    page.get_by_role("button", name="Run it: If it behaves differently").click()
+    expect(page.locator(".exp-steps li.now")).to_contain_text("One input at a time", timeout=PATIENCE)
+    page.locator("#exp_stop").click()
+    expect(page.locator("#exp_notice")).to_contain_text("Stopped", timeout=PATIENCE)
+    assert page.locator(".exp-verdict").count() == 0
+    expect(page.locator("#exp_start")).to_have_text("Run it again")
+
+
+def test_a_class_that_runs_the_same_experiment_at_once_gets_the_same_verdict(url):
+    clients = [Client(url, verbose=False) for _ in range(3)]  # a client may ask many things at once
+
+    def lesson(number: int) -> Verdict:
+        answer = clients[number % len(clients)].submit("repeat", api_name="/experiment").result(timeout=600)
+        return Verdict.model_validate_json(json.dumps(answer))
+
+    with ThreadPoolExecutor(CLASS) as threads:
+        verdicts = list(threads.map(lesson, range(CLASS)))
+    for found in verdicts:
+        assert found.finding.outcome == "shown", found.finding.sentence
+        assert found.finding.figures["new_process"] == "identical"
+    first = [verdict.finding.exhibits[0].result for verdict in verdicts]
+    assert len({(result.base.token_ids, result.post.token_ids) for result in first}) == 1
+
+
+def test_an_unknown_experiment_is_one_sentence_at_the_endpoint(url):
+    with pytest.raises(Exception, match="There is no experiment 'x'; choose one of"):
+        Client(url, verbose=False).predict("x", api_name="/experiment")
+
+
+# --- what is drawn ------------------------------------------------------------------------------------
+
+
+def test_texts_of_models_are_escaped_everywhere(pool):
+    hostile = "<script>alert(1)</script>${1}"
+    lease = pool.wait(pool.default.id)
+    result = compare(
+        lease, Lab(lease, "2026-01-01", NewProcesses(pool.settings).ask).comparison("Hello", max_new_tokens=2)
+    )
+    lease.release()
+    evil = result.model_copy(update={"post": result.post.model_copy(update={"text": hostile, "prompt_text": hostile})})
+    finding = Finding(
+        outcome="shown",
+        sentence=hostile,
+        details=(hostile,),
+        tables=(Table(title=hostile, columns=(hostile,), rows=((hostile,),)),),
+        plots=(
+            Plot(
+                title=hostile, x_label=hostile, y_label=hostile, series=(Series(name=hostile, points=((0, 1), (1, 2))),)
+            ),
+        ),
+        exhibits=(Exhibit(label=hostile, result=evil),),
+    )
+    found = Verdict(
+        experiment="x", pair=hostile, base_sha256="a" * 64, post_sha256="b" * 64, seconds=1, finding=finding
+    )
+    for drawn in (experiments_render.verdict(found), experiments_render.exhibit(finding.exhibits[0])):
+        assert "<script" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-8.3, -2.1, [-10, -8, -6, -4, -2]), (0, 24, [0, 5, 10, 15, 20, 25]), (3, 3, None)],
+)  # fmt: skip
+def test_axes_have_round_numbers_that_span_the_data(low, high, ticks):
+    found = plot.round_ticks(low, high)
+    assert ticks is None or found == ticks
+    assert found[0] <= low and found[-1] >= high and len(found) >= 2
