@@ -308,7 +308,7 @@ def test_hostile_output_and_prompts_are_shown_and_do_nothing(visitor, scripted):
 
 
 def test_copy_gives_the_text_itself(visitor, scripted):
-    text = "if a < b && b > c: ![x](y) &amp; **bold**"
+    text = "if a < b && b > c: ![x](y) &amp; **bold** `a && b` ``c ` d``\n\n1. Run\n    ```sh\n    a < b && echo '&#x41;'\n    ```"
     url = scripted(text)
     page = visitor(url, permissions=["clipboard-read", "clipboard-write"])
     ask(page, "Hello")

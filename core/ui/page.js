@@ -16,11 +16,26 @@
     for (const placeholder of document.querySelectorAll(".placeholder-content")) placeholder.removeAttribute("role");
   };
   label();
-  // Messages are escaped on the server; what is copied is the text itself again (see safe_plain in render.py).
+  // Messages are escaped on the server; what is copied is the text itself again (see safe.py). Outside fenced code
+  // every backtick of the text is an entity and every code span an element; inside it nothing is escaped.
+  const written = (text) => {
+    let ticks = "";
+    return text.replace(
+      /(`{3,}|~{3,})[^]*?(?:\1|$(?![^]))|<code class="ticks-(\d+)">|<\/code>|&#x([0-9A-F]+);|(?<=^|\n) {13}\n/g,
+      (found, fence, count, entity) => {
+        if (fence) return found;
+        if (entity) return String.fromCodePoint(parseInt(entity, 16));
+        if (count) return (ticks = "`".repeat(Number(count)));
+        return found === "</code>" ? ticks : "";
+      },
+    );
+  };
   const clipboard = navigator.clipboard;
   if (clipboard) {
+    let ofCode = false; // the button of one code block copies what it shows, which is not escaped
+    addEventListener("click", (event) => (ofCode = Boolean(event.target.closest?.(".copy_code_button"))), true);
     const write = clipboard.writeText.bind(clipboard);
-    clipboard.writeText = (text) => write(text.replaceAll("&#x5B;", "[").replaceAll("&#x3C;", "<").replaceAll("&#x26;", "&"));
+    clipboard.writeText = (text) => write(ofCode ? text : written(text));
   }
   // What the server hands out goes to the clipboard or into a file here, in one click, and is stored nowhere else.
   const here = () => ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"].includes(location.hostname);

@@ -14,7 +14,7 @@ _ITEM = re.compile(r" *(?:[-*+]|\d{1,9}[.)]) ")
 _TICKS = re.compile(r"`+")
 # What could begin HTML, an image, code or a link definition (which may swallow the line after it), with the
 # backslashes before it: these would escape the entity.
-_HARMFUL = re.compile(r"\\*(?:[&<`]|!\[|\]:|~{3,})")
+_HARMFUL = re.compile(r"(?<!\\)\\*+(?:[&<`]|!\[|\]:|~{3,})")
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 
 # A blank line of ours. Nobody writes one like it, so page.js can take it out again.
