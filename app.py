@@ -136,22 +136,22 @@ def run_compare(flags: argparse.Namespace, settings: Settings) -> int:
         answer = receipts.answer(compare(lease, comparison))
     finally:
         pool.close()
-    if flags.receipt:
-        write_file(flags.receipt, receipts.write(answer.receipt))
     print(answer.model_dump_json(indent=2) if flags.json else _plain(answer))
+    if flags.receipt:  # after the answer, which must not be lost with a file that cannot be written
+        write_file(flags.receipt, receipts.write(answer.receipt))
     return 0
 
 
 def _comparison(flags: argparse.Namespace, pool: Pool) -> Comparison:
     conversation = read_history(flags.history) if flags.history else Conversation()
-    if flags.system is not None:
-        conversation = conversation.model_copy(update={"system": flags.system})
     try:
+        if flags.system is not None:
+            conversation = Conversation(system=flags.system, turns=conversation.turns)
         sampling = Sampling.model_validate({name: getattr(flags, name) for name in Sampling.model_fields})
         return Comparison(
             pair=pool.default.id,
             conversation=conversation,
-            prompt=sys.stdin.read() if flags.prompt == "-" else flags.prompt,
+            prompt=_standard_input() if flags.prompt == "-" else flags.prompt,
             sampling=sampling,
             framing_base=flags.framing_base,
             framing_post=flags.framing_post,
@@ -159,6 +159,14 @@ def _comparison(flags: argparse.Namespace, pool: Pool) -> Comparison:
         )
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _standard_input() -> str:
+    """Raises UserError when it is not text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise UserError(f"Standard input is not {sys.stdin.encoding} text; send the prompt in this encoding.") from None
 
 
 def read_history(file: Path) -> Conversation:
@@ -174,7 +182,7 @@ def read_history(file: Path) -> Conversation:
         return Conversation.model_validate(data)
     except ValidationError as error:
         raise UserError(f"--history: {explain(error)}") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(
             f'--history takes a JSON file with a list of {{"prompt", "base", "post"}}; {str(file)!r} cannot be read as one.'
         ) from None

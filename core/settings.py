@@ -130,7 +130,7 @@ def read_auth(file: Path | None, environment: Mapping[str, str]) -> tuple[tuple[
 def _port(value: str | None) -> int:
     if value is None:
         return Settings.port
-    if not value.isdigit():
+    if not (value.isascii() and value.isdecimal()):
         raise UserError("GRADIO_SERVER_PORT must be a number.")
     return int(value)
 
