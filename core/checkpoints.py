@@ -59,8 +59,8 @@ def known_pairs(settings: Settings) -> tuple[Pair, ...]:
     if settings.base is None or settings.post is None:
         return rows
     own = Pair(
-        id=f"{_label(settings.base)} | {_label(settings.post)}",
-        title=f"{_label(settings.base)} and {_label(settings.post)}",
+        id=f"{label(settings.base)} | {label(settings.post)}",
+        title=f"{label(settings.base)} and {label(settings.post)}",
         base=settings.base,
         post=settings.post,
     )
@@ -95,9 +95,14 @@ def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
     return pair.model_copy(update={"base": pinned("base", pair.base), "post": pinned("post", pair.post)})
 
 
-def _label(spec: str) -> str:
+def label(spec: str) -> str:
     """How a source is called where people see it: its own name, never a path of the machine."""
-    return Path(spec).name if Path(spec).is_dir() else spec
+    path = Path(spec).expanduser()
+    return path.resolve().name if path.is_dir() or _is_path(spec) else spec
+
+
+def _is_path(spec: str) -> bool:
+    return spec.startswith((".", "/", "~"))
 
 
 # --- where a model comes from ------------------------------------------------------------------
@@ -159,8 +164,8 @@ def _folder(spec: str) -> Path | None:
     for folder in (HOME / spec, Path(spec).expanduser()):
         if folder.is_dir():
             return folder.resolve()
-    if spec.startswith((".", "/", "~")):
-        raise UserError(f"There is no folder {spec!r} on this machine; check the path.")
+    if _is_path(spec):
+        raise UserError(f"There is no folder {label(spec)!r} on this machine; check the path.")
     return None
 
 

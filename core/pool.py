@@ -198,16 +198,18 @@ class Pool:
             failure = type(error)(*error.args)
         except Exception as error:
             log.exception("loading %s failed", entry.key[0])
-            failure = UserError(f"{entry.key[0]} could not be loaded: {error}.")
+            what = checkpoints.label(entry.key[0])
+            failure = UserError(f"{what} could not be loaded ({type(error).__name__}); the log of the app says more.")
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
         spec, adapter_base, index = entry.key
+        name = checkpoints.label(spec)
 
         def report(text: str, fraction: float | None) -> None:
             entry.progress = Progress(text, fraction)
 
-        report(f"Looking for {spec}", None)
+        report(f"Looking for {name}", None)
         source = checkpoints.find(spec, self.hub, adapter_base)
         checkpoints.bring(source, self.hub, report)
         entry.progress = WAITING

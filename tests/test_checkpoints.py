@@ -186,7 +186,7 @@ def test_a_pickled_adapter_is_refused(pair, adapter, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"There is no folder './nothing-here' on this machine; check the path\."):
+    with pytest.raises(UserError, match=r"There is no folder 'nothing-here' on this machine; check the path\."):
         find("./nothing-here", NO_HUB)
 
 

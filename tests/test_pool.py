@@ -170,7 +170,9 @@ def test_an_unexpected_failure_is_a_sentence_too(pool, monkeypatch, caplog):
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(checkpoints, "load", fail)
-    with pytest.raises(UserError, match=r"a-base could not be loaded: division by zero\."):
+    with pytest.raises(
+        UserError, match=r"a-base could not be loaded \(ZeroDivisionError\); the log of the app says more\."
+    ):
         pool.wait("a")
     assert "ZeroDivisionError" in caplog.text, "with its trace in the log"
 

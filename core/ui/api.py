@@ -1,30 +1,42 @@
 """The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
-from typing import Any, get_args
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar, get_args
 
 import gradio as gr
 from gradio.events import api
 from pydantic import ValidationError
 
 from core import canonical, experiments, lens, receipts
-from core.compare import compare
+from core.checkpoints import label
+from core.compare import Run
 from core.errors import UserError
 from core.experiments import NewProcesses
 from core.pool import Pool
-from core.replay import finish, replay
+from core.replay import replay
 from core.types import Comparison, Context, Side, explain
+
+Done = TypeVar("Done")
+PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
 
 
 def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
-    """Register /compare, /replay, /lens, /experiment and /pairs in the current Blocks."""
+    """Register /compare, /replay, /lens, /experiment and /pairs in the current Blocks.
 
-    def compare_endpoint(comparison: dict) -> dict:
+    They are generators that yield nothing while they work, so that Gradio can close them, and with them
+    what they ask of the models, when a client cancels or hangs up.
+    """
+
+    def compare_endpoint(comparison: dict) -> Iterator[dict | None]:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
         try:
             asked = Comparison.model_validate(comparison)
-            lease = pool.wait(asked.pair)
+            lease = yield from _quietly(pool.open(asked.pair))
             try:
-                return canonical.dump(receipts.answer(compare(lease, asked)))
+                run = Run(lease, asked)
+                for _ in run.snapshots(lambda: PERIOD):
+                    yield None
+                yield canonical.dump(receipts.answer(run.result()))
             finally:
                 lease.release()
         except ValidationError as error:
@@ -32,23 +44,23 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         except UserError as error:
             raise gr.Error(str(error)) from None
 
-    def replay_endpoint(receipt: dict) -> dict:
+    def replay_endpoint(receipt: dict) -> Iterator[dict | None]:
         """Run a receipt again, from scratch; returns the Verdict."""
         try:
-            return canonical.dump(finish(replay(pool, receipts.from_data(receipt))))
+            yield canonical.dump((yield from _quietly(replay(pool, receipts.from_data(receipt)))))
         except UserError as error:
             raise gr.Error(str(error)) from None
 
-    def lens_endpoint(receipt: dict, side: str = "post", context: str = "identical") -> dict:
+    def lens_endpoint(receipt: dict, side: str = "post", context: str = "identical") -> Iterator[dict | None]:
         """The token lens of one side ("base" or "post") of a receipt, or of what /compare returned; returns the LensReport.
 
         `context` is what the sibling reads: the "identical" token ids, or its "own" framing.
         """
         try:
             written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, Context)
-            lease = pool.wait(written.comparison.pair)
+            lease = yield from _quietly(pool.open(written.comparison.pair))
             try:
-                return canonical.dump(lens.run(lens.report(lease, written, side_, context_)))
+                yield canonical.dump((yield from _quietly(lens.report(lease, written, side_, context_))))
             finally:
                 lease.release()
         except UserError as error:
@@ -67,14 +79,27 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
             raise gr.Error(str(error)) from None
 
     def pairs_endpoint() -> list[dict]:
-        """The pairs that can be asked for."""
-        return [pair.model_dump() for pair in pool.pairs]
+        """The pairs that can be asked for; a model from a folder has its name only."""
+        return [pair.model_dump() | {"base": label(pair.base), "post": label(pair.post)} for pair in pool.pairs]
 
     api(compare_endpoint, api_name="compare", **limits)
     api(replay_endpoint, api_name="replay", **limits)
     api(lens_endpoint, api_name="lens", **limits)
     api(experiment_endpoint, api_name="experiment", **limits)
     api(pairs_endpoint, api_name="pairs", queue=False)
+
+
+def _quietly(steps: Generator[Any, None, Done]) -> Generator[None, None, Done]:
+    """What `steps` return at their end; every step on the way is a moment at which all of it can be closed."""
+    try:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            yield None
+    finally:
+        steps.close()
 
 
 def _chosen(value: str, kind: Any) -> Any:

@@ -1,0 +1,70 @@
+"""The named endpoints: a client that goes frees both slots, and what they tell of the machine is names."""
+
+import time
+
+import httpx
+import pytest
+from gradio_client import Client
+
+from core.types import DEFAULT_SAMPLING
+from tests.scripted import PAIR
+
+ASKED = {"pair": PAIR.id, "prompt": "Count", "sampling": DEFAULT_SAMPLING.model_dump(), "today": "2026-01-31"}
+
+
+@pytest.fixture
+def slow(_scripted_page, monkeypatch):
+    """A page whose models write for a minute; its address, and the tickets of what they were asked."""
+    pool, url = _scripted_page
+    pool.say("one two three four five " * 100, "one two three four five " * 100, pause=0.1)
+    tickets = []
+    for engine in pool.engines.values():
+        submit = engine.submit
+        monkeypatch.setattr(
+            engine, "submit", lambda *given, submit=submit: tickets.append(submit(*given)) or tickets[-1]
+        )
+    return url, tickets
+
+
+def both(tickets: list, what) -> None:
+    deadline = time.monotonic() + 60
+    while not (len(tickets) == 2 and all(map(what, tickets))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def stopped(ticket) -> bool:
+    return ticket.stopped.is_set()
+
+
+def test_a_client_that_cancels_frees_both_slots(slow):
+    url, tickets = slow
+    job = Client(url, verbose=False).submit(ASKED, api_name="/compare")
+    both(tickets, lambda ticket: True)
+    job.cancel()
+    both(tickets, stopped)
+
+
+def test_a_client_that_hangs_up_frees_both_slots(slow):
+    url, tickets = slow
+    event = httpx.post(f"{url}/gradio_api/call/compare", json={"data": [ASKED]}).json()["event_id"]
+    with httpx.stream("GET", f"{url}/gradio_api/call/compare/{event}", timeout=60) as answer:
+        next(answer.iter_raw())
+        both(tickets, lambda ticket: True)
+        assert not any(map(stopped, tickets))
+    both(tickets, stopped)
+
+
+def test_the_answer_is_one_object(scripted):
+    url = scripted("one two three", "four", pause=0.2)
+    answer = Client(url, verbose=False).predict(ASKED, api_name="/compare")
+    assert (answer["base"]["text"].strip(), answer["post"]["text"].strip()) == ("one two three", "four")
+    assert answer["receipt"]["comparison"]["prompt"] == "Count"
+
+
+def test_pairs_from_folders_are_named_without_their_path(_scripted_page, monkeypatch):
+    pool, url = _scripted_page
+    folder = PAIR.model_copy(update={"base": "/home/me/models/mine", "post": "owner/theirs@main"})
+    monkeypatch.setattr(pool, "pairs", (folder,))
+    (named,) = Client(url, verbose=False).predict(api_name="/pairs")
+    assert (named["base"], named["post"]) == ("mine", "owner/theirs@main")
