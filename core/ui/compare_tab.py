@@ -1,7 +1,7 @@
 """The Compare tab: its widgets, and which session generator each button starts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -24,7 +24,11 @@ _PLACEHOLDER = {
     "post": "<p class='placeholder-text'><b>Post-trained sibling</b>The same weights, then taught to follow instructions.</p>",
 }
 
+BUSY = render.notice("A reply is being written; stop it first, or wait until it has ended.", "error")
+
+Values = dict[gr.Component, Any]
 Update = dict[gr.Component, Any]
+Views = Generator[session.View, None, None]
 
 
 @dataclass
@@ -70,8 +74,8 @@ class CompareTab:
         self.turns = gr.HTML("", js_on_load=look.TURNS_SCRIPT, apply_default_css=False, elem_id="turns")
         with gr.Accordion("Exactly what was sent", open=False, elem_id="sent_box"):
             self.sent = gr.HTML(render.NOTHING_SENT, elem_id="sent")
-        self.chat = gr.State((), time_to_live=7200)
-        self.run = gr.State(None, time_to_live=7200)  # the run under way, so that Stop finds it
+        self.chat = gr.State(session.Lost(), time_to_live=7200)
+        self.underway = gr.State(session.Underway())  # each visitor's own copy; changed in place, never replaced
         # The browser keeps the conversation. The secret only has to survive a restart; the text is the visitor's own.
         self.kept = gr.BrowserState(None, storage_key="same-seed", secret="same-seed")
         # What a link pushed aside: the visitor's own conversation, until they go back to it.
@@ -110,8 +114,18 @@ class CompareTab:
     @property
     def outputs(self) -> list[gr.Component]:
         """Everything that a view can change."""
-        other = [self.notice, self.prompt, self.sent, self.chat, self.run, self.kept, self.banner, self.turns]
-        return [*self._shown, *other]
+        other = [self.notice, self.prompt, self.sent, self.chat, self.kept, self.banner, self.turns]
+        return [*self._shown, *other, *self._changers]
+
+    @property
+    def _changers(self) -> list[gr.Button]:
+        """The buttons that change the conversation, so they wait while a reply is being written."""
+        return [self.retry, self.edit, self.undo, self.new]
+
+    @property
+    def held(self) -> set[Any]:
+        """Where the conversation of a visitor is: in the session, or only in the browser once the session has lost it."""
+        return {self.chat, self.shared, self.kept, self.aside, self.fragment, self.underway}
 
     @property
     def opened(self) -> list[gr.Component]:
@@ -122,62 +136,97 @@ class CompareTab:
 
     def connect(self, demo: gr.Blocks) -> None:
         self.demo = demo
-        asked: set[Any] = {self.prompt, self.chat, self.shared, *self.sidebar.widgets}
+        asked: set[Any] = {self.prompt, *self.held, *self.sidebar.widgets}
         outputs, opened = self.outputs, self.opened
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.prompt.submit(self._compare, asked, outputs, trigger_mode="once", **MODELS, **quiet)
         self.retry.click(self._retry, asked, outputs, trigger_mode="once", **MODELS, **quiet)
-        self.prompt.stop(self._stop, self.run, None, queue=False, **quiet)
-        self.edit.click(self._edit, {self.chat}, outputs, queue=False, **quiet)
-        self.undo.click(self._undo, {self.chat}, outputs, queue=False, **quiet)
-        self.new.click(self._new, None, outputs, queue=False, **quiet)
+        self.prompt.stop(lambda underway: underway.stop(), self.underway, None, queue=False, **quiet)
+        self.edit.click(self.if_idle(self._edit), self.held, outputs, queue=False, **quiet)
+        self.undo.click(self.if_idle(self._undo), self.held, outputs, queue=False, **quiet)
+        self.new.click(self.if_idle(self._new), {self.underway}, outputs, queue=False, **quiet)
         self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, self._shown, queue=False, **quiet)
         arriving = [self.kept, self.aside, self.fragment]
         self.arrived = demo.load(self._restore, arriving, opened, queue=False, js=look.ARRIVE, **quiet)
-        self.back.click(self._go_back, {self.aside}, opened, queue=False, **quiet)
-        act = self.turns.click(self._act, {self.chat, self.run}, [*outputs, self.outbox], queue=False, **quiet)
+        self.back.click(self.if_idle(self._go_back), {self.aside, self.underway}, opened, queue=False, **quiet)
+        act = self.turns.click(self._act, self.held, [*outputs, self.outbox], queue=False, **quiet)
         act.then(None, self.outbox, None, js=look.DELIVER)
 
-    def _compare(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
-        yield from self._follow(
-            values,
-            lambda choices: session.compare(
-                self.pool, values[self.chat], values[self.prompt] or "", choices, shared=values[self.shared]
-            ),
-        )
+    def if_idle(self, act: Callable[[Values], Update]) -> Callable[[Values], Update]:
+        """`act`, which changes the conversation, refused while a reply is being written into it."""
 
-    def _retry(self, values: dict[gr.Component, Any]) -> Iterator[Update]:
-        yield from self._follow(
-            values, lambda choices: session.retry(self.pool, values[self.chat], choices, values[self.shared])
-        )
+        def acted(values: Values) -> Update:
+            return {self.notice: BUSY} if values[self.underway].busy else act(values)
 
-    def _follow(self, values: dict[gr.Component, Any], start: Any) -> Iterator[Update]:
+        return acted
+
+    def _held(self, values: Values) -> tuple[session.Chat, links.Shared | None]:
+        """The conversation, and what a link brought; when the session has lost them, what the browser kept is what the page shows.
+
+        A link that was opened and not yet run has pushed aside what the browser kept, and changed nothing of it.
+        """
+        if not isinstance(values[self.chat], session.Lost):
+            return values[self.chat], values[self.shared]
+        fragment = values[self.fragment] or ""
+        if fragment.startswith(links.PREFIX) and values[self.aside] == values[self.kept]:
+            view, shared = session.open_link(self.pool, fragment)
+            return view.chat, shared
+        return session.restore(values[self.kept]).chat, None
+
+    def _compare(self, values: Values) -> Iterator[Update]:
+        def start(choices: session.Choices) -> Views:
+            chat, shared = self._held(values)
+            return session.compare(self.pool, chat, values[self.prompt] or "", choices, shared=shared)
+
+        yield from self._follow(values, start)
+
+    def _retry(self, values: Values) -> Iterator[Update]:
+        def start(choices: session.Choices) -> Views:
+            chat, shared = self._held(values)
+            return session.retry(self.pool, chat, choices, shared)
+
+        yield from self._follow(values, start)
+
+    def _follow(self, values: Values, start: Callable[[session.Choices], Views]) -> Iterator[Update]:
         """Show every view of a session generator; a mistake in the settings is a sentence and nothing else."""
+        underway: session.Underway = values[self.underway]
+        number = underway.begin()
+        if number is None:
+            yield {self.notice: BUSY}
+            return
         try:
-            choices = self.sidebar.read(values)
+            yield from self._views(underway, number, start(self.sidebar.read(values)))
         except UserError as error:
             yield {self.notice: render.notice(str(error), "error")}
-            return
-        views = start(choices)
+        except Exception:
+            yield self._idle()  # a mistake of ours must not leave the page without its buttons
+            raise
+        finally:
+            underway.end(number)
+
+    def _views(self, underway: session.Underway, number: int, views: Views) -> Iterator[Update]:
         first = True
         try:
             for view in views:
+                underway.run = view.live.run if view.live else None
+                if not view.busy:
+                    underway.end(number)  # before the page has its buttons back
                 yield self._show(view, first)
                 first = view.live is None
         finally:
             views.close()  # a closed tab closes this generator, and with it both replies
 
-    def _stop(self, run: Any) -> None:
-        if run is not None:
-            run.stop()
+    def _idle(self) -> Update:
+        ready = gr.update(submit_btn="Compare", stop_btn=False)
+        return {self.prompt: ready} | {button: gr.update(interactive=True) for button in self._changers}
 
-    def _edit(self, values: dict[gr.Component, Any]) -> Update:
-        return self.show(session.edit(values[self.chat]))
+    def _edit(self, values: Values) -> Update:
+        return self.show(session.edit(self._held(values)[0]))
 
-    def _undo(self, values: dict[gr.Component, Any]) -> Update:
-        return self.show(session.undo(values[self.chat]))
+    def _undo(self, values: Values) -> Update:
+        return self.show(session.undo(self._held(values)[0]))
 
-    def _new(self) -> Update:
+    def _new(self, values: Values) -> Update:
         return self.show(session.View((), saved=True))
 
     def _restore(self, kept: Any, aside: Any, fragment: str | None) -> Update:
@@ -202,7 +251,7 @@ class CompareTab:
     @property
     def own(self) -> set[gr.blocks.Block]:
         """What `open_shared` must be told."""
-        return {self.chat, self.aside}
+        return self.held
 
     def open_shared(self, shared: links.Shared, source: str, values: dict[Any, Any]) -> Update:
         """Show what a receipt holds, as a link to it would; the visitor's own conversation (`own`) waits meanwhile.
@@ -211,11 +260,12 @@ class CompareTab:
             UserError: its pair is not one of this app's.
         """
         view = session.open_shared(self.pool, shared, source)
-        own = values[self.aside] or (session.save(values[self.chat]) if values[self.chat] else None)
+        chat, _ = self._held(values)
+        own = values[self.aside] or (session.save(chat) if chat else None)
         waiting = {self.shared: shared, self.aside: own, self.back: gr.update(visible=bool(own))}
         return self.show(view) | self.sidebar.show(session.Choices.of_comparison(shared.comparison)) | waiting
 
-    def _go_back(self, values: dict[gr.Component, Any]) -> Update:
+    def _go_back(self, values: Values) -> Update:
         """The visitor's own conversation, in the place of what a link brought."""
         view = replace(session.restore(values[self.aside]), saved=True, banner=session.Banner("", ran=True))
         update = self.show(view) | {self.shared: None, self.aside: None, self.back: gr.update(visible=False)}
@@ -223,12 +273,12 @@ class CompareTab:
             update |= self.sidebar.show(session.Choices.of(view.chat[-1]))
         return update
 
-    def _act(self, values: dict[gr.Component, Any], event: gr.EventData) -> Update:
+    def _act(self, values: Values, event: gr.EventData) -> Update:
         """A mark, a link or a receipt of one turn."""
-        chat, what, turn = values[self.chat], event._data.get("do"), event._data.get("turn")
+        chat, what, turn = self._held(values)[0], event._data.get("do"), event._data.get("turn")
         if not isinstance(turn, int) or not 0 <= turn < len(chat):
             return {self.outbox: ""}
-        if what == "mark" and values[self.run] is not None and not values[self.run].snapshot().settled:
+        if what == "mark" and values[self.underway].busy:
             busy = "Wait until both replies have ended, or stop them; then mark the better one."
             return {self.notice: render.notice(busy, "error"), self.outbox: ""}
         if what == "mark" and event._data.get("value") in get_args(Mark):
@@ -288,12 +338,12 @@ class CompareTab:
         update |= {
             self.notice: self._notice(view),
             self.chat: view.chat,
-            self.run: view.live.run if view.live else None,
             self.prompt: self._prompt_box(view),
             self.sent: self._sent(view),
             self.turns: render.turns(view.chat),
             self.banner: render.banner(view.banner.text, view.banner.tone, view.banner.ran) if view.banner else "",
         }
+        update |= {button: gr.update(interactive=not view.busy) for button in self._changers}
         if view.saved:
             update[self.kept] = session.save(view.chat)
         return update
@@ -342,7 +392,10 @@ class CompareTab:
             return render.sent({side: view.live.run.prompt(side) for side in SIDES})
         if not view.chat:
             return render.NOTHING_SENT
-        rebuilt = session.prompts_of_last(self.pool, view.chat)
+        try:
+            rebuilt = session.prompts_of_last(self.pool, view.chat)
+        except UserError as error:
+            return render.not_sent(str(error))
         return render.sent(rebuilt) if rebuilt else render.REBUILT_LATER
 
 

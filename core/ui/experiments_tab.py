@@ -83,7 +83,7 @@ class ExperimentsTab:
         this: set[gr.blocks.Block] = {self.found, self.chosen}
         self.chosen.input(self._choose_exhibit, this, self.inputs, queue=False, **quiet)
         opened = [*self.compare.opened, tabs, self.notice]
-        self.open.click(self._open, this | self.compare.own, opened, queue=False, **quiet)
+        self.open.click(self.compare.if_idle(self._open), this | self.compare.own, opened, queue=False, **quiet)
         for button, handler in ((self.receipt, self._receipt), (self.link, self._link)):
             made = button.click(handler, this, [self.outbox, self.notice], queue=False, **quiet)
             made.then(None, self.outbox, None, js=look.DELIVER)

@@ -120,7 +120,9 @@ class LensTab:
             button.click(self._follow(start), asked, outputs, **once)
         self.view.branch(self._branch, asked, outputs, **once)
         self.stop.click(lambda stopper: stopper.stop() if stopper else None, self.stopper, None, queue=False, **quiet)
-        self.open.click(self._open, {chat, self.made}, [*self.compare.outputs, self.notice, tabs], queue=False, **quiet)
+        opened = [*self.compare.outputs, self.notice, tabs]
+        open_ = self.compare.if_idle(self._open)
+        self.open.click(open_, {chat, self.made, self.compare.underway}, opened, queue=False, **quiet)
         here: set[gr.blocks.Block] = {chat, self.turn, self.side, self.context, self.report}
         for button, pack in ((self.link, self._pack_link), (self.json, self._pack_json), (self.csv, self._pack_table)):
             packed = button.click(self._packing(pack), here, [self.outbox, self.notice], queue=False, **quiet)

@@ -92,7 +92,8 @@ class ReceiptsTab:
         self.replay.click(self._replay, {self.dropped}, running, trigger_mode="once", **MODELS, **quiet)
         self.stop.click(self._stop, self.halt, None, queue=False, **quiet)
         opened = [*self.compare.opened, tabs, self.notice]
-        self.open.click(self._open, {self.dropped, *self.compare.own}, opened, queue=False, **quiet)
+        open_ = self.compare.if_idle(self._open)
+        self.open.click(open_, {self.dropped, *self.compare.own}, opened, queue=False, **quiet)
         self.explain.click(self._explain, {self.held, chat, *choices}, self.explanation, **quiet)
         for button, (label, *_) in zip(self.exports, EXPORTS, strict=True):
             saved = button.click(self._exporter(label), chat, [self.outbox, self.notice], queue=False, **quiet)

@@ -169,6 +169,11 @@ NOTHING_SENT = "<p class='muted'>Nothing has been sent yet. After you press Comp
 REBUILT_LATER = "<p class='muted'>Press Compare to see exactly what is sent; the models of this conversation are not in memory now.</p>"
 
 
+def not_sent(reason: str) -> str:
+    """Why what was sent cannot be shown."""
+    return f"<p class='muted'>{html.escape(reason)}</p>"
+
+
 def sent(prompts: dict[Side, Prompt]) -> str:
     """Both prompts side by side: every character, control tokens marked, re-sent history told from what is new."""
     return f"<div class='sent-grid'>{''.join(_sent_side(side, prompt) for side, prompt in prompts.items())}</div>"

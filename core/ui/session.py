@@ -4,6 +4,7 @@ No widgets in here: a view says what to show, and `compare_tab` shows it. The ch
 records that the visitor's own session holds; nothing about a visitor is kept anywhere else.
 """
 
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,9 +20,63 @@ from core.links import Shared
 from core.pool import Lease, Pool
 from core.prompts import Prompt
 from core.receipts import side_receipt
-from core.types import SIDES, Comparison, Conversation, Framing, Mark, Record, Sampling, Side, Snapshot, Turn, explain
+from core.types import (
+    MAX_CHARACTERS,
+    SIDES,
+    Comparison,
+    Conversation,
+    Framing,
+    Mark,
+    Record,
+    Sampling,
+    Side,
+    Snapshot,
+    Turn,
+    explain,
+)
 
 Chat = tuple[Record, ...]
+
+
+class Lost(tuple[Record, ...]):
+    """The chat of a session that holds none: nobody has opened it, or it has expired, or the server was started again."""
+
+
+class Underway:
+    """One visitor's reply that is being written: at most one at a time, and what Stop needs to find it.
+
+    It holds the run, and with it the models, only while somebody waits for the reply.
+    """
+
+    def __init__(self) -> None:
+        self._turnstile = deque([1])  # taking what is in it is one step, so two clicks cannot both begin
+        self._began = 0
+        self.run: Run | None = None
+
+    @property
+    def busy(self) -> bool:
+        return not self._turnstile
+
+    def begin(self) -> int | None:
+        """The number of the reply that may begin now; None when one is being written already."""
+        try:
+            self._began = self._turnstile.pop()
+        except IndexError:
+            return None
+        return self._began
+
+    def end(self, number: int) -> None:
+        """This reply has ended. Safe to call more than once."""
+        if self.busy and self._began == number:
+            self.run = None
+            self._turnstile.append(number + 1)
+
+    def stop(self) -> None:
+        run = self.run
+        if run is not None:
+            run.stop()
+
+
 _CHAT = TypeAdapter(Chat)
 SAVED_VERSION = 1
 
@@ -117,7 +172,7 @@ def compare(
         run = Run(lease, comparison)
         for snapshot in run.snapshots(lambda: _period(len(chat))):
             yield View(chat, Live(run, snapshot), busy=True, box="")
-        finished = _finished(chat, comparison, run)
+        finished = _finished(chat, comparison, run, shown)
         if shared is not None and comparison is shared.comparison and finished.saved:
             finished = replace(finished, banner=_whether_shared(shared, finished.chat[-1]))
         yield finished
@@ -165,12 +220,17 @@ def _period(turns: int) -> float:
     return 1 / 16 if messages <= 20 else 1 / 8 if messages <= 60 else 1 / 5
 
 
-def _finished(chat: Chat, comparison: Comparison, run: Run) -> View:
+def _finished(chat: Chat, comparison: Comparison, run: Run, before: Chat) -> View:
+    """The turn that has ended, or the chat as it was `before` when there is nothing that can be kept."""
     snapshot = run.snapshot()
+    for side in SIDES:
+        if len(snapshot.reply(side).text) > MAX_CHARACTERS:
+            said = f"The {name(side)} side wrote more than {MAX_CHARACTERS:,} characters, which is more than a conversation holds; lower max new tokens and try again."
+            return View(before, notice=said, tone="error", box=comparison.prompt)
     failed = [side for side in SIDES if snapshot.reply(side).error is not None]
     sentences = " ".join(f"The {name(side)} side failed: {snapshot.reply(side).error}" for side in failed)
     if len(failed) == len(SIDES):
-        return View(chat, notice=sentences, tone="error", box=comparison.prompt)
+        return View(before, notice=sentences, tone="error", box=comparison.prompt)
     receipts = {side: None if side in failed else side_receipt(run.side_result(side)) for side in SIDES}
     turn = Turn(prompt=comparison.prompt, base=snapshot.base.text, post=snapshot.post.text)
     record = Record.of(comparison, turn, receipts["base"], receipts["post"])
@@ -310,7 +370,11 @@ def restore(saved: Any) -> View:
 
 
 def prompts_of_last(pool: Pool, chat: Chat) -> dict[Side, Prompt] | None:
-    """What was sent on the last turn, rebuilt where its models are in memory already."""
+    """What was sent on the last turn, rebuilt where its models are in memory already.
+
+    Raises:
+        UserError: these models cannot be sent it (a turn that came with a link may be one of another tokenizer).
+    """
     if not chat or chat[-1].pair not in {pair.id for pair in pool.pairs}:
         return None
     lease: Lease | None = pool.peek(chat[-1].pair)

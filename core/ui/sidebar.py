@@ -4,6 +4,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.checkpoints import label
 from core.pool import Pool
 from core.types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Side
 from core.ui import look, session
@@ -115,8 +116,10 @@ class Sidebar:
 
     def name_of(self, id: str, side: Side) -> str:
         """How a side of a pair is called before it is loaded."""
-        pair = next(pair for pair in self.pool.pairs if pair.id == id)
-        return (pair.base if side == "base" else pair.post).split("/")[-1].partition("@")[0]
+        pair = next((pair for pair in self.pool.pairs if pair.id == id), None)
+        if pair is None:  # a kept turn may be of a pair that this start of the app does not have
+            return f"{session.name(side).capitalize()} model"
+        return label(pair.base if side == "base" else pair.post).split("/")[-1].partition("@")[0]
 
 
 def _setting(widget: gr.Component, value: float) -> Any:
