@@ -1,6 +1,8 @@
 """The named endpoints: a client that goes frees both slots, and what they tell of the machine is names."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -26,6 +28,15 @@ def slow(_scripted_page, monkeypatch):
     return url, tickets
 
 
+@contextmanager
+def client(url: str) -> Iterator[Client]:
+    client = Client(url, verbose=False)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
 def both(tickets: list, what) -> None:
     deadline = time.monotonic() + 60
     while not (len(tickets) == 2 and all(map(what, tickets))):
@@ -39,10 +50,11 @@ def stopped(ticket) -> bool:
 
 def test_a_client_that_cancels_frees_both_slots(slow):
     url, tickets = slow
-    job = Client(url, verbose=False).submit(ASKED, api_name="/compare")
-    both(tickets, lambda ticket: True)
-    job.cancel()
-    both(tickets, stopped)
+    with client(url) as someone:
+        job = someone.submit(ASKED, api_name="/compare")
+        both(tickets, lambda ticket: True)
+        job.cancel()
+        both(tickets, stopped)
 
 
 def test_a_client_that_hangs_up_frees_both_slots(slow):
@@ -57,7 +69,8 @@ def test_a_client_that_hangs_up_frees_both_slots(slow):
 
 def test_the_answer_is_one_object(scripted):
     url = scripted("one two three", "four", pause=0.2)
-    answer = Client(url, verbose=False).predict(ASKED, api_name="/compare")
+    with client(url) as someone:
+        answer = someone.predict(ASKED, api_name="/compare")
     assert (answer["base"]["text"].strip(), answer["post"]["text"].strip()) == ("one two three", "four")
     assert answer["receipt"]["comparison"]["prompt"] == "Count"
 
@@ -66,5 +79,6 @@ def test_pairs_from_folders_are_named_without_their_path(_scripted_page, monkeyp
     pool, url = _scripted_page
     folder = PAIR.model_copy(update={"base": "/home/me/models/mine", "post": "owner/theirs@main"})
     monkeypatch.setattr(pool, "pairs", (folder,))
-    (named,) = Client(url, verbose=False).predict(api_name="/pairs")
+    with client(url) as someone:
+        (named,) = someone.predict(api_name="/pairs")
     assert (named["base"], named["post"]) == ("mine", "owner/theirs@main")

@@ -119,7 +119,7 @@ def test_a_new_process_gives_the_replies_of_this_one(pool):
         (["--history", "README.md"], "--history takes a JSON file with a list of"),
         (["--history", "docs/schemas/receipt.schema.json"], "--history: "),
         (["--base", "nowhere/at/all"], "--base and --post go together"),
-        (["--base", "./nowhere", "--post", "./nowhere"], "There is no folder './nowhere' on this machine"),
+        (["--base", "./nowhere", "--post", "./nowhere"], "There is no folder 'nowhere' on this machine"),
         (["--slots", "0"], "--slots must be 1 or more."),
         (["--auth", "nowhere"], "--auth takes a file with lines of user:password"),
         (["--pair", "smollm2-135m"], "is not on this machine and the Hub cannot be reached"),
