@@ -42,19 +42,21 @@ def levels(preferred: str, threads: int) -> list[Level]:
 def neighbours_do_not_matter(lane: Lane, steps: int = 4) -> bool:
     """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
 
-    Leaves the lane dirty on purpose: what an earlier occupant left in a slot is one of the fillings.
+    The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
+    purpose: what an earlier occupant left in a slot is one of the fillings.
     """
     draw = random.Random(lane.length)
     prompt_length = min(lane.chunk + 7, lane.length - steps)
     prompt = [draw.randrange(lane.vocabulary) for _ in range(prompt_length)]
     forced = [draw.randrange(lane.vocabulary) for _ in range(steps)]
-    reference: torch.Tensor | None = None
+    references: tuple[torch.Tensor, torch.Tensor] | None = None
     for filling in ("empty", "short", "long"):
         others = _others(lane, filling, draw, steps)
+        read = _read(lane, prompt)[0].clone()
         for slot in range(lane.slots):
-            logits = _run(lane, slot, prompt, forced, others)
-            reference = logits if reference is None else reference
-            if not torch.equal(reference, logits):
+            written = _continue(lane, slot, prompt_length, forced, others)
+            references = references or (read, written)
+            if not (torch.equal(references[0], read) and torch.equal(references[1], written)):
                 return False
     return True
 
@@ -73,18 +75,19 @@ def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Fillin
     return lambda step: (list(tokens[step]), [start + step] * lane.slots)
 
 
-def _run(lane: Lane, slot: int, prompt: list[int], forced: list[int], others: Filling) -> torch.Tensor:
-    """Logits [1 + steps, vocabulary] of the prompt in `slot`, continued with forced tokens among the others."""
-    seen = [_read(lane, prompt)[0].clone()]
+def _continue(lane: Lane, slot: int, start: int, forced: list[int], others: Filling) -> torch.Tensor:
+    """Logits [steps, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on."""
     lane.adopt(slot)
+    seen = []
     for step, token in enumerate(forced):
         tokens, positions = others(step)
-        tokens[slot], positions[slot] = token, len(prompt) + step
+        tokens[slot], positions[slot] = token, start + step
         seen.append(lane.write(tokens, positions)[slot].clone())
     return torch.stack(seen)
 
 
 def _read(lane: Lane, token_ids: list[int]) -> torch.Tensor:
+    """Logits [1, vocabulary] after a prompt."""
     lane.begin()
     for start in range(0, len(token_ids), lane.chunk):
         logits = lane.read(token_ids, start)
