@@ -50,7 +50,7 @@ def generate(subject: Subject, asked: Request, threads: int) -> float:
         ids = torch.tensor([asked.token_ids], device=model.device)
         model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         if model.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(model.device)
     seconds = time.perf_counter() - began
     torch.set_num_threads(threads_before)
     return seconds

@@ -6,6 +6,8 @@
 Every repetition runs the same comparison, both replies of full length, once each way: by the two
 engines alone; with gradio_client through /compare; as the page's Compare button, every view read from
 its event stream; in a real browser from the key press until both panes say that they have ended.
+Processor time is this process's own (the engines, the server and the client, not the browser), which
+other work on the machine does not change.
 """
 
 import argparse
@@ -132,20 +134,28 @@ def measure(ways: dict[str, Way], repetitions: int) -> list[dict[str, Any]]:
     for run in ways.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repetitions):
         for name, run in ways.items():
-            began = time.perf_counter()
+            began, processor_began = time.perf_counter(), time.process_time()
             run()
             seconds[name].append(time.perf_counter() - began)
-    first = next(iter(seconds.values()))
+            processor[name].append(time.process_time() - processor_began)
+    first = next(iter(ways))
     return [
         {
             "way": name,
-            "seconds": statistics.median(taken),
-            "times the bare engine": statistics.median(mine / bare for mine, bare in zip(taken, first, strict=True)),
+            "seconds": statistics.median(seconds[name]),
+            "times the bare engine": _ratio(seconds[name], seconds[first]),
+            "processor seconds": statistics.median(processor[name]),
+            "times the bare engine's": _ratio(processor[name], processor[first]),
         }
-        for name, taken in seconds.items()
+        for name in ways
     ]
+
+
+def _ratio(mine: Sequence[float], bare: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(mine, bare, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

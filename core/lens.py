@@ -397,8 +397,8 @@ def coupled_agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     ratio = torch.where(torch.isneginf(p) & torch.isneginf(q), 0, p - q)
     order = ratio.argsort(dim=1, descending=True)
     p, q = p.gather(1, order).exp(), q.gather(1, order).exp()
-    above = p.cumsum(1) / p
-    below = (q.flip(1).cumsum(1).flip(1) - q) / q
+    above = sampling.running_sum(p) / p
+    below = (sampling.running_sum(q.flip(1)).flip(1) - q) / q
     return torch.where((p > 0) & (q > 0), 1 / (above + below), 0).sum(1).clamp(max=1)
 
 

@@ -33,9 +33,15 @@ def place(settings: Settings, index: int = 0) -> Placement:
     return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32)
 
 
+def figures_device(device: torch.device) -> torch.device:
+    """Where logits are computed with: on their own device, but on the CPU where that has no float64 (Apple's GPUs)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def deterministic_cuda() -> None:
     """CUDA settings under which a kernel gives the same bits every time. Set once, before anything is served."""
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it did not write
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cudnn.benchmark = False

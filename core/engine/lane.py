@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from core.engine.device import figures_device
 from core.engine.slots import Masks, SlotCache
 from core.engine.step import Forward, Step, record
 
@@ -78,6 +79,7 @@ class Lane:
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
         self.device = next(model.get_input_embeddings().parameters()).device
+        self._figures_device = figures_device(self.device)
         self.masks = Masks(config, model.dtype, attention)
         self.store = PrefillStore(store_bytes)
         self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -156,7 +158,7 @@ class Lane:
             use_cache=True,
             **({"logits_to_keep": kept} if self._last_only else {}),
         ).logits[0]
-        return (logits if self._last_only else logits[kept])[:, : self.vocabulary]
+        return (logits if self._last_only else logits[kept])[:, : self.vocabulary].to(self._figures_device)
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way."""
@@ -180,7 +182,7 @@ class Lane:
             for i, cache in enumerate(self._writing)
         ]
         logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return logits[:, -1, : self.vocabulary]
+        return logits[:, -1, : self.vocabulary].to(self._figures_device)
 
     def _place(self, slot: int) -> tuple[SlotCache, int]:
         rows = self.slots // len(self._writing)

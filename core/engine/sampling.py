@@ -112,9 +112,18 @@ def top_p(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 def _nucleus(logits: torch.Tensor, p: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Among the `count` largest logits of each row: how many are kept, the smallest of those, and whether they hold p; each [R, 1]."""
     values = logits.topk(count).values
-    mass = torch.cumsum(torch.exp(values - torch.logsumexp(logits, dim=1, keepdim=True)), dim=1)
+    mass = running_sum(torch.exp(values - torch.logsumexp(logits, dim=1, keepdim=True)))
     kept = 1 + (mass[:, :-1] < p).sum(dim=1, keepdim=True)  # the most likely token always stays
     return kept, values.gather(1, kept - 1), mass[:, -1:] >= p
+
+
+def running_sum(values: torch.Tensor) -> torch.Tensor:
+    """The sum of each row [R, V] up to each of its values, from left to right.
+
+    Taken on the CPU: on a GPU a cumulative sum of floats has no deterministic algorithm, and torch refuses
+    it where those are asked for (https://github.com/pytorch/pytorch/issues/75240).
+    """
+    return values.cpu().cumsum(dim=1).to(values.device)
 
 
 def min_p(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
