@@ -1,11 +1,14 @@
 """Serving the page to a real browser: Debian's Chromium, no network but the page itself."""
 
+import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import gradio as gr
 from playwright.sync_api import Page
 
 from core.settings import Settings
@@ -35,12 +38,27 @@ def free_port() -> int:
 @contextmanager
 def served(pool) -> Iterator[str]:
     """The whole page over this pool; yields its address."""
-    demo = whole_page.build(pool)
-    _, url, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
+    demo, url = _in_an_event_loop(lambda: _serve(pool))
     try:
         yield url.rstrip("/")
     finally:
         demo.close(verbose=False)
+
+
+def _serve(pool) -> tuple[gr.Blocks, str]:
+    demo = whole_page.build(pool)
+    _, url, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
+    return demo, url
+
+
+def _in_an_event_loop(work: Callable[[], Any]) -> Any:
+    """Without a running loop Gradio opens several of its own, and never closes them."""
+
+    async def inside() -> Any:
+        return work()
+
+    browser_is_running = asyncio._get_running_loop() is not None
+    return work() if browser_is_running else asyncio.run(inside())
 
 
 class Watch:

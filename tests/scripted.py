@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from core.checkpoints import HOME, Checkpoint, Pair, read_tokenizer
+from core.checkpoints import HOME, Checkpoint, Pair, default_pair, read_tokenizer
 from core.engine import Scored
 from core.pool import Lease, Progress
 from core.settings import Settings
@@ -105,7 +105,7 @@ class ScriptedPool:
 
     def __init__(self, base: str = "", post: str = "", pause: float = 0.0, loading: float = 0.0):
         self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
-        tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
+        tokenizer = read_tokenizer(HOME / default_pair(Settings()).post, "the embedded tokenizer")
         self.engines = {side: ScriptedEngine(tokenizer, seed) for seed, side in enumerate(SIDES)}
         checkpoints = {
             side: Checkpoint(
