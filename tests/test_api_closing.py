@@ -16,9 +16,9 @@ ASKED = {"pair": PAIR.id, "prompt": "Count", "sampling": DEFAULT_SAMPLING.model_
 
 @pytest.fixture
 def slow(_scripted_page, monkeypatch):
-    """A page whose models write for a minute; its address, and the tickets of what they were asked."""
+    """A page whose models write for ten minutes; its address, and the tickets of what they were asked."""
     pool, url = _scripted_page
-    pool.say("one two three four five " * 100, "one two three four five " * 100, pause=0.1)
+    pool.say("one two three " * 2000, "one two three " * 2000, pause=0.1)
     tickets = []
     for engine in pool.engines.values():
         submit = engine.submit

@@ -24,18 +24,23 @@
       /(`{3,}|~{3,})[^]*?(?:\1|$(?![^]))|<code class="ticks-(\d+)">|<\/code>|&#x([0-9A-F]+);|(?<=^|\n) {13}\n/g,
       (found, fence, count, entity) => {
         if (fence) return found;
-        if (entity) return String.fromCodePoint(parseInt(entity, 16));
+        if (entity) return character(entity);
         if (count) return (ticks = "`".repeat(Number(count)));
         return found === "</code>" ? ticks : "";
       },
     );
   };
+  const character = (entity) => String.fromCodePoint(parseInt(entity, 16));
+  const plain = (text) => text.replace(/&#x([0-9A-F]+);/g, (_, entity) => character(entity));
   const clipboard = navigator.clipboard;
   if (clipboard) {
-    let ofCode = false; // the button of one code block copies what it shows, which is not escaped
-    addEventListener("click", (event) => (ofCode = Boolean(event.target.closest?.(".copy_code_button"))), true);
+    let from = null; // where the last click was: what a code block copies is what it shows, and the base side has no Markdown
+    addEventListener("click", (event) => (from = event.target), true);
     const write = clipboard.writeText.bind(clipboard);
-    clipboard.writeText = (text) => write(ofCode ? text : written(text));
+    clipboard.writeText = (text) => {
+      if (from?.closest?.(".copy_code_button")) return write(text);
+      return write(from?.closest?.("#chat_base") ? plain(text) : written(text));
+    };
   }
   // What the server hands out goes to the clipboard or into a file here, in one click, and is stored nowhere else.
   const here = () => ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"].includes(location.hostname);
