@@ -179,7 +179,8 @@ def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(own):
     port = free_port()
     environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SAME_SEED_AUTH": "ada:secret", "GRADIO_ROOT_PATH": "/seed"}  # fmt: skip
     server = subprocess.Popen(
-        [sys.executable, "app.py", *own], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "app.py", *own], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a runner in the background has its children ignore it
     )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
