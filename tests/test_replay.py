@@ -112,8 +112,7 @@ def test_a_reply_that_was_stopped_replays_as_far_as_it_went(pool):
 
 def test_a_replay_that_is_closed_stops_both_sides(pool, original):
     replaying = replay.replay(pool, run(pool, asked(pool, max_new_tokens=150)))
-    for _ in range(3):
-        next(replaying)
+    next(replaying)  # under way; a tiny model may have ended by the next report
     replaying.close()
     lease = pool.peek(pool.default.id)
     assert verdict_of(pool, original).outcome == "identical", "the slots are free again"
