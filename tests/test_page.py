@@ -49,11 +49,14 @@ def test_replies_stream_and_the_strip_tells_what_happened(visitor, slow):
         f"() => document.querySelector('#chat_base .bot.message').innerText.length > {len(first) + 20}"
     )
     expect(page.locator(".strip.post .status")).to_contain_text("Writing")
+    for button in ("retry", "edit", "undo", "new"):
+        expect(page.locator(f"#{button}")).to_be_disabled()
     page.locator("#prompt").get_by_role("button", name="Stop").click()
     ended(page)
     expect(page.locator(".strip.base .status")).to_contain_text("Stopped")
     expect(page.locator(".strip.base .weights")).to_contain_text("bbbbbbbb")
     assert re.search(r"\d+ ms", page.locator(".strip.base .first-token").inner_text())
+    expect(page.locator("#new")).to_be_enabled()
     expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_visible()
     assert reply(page, "base").startswith("one two three"), "what was written until then stays"
 
