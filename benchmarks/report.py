@@ -121,7 +121,7 @@ def command(module: str, arguments: Sequence[str]) -> str:
     """What a person types to run this again; --save, which changes nothing that is measured, is left out."""
     kept = [
         part
-        for before, part in zip(["", *arguments[:-1]], arguments, strict=True)
+        for before, part in zip(["", *arguments], arguments, strict=False)
         if not part.startswith("--save") and (before != "--save" or part.startswith("-"))
     ]
     return shlex.join(["python", "-m", module, *kept])

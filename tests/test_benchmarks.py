@@ -94,6 +94,20 @@ def test_the_command_is_kept_without_where_it_was_kept(arguments):
     assert report.command("benchmarks.engine", arguments) == "python -m benchmarks.engine --pairs 8b"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        ([], ""),
+        (["--save"], ""),
+        (["--repetitions", "3"], " --repetitions 3"),
+        (["--save", "/a b", "--dry"], " --dry"),
+        (["--dry", "--save=/a b"], " --dry"),
+    ],
+)
+def test_the_command_above_a_table_is_what_was_typed_without_where_it_is_kept(arguments, typed):
+    assert report.command("benchmarks.lens", arguments) == f"python -m benchmarks.lens{typed}"
+
+
 def test_lens(capsys):
     assert lens.main(["--repetitions", "1", "--tokens", "12"]) == 0
     row = found(capsys.readouterr().out)["tables"][0]["rows"][0]
