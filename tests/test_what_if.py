@@ -3,14 +3,19 @@
 import csv
 import io
 import json
+import time
+from itertools import pairwise
 
 import pytest
 
 import app
-from core import lens, what_if, wording
+from core import lens, receipts, what_if, wording
 from core.compare import compare
 from core.errors import UserError
-from core.types import SIDES, Comparison, Dial, LensReport
+from core.pool import Progress
+from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
+from core.ui import lens_session
+from core.ui.lens_session import Stop
 from tests.pairs import comparison, tiny_lease
 
 
@@ -163,3 +168,77 @@ def test_the_command_prints_the_lens_of_a_receipt_and_writes_the_table(tmp_path,
         assert len(list(csv.DictReader(io.StringIO(sheet.read_text())))) == len(report.lens.shifts)
     assert app.main(["lens", str(tmp_path / "nothing.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+# --- what the tab does, without a browser ------------------------------------------------------------------
+
+
+class OnePair:
+    """What the tab's sessions use of a pool."""
+
+    def __init__(self, lease):
+        self.lease = lease
+
+    def open(self, id):
+        yield Progress("Loading")
+        return self.lease
+
+
+def kept(result) -> tuple[Record, ...]:
+    turn = Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)
+    sides = (receipts.side_receipt(result.side(side)) for side in SIDES)
+    return (Record.of(result.comparison, turn, *sides),)
+
+
+def test_stop_ends_what_is_under_way_and_keeps_what_was_read(lease):
+    long = kept(compare(lease, comparison(max_new_tokens=150)))
+    stop = Stop()
+    views = []
+    for view in lens_session.read(OnePair(lease), long, 0, "post", "identical", stop):
+        views.append(view)
+        if view.lines and view.lines.count("\n") > 1:
+            stop.stop()
+    assert views[-1].notice.startswith("Stopped")
+    assert all(view.report is None for view in views)
+    lines = [view.lines for view in views if view.lines]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(lines)), "the string only grows"
+    stop = Stop()
+    dialled = lens_session.dial(OnePair(lease), long, 0, 0.5, "logits", stop)
+    next(dialled)
+    stop.stop()
+    *_, last = dialled
+    assert last.made.record.post.finish_reason == "stopped"
+
+
+def test_a_closed_tab_frees_both_models_whatever_it_was_doing(lease):
+    chat = kept(compare(lease, comparison(max_new_tokens=150)))
+    for start in (
+        lambda: lens_session.read(OnePair(lease), chat, 0, "base", "own", Stop()),
+        lambda: lens_session.hand_over(OnePair(lease), chat, 0, 3, Stop()),
+        lambda: lens_session.dial(OnePair(lease), chat, 0, 0.5, "logits", Stop()),
+        lambda: lens_session.sweep(OnePair(lease), chat, 0, "logits", Stop()),
+        lambda: lens_session.grid(OnePair(lease), chat, 0, Stop()),
+    ):
+        views = start()
+        for _ in range(4):
+            next(views, None)
+        views.close()
+    began = time.monotonic()
+    while any(lease.side(side).engine._scheduler.active() for side in SIDES):
+        assert time.monotonic() - began < 60, "somebody still holds a slot"
+        time.sleep(0.05)
+
+
+def test_a_branch_of_a_conversation_that_has_changed_is_refused(lease, result):
+    chat, report = kept(result), lens.run(lens.report(lease, result, "post")).model_dump_json()
+    other = kept(compare(lease, comparison("Another prompt", max_new_tokens=5)))
+    for turns, step, token, said in (
+        (other, 1, 5, "changed since"),
+        (chat, "1", 5, "one of the tokens"),
+        (chat, 400, 5, "tokens 1 to 40"),
+        (chat, 1, -3, "from 0 on"),
+        (chat, 1, 10**6, "does not have"),
+    ):
+        views = list(lens_session.branch(OnePair(lease), turns, report, 0, step, token, Stop()))
+        assert said in views[-1].notice
+        assert views[-1].tone == "error"
