@@ -57,6 +57,20 @@ def test_a_client_that_cancels_frees_both_slots(slow):
         both(tickets, stopped)
 
 
+def test_an_experiment_that_is_cancelled_frees_both_slots(slow):
+    url, tickets = slow
+    with client(url) as someone:
+        job = someone.submit("inputs", api_name="/experiment")
+        deadline = time.monotonic() + 60
+        while not tickets:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        job.cancel()
+        while not all(map(stopped, tickets)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_a_client_that_hangs_up_frees_both_slots(slow):
     url, tickets = slow
     event = httpx.post(f"{url}/gradio_api/call/compare", json={"data": [ASKED]}).json()["event_id"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints.recipe import __main__ as recipe
 from checkpoints.recipe import batches, chats, tokenizer, train
 from checkpoints.recipe.draw import talk
 
@@ -138,3 +139,11 @@ def test_encoded_conversations_survive_the_disk(spelling, tmp_path):
     chats.save(some, tmp_path)
     for (ids, learned), (same_ids, same_learned) in zip(some, chats.load(tmp_path), strict=True):
         assert np.array_equal(ids, same_ids) and np.array_equal(learned, same_learned)
+
+
+def test_without_a_name_every_stage_runs_in_order_and_an_unknown_one_is_refused(capsys):
+    assert recipe.parse([]).stages == list(recipe.STAGES)
+    assert recipe.parse(["export", "cards"]).stages == ["export", "cards"]
+    with pytest.raises(SystemExit):
+        recipe.parse(["exprot"])
+    assert "there is no stage 'exprot'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import argparse
 import json
 import random
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,11 +31,9 @@ def main() -> None:
         STAGES[stage](arguments, machine, configuration["mixture"])
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m checkpoints.recipe", description=__doc__)
-    parser.add_argument(
-        "stages", nargs="*", default=list(STAGES), choices=[*STAGES, []], metavar="stage", help=" ".join(STAGES)
-    )
+    parser.add_argument("stages", nargs="*", type=stage, default=list(STAGES), help=f"some of: {' '.join(STAGES)}")
     parser.add_argument("--config", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument(
         "--corpus", type=Path, default=Path("../shared/corpus"), help="folder that holds the files of sources.toml"
@@ -49,7 +48,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
     parser.add_argument("--slots", type=int, default=16, help="evaluate: replies written at once")
     parser.add_argument("--stop-at", type=int, help="stop training after this many steps, before the rate has fallen")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def stage(name: str) -> str:
+    if name not in STAGES:
+        raise argparse.ArgumentTypeError(f"there is no stage {name!r}; choose from {', '.join(STAGES)}")
+    return name
 
 
 def make_tokens(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:

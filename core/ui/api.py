@@ -66,13 +66,14 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         except UserError as error:
             raise gr.Error(str(error)) from None
 
-    def experiment_endpoint(name: str, pair: str | None = None) -> dict:
+    def experiment_endpoint(name: str, pair: str | None = None) -> Iterator[dict | None]:
         """Run a guided experiment on a pair (default: the page's); returns the Verdict, with the exact comparisons."""
         try:
             experiment = experiments.find(name)
-            lease = pool.wait(pair or pool.default.id)
+            lease = yield from _quietly(pool.open(pair or pool.default.id))
             try:
-                return canonical.dump(experiments.finish(experiments.perform(experiment, lease, processes.ask)))
+                steps = experiments.perform(experiment, lease, processes.ask)
+                yield canonical.dump((yield from _quietly(steps)))
             finally:
                 lease.release()
         except UserError as error:

@@ -38,7 +38,7 @@ class LensTab:
             )
         with gr.Row(elem_id="lens_actions"):
             self.read = gr.Button("Read this reply", variant="primary", elem_id="lens_read", size="md", min_width=140)
-            self.stop = gr.Button("Stop", elem_id="lens_stop", size="md", min_width=80)
+            self.stop = gr.Button("Stop", elem_id="lens_stop", size="md", min_width=80, interactive=False)
             self.link = gr.Button("Copy link", elem_id="lens_link", size="md", min_width=90)
             self.json = gr.Button("Save as JSON", size="md", elem_id="lens_json", min_width=110)
             self.csv = gr.Button("Save as CSV", size="md", elem_id="lens_csv", min_width=110)
@@ -106,7 +106,7 @@ class LensTab:
             self.amount,
             self.space,
         }
-        outputs = [self.view, self.report, self.shown, self.what_if, self.made, self.notice, self.stopper]
+        outputs = [self.view, self.report, self.shown, self.what_if, self.made, self.notice, self.stopper, self.stop]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         once: dict[str, Any] = {"trigger_mode": "once", **MODELS, **quiet}
         tab.select(self._turns, [chat, self.turn], self.turn, queue=False, **quiet)
@@ -173,9 +173,10 @@ class LensTab:
             stop = Stop()
             views = start(values, stop)
             try:
-                yield {self.stopper: stop, self.notice: render.notice("")}
+                yield {self.stopper: stop, self.stop: gr.update(interactive=True), self.notice: render.notice("")}
                 for view in views:
                     yield self._show(view, values)
+                yield {self.stopper: None, self.stop: gr.update(interactive=False)}
             finally:
                 views.close()  # a closed tab closes this generator, and with it whatever is under way
 
