@@ -7,9 +7,10 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Request
 
 from core.settings import Settings
 from core.ui import page as whole_page
@@ -86,9 +87,29 @@ class Watch:
         assert self.errors == [], self.errors
 
 
+_open: WeakKeyDictionary[Page, set[Request]] = (
+    WeakKeyDictionary()
+)  # what each page has asked its server and not got yet
+
+
 def open_page(page: Page, url: str) -> None:
+    asked = _open[page] = set()
+    page.set_default_timeout(60_000)
+    page.on("request", lambda request: asked.add(request))
+    for settled in ("requestfinished", "requestfailed"):
+        page.on(settled, lambda request: asked.discard(request))
     page.goto(url)
     page.locator("#prompt textarea").wait_for()
+
+
+def reload(page: Page) -> None:
+    """Load the page again, once it is quiet: what it had put up on the screen it has then also kept.
+
+    A page that leaves with a stream still open reports the stream that it broke off as an error.
+    """
+    while any("/gradio_api/queue/data" in request.url for request in _open[page]):
+        page.wait_for_timeout(50)
+    page.reload()
 
 
 def ask(page: Page, text: str) -> None:

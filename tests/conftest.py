@@ -15,8 +15,9 @@ settings.quieten()
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402
 
+expect.set_options(timeout=60_000)  # milliseconds until a wait has failed: on a busy machine nothing is quick
 torch.set_num_threads(1)  # tiny models: threads that wait for each other cost more than they save
 
 

@@ -10,7 +10,7 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from core.types import DEFAULT_SAMPLING, LensReport
-from tests.browser import ask, at_most, ended, reply
+from tests.browser import ask, at_most, ended, reload, reply
 
 PLANTS = "Plants are tiny chefs that cook with sunshine!\n\n1. **Sip** water from the soil.\n2. Breathe in air.\n"
 HOSTILE = (
@@ -100,7 +100,7 @@ def test_the_link_of_a_lens_on_a_branch_opens_in_another_browser_and_gives_the_s
     expect(other.locator("#banner")).to_contain_text("The base reply begins with 5 given tokens")
     expect(other.locator("#banner")).to_contain_text("look at the base reply on the Token lens tab")
     other.locator("#prompt").get_by_role("button", name="Compare").click()
-    expect(other.locator("#banner")).to_contain_text("These are the replies that were shared", timeout=30_000)
+    expect(other.locator("#banner")).to_contain_text("These are the replies that were shared")
     open_lens(other)
     read(other)
     second = LensReport.model_validate_json(saved(other, "#lens_json"))
@@ -160,7 +160,7 @@ def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visito
         assert given.startswith(start)
         assert "after 4 given" in page.locator(f".what-if.{side} header").inner_text()
     page.locator("#lens_hand_over").click()
-    expect(page.locator(".what-if.base header")).to_contain_text("after 5 given", timeout=30_000)
+    expect(page.locator(".what-if.base header")).to_contain_text("after 5 given")
     finished(page)
     handed = page.locator(".what-if.post pre").text_content()
     page.get_by_role("tab", name="Compare").click()
@@ -170,8 +170,8 @@ def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visito
     expect(page.locator("#prompt textarea")).to_be_visible()
     expect(page.locator("#chat_post .bot.message")).to_have_count(1)
     assert " ".join(reply(page, "post").split()) == " ".join(handed.split())
-    page.reload()
-    expect(page.locator("#chat_post .bot.message")).to_have_count(1, timeout=15_000)
+    reload(page)
+    expect(page.locator("#chat_post .bot.message")).to_have_count(1)
     assert " ".join(reply(page, "post").split()) == " ".join(handed.split()), "it is kept like any other turn"
 
 
@@ -186,16 +186,16 @@ def test_the_dial_its_sweep_and_the_grid(visitor, url):
     box.fill("1")
     box.press("Tab")
     page.locator("#lens_dial").click()
-    expect(page.locator(".what-if.post header")).to_contain_text("Dial at 1, logits", timeout=60_000)
+    expect(page.locator(".what-if.post header")).to_contain_text("Dial at 1, logits")
     finished(page)
     assert " ".join(page.locator(".what-if.post pre").text_content().split()) == " ".join(post.split())
     page.locator("#lens_sweep").click()
-    expect(page.locator("table.sweep tbody tr")).to_have_count(7, timeout=60_000)
+    expect(page.locator("table.sweep tbody tr")).to_have_count(7)
     rows = page.locator("table.sweep tbody tr")
     assert rows.nth(0).locator("td").first.inner_text() == "never"
     assert " ".join(rows.nth(4).locator("td.text").text_content().split()) == " ".join(post.split())
     page.locator("#lens_grid").click()
-    expect(page.locator("table.grid td.text")).to_have_count(4, timeout=60_000)
+    expect(page.locator("table.grid td.text")).to_have_count(4)
     expect(page.locator("#what_if")).to_contain_text("by the weights")
 
 

@@ -9,7 +9,7 @@ from gradio_client import Client
 from playwright.sync_api import expect
 
 from core.types import DEFAULT_SAMPLING, Finish, Request
-from tests.browser import ask, at_most, ended, open_page, reply
+from tests.browser import ask, at_most, ended, open_page, reload, reply
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_both_models_answer_three_turns_and_the_history_is_in_sight(visitor, url
     at_most(page, 40)
     for turn, prompt in enumerate(("What is the capital of France?", "My name is Zanlor.", "What is my name?")):
         ask(page, prompt)
-        expect(page.locator("#chat_base .user.message")).to_have_count(turn + 1, timeout=30_000)
+        expect(page.locator("#chat_base .user.message")).to_have_count(turn + 1)
         ended(page)
     assert page.locator("#chat_post .bot.message").count() == 3
     page.get_by_role("button", name="Exactly what was sent").click()
@@ -43,7 +43,7 @@ def test_both_models_answer_three_turns_and_the_history_is_in_sight(visitor, url
 def test_replies_stream_and_the_strip_tells_what_happened(visitor, slow):
     page = visitor(slow)
     ask(page, "Count")
-    expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
     first = page.locator("#chat_base .bot.message").inner_text()
     page.wait_for_function(
         f"() => document.querySelector('#chat_base .bot.message').innerText.length > {len(first) + 20}"
@@ -100,7 +100,6 @@ def test_retry_undo_edit_and_new_chat(visitor, url):
     page.wait_for_function(
         "(before) => { const bot = document.querySelector('#chat_base .bot.message'); return bot && bot.innerText !== before }",
         arg=first,
-        timeout=30_000,
     )
     ended(page)
     expect(page.locator("#chat_base .bot.message")).to_have_count(1)
@@ -128,15 +127,15 @@ def test_a_reload_keeps_the_conversation_and_its_settings(visitor, url):
     ask(page, "Who are you?")
     ended(page)
     before = (reply(page, "base"), reply(page, "post"))
-    page.reload()
-    expect(page.locator("#chat_post .bot.message")).to_have_count(1, timeout=15_000)
+    reload(page)
+    expect(page.locator("#chat_post .bot.message")).to_have_count(1)
     assert (reply(page, "base"), reply(page, "post")) == before
     expect(page.locator("#seed input")).to_have_value("77")
     expect(page.locator("#system textarea")).to_have_value("You are Captain Nora.")
     page.get_by_role("button", name="Exactly what was sent").click()
     expect(page.locator(".sent.post pre")).to_contain_text("Captain Nora")
     ask(page, "And now?")
-    expect(page.locator("#chat_post .user.message")).to_have_count(2, timeout=15_000)
+    expect(page.locator("#chat_post .user.message")).to_have_count(2)
     ended(page)
 
 
@@ -154,7 +153,7 @@ def test_choosing_another_pair_renames_the_panes_and_loads_nothing(visitor, url,
     expect(page.locator("#head_base")).to_contain_text("SmolLM2-135M")
     expect(page.locator("#head_post")).to_contain_text("SmolLM2-135M-Instruct")
     ask(page, "Hello")
-    expect(page.locator("#notice")).to_contain_text("cannot be reached", timeout=30_000)
+    expect(page.locator("#notice")).to_contain_text("cannot be reached")
     expect(page.locator("#prompt textarea")).to_have_value("Hello")
     assert not any("SmolLM2" in name for name in pool.loaded())
 
@@ -180,12 +179,39 @@ def test_stop_stops_only_ones_own_replies(visitor, slow):
     mine, theirs = visitor(slow), visitor(slow)
     for page in (mine, theirs):
         ask(page, "Count")
-        expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
+        expect(page.locator(".strip.base.is-writing")).to_have_count(1)
     mine.locator("#prompt").get_by_role("button", name="Stop").click()
     ended(mine)
     expect(theirs.locator(".strip.base.is-writing")).to_have_count(1)
     theirs.locator("#prompt").get_by_role("button", name="Stop").click()
     ended(theirs)
+
+
+def test_a_slow_browser_is_asked_to_draw_less_often_so_that_stop_still_works(visitor, slow):
+    page = visitor(slow)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    ask(page, "Count")
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
+    page.wait_for_timeout(4000)  # long enough for what is not drawn to pile up
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
+    expect(page.locator(".strip.base .status")).to_contain_text("Stopped")
+
+
+def test_what_is_sent_while_a_reply_is_being_written_stays_in_its_box_and_a_sentence_says_why(visitor, slow):
+    page = visitor(slow)
+    ask(page, "Count")
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
+    ask(page, "Too early")
+    expect(page.locator("#notice")).to_contain_text("A reply is being written")
+    expect(page.locator("#prompt textarea")).to_have_value("Too early")
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
+    expect(page.locator("#chat_base .user.message")).to_have_count(1)
+    ask(page, "Now")
+    expect(page.locator("#chat_base .user.message")).to_have_count(2)
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
 
 
 def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monkeypatch):
@@ -209,10 +235,10 @@ def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monke
     page.locator("#max_new_tokens input[type=number]").fill("900")
     page.locator("#max_new_tokens input[type=number]").press("Tab")
     ask(page, "Once upon a time")
-    expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=20_000)
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
     assert finished == []
     context.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(finished) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert finished == ["stopped", "stopped"]
@@ -231,7 +257,7 @@ def test_a_visitor_who_waits_sees_how_many_are_ahead(visitor, url, pool):
     ]
     try:
         ask(page, "Hello")
-        expect(page.locator(".strip.base .status")).to_contain_text(re.compile(r"Waiting, \d+ ahead"), timeout=10_000)
+        expect(page.locator(".strip.base .status")).to_contain_text(re.compile(r"Waiting, \d+ ahead"))
     finally:
         for ticket in crowd:
             ticket.cancel()
@@ -257,7 +283,7 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     page.locator("#seed input").fill("5")
     page.locator("#seed input").press("Tab")
     ask(page, "word " * 3000)
-    expect(page.locator("#notice")).to_contain_text("its context holds 1,024", timeout=15_000)
+    expect(page.locator("#notice")).to_contain_text("its context holds 1,024")
     expect(page.locator("#chat_base .user.message")).to_have_count(1)
     assert len(page.locator("#prompt textarea").input_value()) > 10_000, "the prompt is still in its box"
 
@@ -282,7 +308,7 @@ ${window.hacked = 3} {{constructor.constructor('window.hacked = 4')()}} $$\\href
 def shows_exactly(page, text: str) -> None:
     """The base pane holds this text, character for character."""
     page.wait_for_function(
-        "(text) => document.querySelector('#chat_base .bot.message .md').textContent === text", arg=text, timeout=5000
+        "(text) => document.querySelector('#chat_base .bot.message .md').textContent === text", arg=text
     )
 
 

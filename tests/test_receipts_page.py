@@ -20,7 +20,7 @@ from core.types import DEFAULT_SAMPLING, Comparison, Conversation, Receipt, Requ
 from core.ui import page as whole_page
 from tests import browser as chromium
 from tests import tiny
-from tests.browser import Watch, ask, at_most, ended, reply
+from tests.browser import Watch, ask, at_most, ended, open_page, reload, reply
 from tests.test_replay import resealed
 
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
@@ -50,8 +50,7 @@ def arrive(browser):
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         page = context.new_page()
         opened.append((context, Watch(page, link.partition("#")[0].rstrip("/"))))
-        page.goto(link)
-        page.locator("#prompt textarea").wait_for()
+        open_page(page, link)
         return page
 
     yield open_link
@@ -109,7 +108,7 @@ def ask_next(page: Page, text: str, turn: int) -> None:
         page.wait_for_timeout(500)
         if page.locator("#chat_base .user.message").count() == turn:
             break
-    expect(page.locator(f"#turns [data-do=receipt][data-turn='{turn - 1}']")).to_have_count(1, timeout=60_000)
+    expect(page.locator(f"#turns [data-do=receipt][data-turn='{turn - 1}']")).to_have_count(1)
 
 
 def drop(page: Page, data: str) -> None:
@@ -142,7 +141,7 @@ def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_th
     expect(page.locator("#banner")).to_contain_text("These are the replies that were shared")
     page.wait_for_function("() => location.hash === ''")
     assert copied_link(page, 2) == link, "the same comparison, the same link"
-    page.reload()
+    reload(page)
     expect(page.locator("#chat_post .bot.message")).to_have_count(3)
     expect(page.locator("#banner .banner")).to_have_count(0)
 
@@ -194,7 +193,7 @@ def test_hostile_links_get_one_sentence_and_change_nothing(visitor, url, pool, r
     for fragment, sentence in hostile(pool, receipt).items():
         page.goto("about:blank")
         page.goto(f"{url}/{fragment}")
-        expect(page.locator("#notice")).to_contain_text(sentence, timeout=20_000)
+        expect(page.locator("#notice")).to_contain_text(sentence)
         expect(page.locator("#chat_base .bot.message")).to_have_count(1)
         expect(page.locator("#seed input")).to_have_value("77")
         expect(page.locator("#prompt textarea")).to_have_value("")
@@ -224,16 +223,16 @@ def test_ones_own_conversation_waits_while_a_link_is_looked_at(visitor, url, rec
     ended(page)
     expect(page.locator("#back")).to_have_count(0)
     page.goto(f"{url}/{links.encode(links.of_receipt(receipt))}")  # in an open page only the fragment changes
-    expect(page.locator("#banner")).to_contain_text("Nothing has been run", timeout=20_000)
+    expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     page.locator("#prompt textarea").press("Enter")
     ended(page)
     page.wait_for_function("() => location.hash === ''")
-    page.reload()
+    reload(page)
     expect(page.locator("#chat_base .user.message")).to_have_count(3)
     page.get_by_role("button", name="Back to my conversation").click()
     expect(page.locator("#chat_base .user.message")).to_have_count(1)
     expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
-    page.reload()
+    reload(page)
     expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
     expect(page.locator("#back")).to_have_count(0)
 
@@ -246,7 +245,7 @@ def test_a_link_of_fifty_turns_opens(arrive, url, pool):
     )
     link = links.encode(links.Shared(comparison=comparison(pool, turns=turns)))
     page = arrive(f"{url}/{link}")
-    expect(page.locator("#chat_post .bot.message")).to_have_count(50, timeout=30_000)
+    expect(page.locator("#chat_post .bot.message")).to_have_count(50)
     expect(page.locator("#banner")).to_contain_text("50 earlier turns")
 
 
@@ -297,9 +296,9 @@ def test_links_work_under_a_path_prefix_in_a_frame_and_are_public_with_share(bro
         context.route("**/outer", lambda route: route.fulfill(body=frame, content_type="text/html"))
         page.goto(f"{address}/outer")
         inside = page.frame_locator("#app")
-        expect(inside.locator("#banner")).to_contain_text("Nothing has been run", timeout=20_000)
+        expect(inside.locator("#banner")).to_contain_text("Nothing has been run")
         inside.locator("#prompt textarea").press("Enter")
-        expect(inside.locator("#banner")).to_contain_text("These are the replies that were shared", timeout=30_000)
+        expect(inside.locator("#banner")).to_contain_text("These are the replies that were shared")
         assert copied_link(page, 2, inside) == f"{address}/same/seed/{fragment}"
         demo.share_url = "https://0123456789abcdef.gradio.live"
         assert copied_link(page, 2, inside) == f"https://0123456789abcdef.gradio.live/{fragment}"
@@ -323,12 +322,12 @@ def test_a_receipt_is_downloaded_dropped_and_replayed(visitor, url):
     expect(page.locator("#check_notice")).to_contain_text("This receipt is sound")
     expect(page.locator("#receipt_summary")).to_contain_text("Hello")
     page.get_by_role("button", name="Replay it").click()
-    expect(page.locator("#verdict h3")).to_have_text("Identical, bit for bit.", timeout=30_000)
+    expect(page.locator("#verdict h3")).to_have_text("Identical, bit for bit.")
     ids = receipt.post.token_ids
     drop(page, receipts.write(resealed(receipt, "post", token_ids=(*ids[:3], (ids[3] + 1) % 300, *ids[4:]))))
     expect(page.locator("#verdict h3")).to_have_count(0)
     page.get_by_role("button", name="Replay it").click()
-    expect(page.locator("#verdict h3")).to_contain_text("Diverged", timeout=30_000)
+    expect(page.locator("#verdict h3")).to_contain_text("Diverged")
     rows = page.locator("#verdict .parting tbody tr")
     expect(rows).to_have_count(2)
     cells = rows.nth(1).locator("td").all_inner_texts()
@@ -337,7 +336,7 @@ def test_a_receipt_is_downloaded_dropped_and_replayed(visitor, url):
     expect(page.locator("#verdict .parting")).to_contain_text("Step 3")
     drop(page, receipts.write(resealed(receipt, weights_sha256="e" * 64)))
     page.get_by_role("button", name="Replay it").click()
-    expect(page.locator("#verdict")).to_contain_text("Not replayable here", timeout=30_000)
+    expect(page.locator("#verdict")).to_contain_text("Not replayable here")
     expect(page.locator("#verdict")).to_contain_text("eeeeeeeeeeeeeeee in the receipt")
 
 
@@ -387,7 +386,7 @@ def test_why_did_it_change_between_two_turns_and_a_forgery(visitor, url, pool):
     expect(page.locator("#why_second input")).to_have_value("Turn 2: Hello you")
     page.get_by_role("button", name="Explain").click()
     found = page.locator("#explanation")
-    expect(found.locator(".changes")).to_contain_text("seed", timeout=20_000)
+    expect(found.locator(".changes")).to_contain_text("seed")
     assert found.locator(".changes th[scope=row]").all_inner_texts() == ["history, number of turns", "prompt", "seed"]
     assert "you" in found.locator(".changes ins").all_inner_texts()[1]
     expect(found).to_contain_text("replies part at step")
@@ -398,9 +397,7 @@ def test_why_did_it_change_between_two_turns_and_a_forgery(visitor, url, pool):
     drop(page, receipts.write(resealed(receipt, token_ids=(1, *receipt.base.token_ids[1:]))))
     expect(page.locator("#why_first input")).to_have_value(re.compile("Receipt .*What is a model"))
     page.get_by_role("button", name="Explain").click()
-    expect(found.locator(".verdict.bad")).to_contain_text(
-        "No input differs, but the replies do: this must not happen", timeout=20_000
-    )
+    expect(found.locator(".verdict.bad")).to_contain_text("No input differs, but the replies do: this must not happen")
 
 
 def test_a_replay_can_be_stopped(visitor, url, pool):
@@ -415,7 +412,7 @@ def test_a_replay_can_be_stopped(visitor, url, pool):
     try:
         page.get_by_role("button", name="Replay it").click()
         page.locator("#replay_stop").click()
-        expect(page.locator("#check_notice")).to_contain_text("The replay was stopped", timeout=20_000)
+        expect(page.locator("#check_notice")).to_contain_text("The replay was stopped")
         expect(page.get_by_role("button", name="Replay it")).to_be_enabled()
     finally:
         for ticket in crowd:
@@ -442,7 +439,7 @@ def test_marks_survive_a_reload_and_become_preferences(visitor, url):
         button = page.get_by_role("group", name=f"Better reply, turn {turn}").get_by_role("button", name=name)
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
-    page.reload()
+    reload(page)
     expect(page.locator("#turns [aria-pressed=true]")).to_have_count(3)
     replies = {side: [reply(page, side, turn) for turn in range(3)] for side in ("base", "post")}
     page.get_by_role("tab", name="Receipts").click()
@@ -466,7 +463,7 @@ def test_a_mark_waits_until_the_replies_have_ended(visitor, scripted):
     ended(page)
     scripted("one two three four five six seven eight nine ten " * 60, pause=0.1)
     ask(page, "Count")
-    expect(page.locator(".strip.base.is-writing")).to_have_count(1, timeout=10_000)
+    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
     tie = page.get_by_role("group", name="Better reply, turn 1").get_by_role("button", name="Tie")
     tie.click()
     expect(page.locator("#notice")).to_contain_text("Wait until both replies have ended")
@@ -515,9 +512,9 @@ def test_axe_finds_nothing(arrive, url, receipt, scheme, width):
     ids = receipt.post.token_ids
     drop(page, receipts.write(resealed(receipt, "post", token_ids=(*ids[:3], (ids[3] + 1) % 300, *ids[4:]))))
     page.get_by_role("button", name="Replay it").click()
-    expect(page.locator("#verdict h3")).to_contain_text("Diverged", timeout=30_000)
+    expect(page.locator("#verdict h3")).to_contain_text("Diverged")
     page.get_by_role("button", name="Explain").click()
-    expect(page.locator("#explanation h3")).to_be_visible(timeout=20_000)
+    expect(page.locator("#explanation h3")).to_be_visible()
     check(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 

@@ -71,6 +71,7 @@ class CompareTab:
                     ("New chat", "new"),
                 )
             )
+        self.pace = gr.HTML("", js_on_load=look.PACE_SCRIPT, apply_default_css=False, visible="hidden", elem_id="pace")
         self.turns = gr.HTML("", js_on_load=look.TURNS_SCRIPT, apply_default_css=False, elem_id="turns")
         with gr.Accordion("Exactly what was sent", open=False, elem_id="sent_box"):
             self.sent = gr.HTML(render.NOTHING_SENT, elem_id="sent")
@@ -139,8 +140,11 @@ class CompareTab:
         asked: set[Any] = {self.prompt, *self.held, *self.sidebar.widgets}
         outputs, opened = self.outputs, self.opened
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.prompt.submit(self._compare, asked, outputs, trigger_mode="once", **MODELS, **quiet)
-        self.retry.click(self._retry, asked, outputs, trigger_mode="once", **MODELS, **quiet)
+        # Not "once", which drops what is sent in the moment between the last view and the end of the event.
+        every: dict[str, Any] = {"trigger_mode": "multiple", **MODELS, **quiet}
+        self.prompt.submit(self._compare, asked, outputs, **every)
+        self.retry.click(self._retry, asked, outputs, **every)
+        self.pace.click(_set_pace, self.underway, None, queue=False, **quiet)
         self.prompt.stop(lambda underway: underway.stop(), self.underway, None, queue=False, **quiet)
         self.edit.click(self.if_idle(self._edit), self.held, outputs, queue=False, **quiet)
         self.undo.click(self.if_idle(self._undo), self.held, outputs, queue=False, **quiet)
@@ -176,14 +180,15 @@ class CompareTab:
     def _compare(self, values: Values) -> Iterator[Update]:
         def start(choices: session.Choices) -> Views:
             chat, shared = self._held(values)
-            return session.compare(self.pool, chat, values[self.prompt] or "", choices, shared=shared)
+            slower = values[self.underway].pace
+            return session.compare(self.pool, chat, values[self.prompt] or "", choices, shared=shared, slower=slower)
 
         yield from self._follow(values, start)
 
     def _retry(self, values: Values) -> Iterator[Update]:
         def start(choices: session.Choices) -> Views:
             chat, shared = self._held(values)
-            return session.retry(self.pool, chat, choices, shared)
+            return session.retry(self.pool, chat, choices, shared, values[self.underway].pace)
 
         yield from self._follow(values, start)
 
@@ -397,6 +402,13 @@ class CompareTab:
         except UserError as error:
             return render.not_sent(str(error))
         return render.sent(rebuilt) if rebuilt else render.REBUILT_LATER
+
+
+def _set_pace(underway: session.Underway, event: gr.EventData) -> None:
+    """The browser says how far it has fallen behind (see pace.js)."""
+    level = event._data.get("level")
+    if isinstance(level, int) and 0 <= level <= 4:
+        underway.slower = 2**level
 
 
 def _shortened(run: Run) -> str:

@@ -12,6 +12,7 @@ LENS_SCRIPT = (_HERE / "lens.js").read_text("utf-8")
 STYLE = "".join((_HERE / name).read_text("utf-8") for name in ("style.css", "lens.css", "experiments.css"))
 SCRIPT = (_HERE / "page.js").read_text("utf-8")
 EXPERIMENTS_SCRIPT = (_HERE / "experiments.js").read_text("utf-8")
+PACE_SCRIPT = (_HERE / "pace.js").read_text("utf-8")
 TURNS_SCRIPT = (_HERE / "turns.js").read_text("utf-8")
 
 # Small functions for event listeners; what they call is in page.js.

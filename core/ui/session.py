@@ -5,7 +5,7 @@ records that the visitor's own session holds; nothing about a visitor is kept an
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
@@ -52,6 +52,7 @@ class Underway:
         self._turnstile = deque([1])  # taking what is in it is one step, so two clicks cannot both begin
         self._began = 0
         self.run: Run | None = None
+        self.slower = 1  # how many times less often than usual this visitor's browser wants to draw
 
     @property
     def busy(self) -> bool:
@@ -70,6 +71,9 @@ class Underway:
         if self.busy and self._began == number:
             self.run = None
             self._turnstile.append(number + 1)
+
+    def pace(self) -> int:
+        return self.slower
 
     def stop(self) -> None:
         run = self.run
@@ -154,12 +158,14 @@ def compare(
     *,
     shared: Shared | None = None,
     instead_of: Chat | None = None,
+    slower: Callable[[], int] = lambda: 1,
 ) -> Generator[View, None, None]:
     """Send one prompt after the turns of `chat`, showing both replies as they are written.
 
     `shared` came with a link: when what is asked is what was shared, it is asked exactly so, and the
     last view says whether the replies are the same. `instead_of` is the chat that is shown again, untouched, when this fails before it starts (a retry
-    takes the place of a turn only once it runs). Closing the generator stops both replies.
+    takes the place of a turn only once it runs). `slower` is asked before every view. Closing the generator stops
+    both replies.
     """
     shown = chat if instead_of is None else instead_of
     try:
@@ -170,7 +176,7 @@ def compare(
         return
     try:
         run = Run(lease, comparison)
-        for snapshot in run.snapshots(lambda: _period(len(chat))):
+        for snapshot in run.snapshots(lambda: _period(len(chat), slower())):
             yield View(chat, Live(run, snapshot), busy=True, box="")
         finished = _finished(chat, comparison, run, shown)
         if shared is not None and comparison is shared.comparison and finished.saved:
@@ -214,10 +220,12 @@ def _open(pool: Pool, pair: str, chat: Chat) -> Generator[View, None, Lease]:
         opening.close()
 
 
-def _period(turns: int) -> float:
-    """Seconds between two views: the browser's work grows with the chat (16 Hz to 20 messages, 8 Hz to 60, then 5 Hz)."""
+def _period(turns: int, slower: int = 1) -> float:
+    """Seconds between two views: the browser's work grows with the chat (16 Hz to 20 messages, 8 Hz to 60, then 5 Hz),
+    and a browser that falls behind is asked to draw `slower` times less often, but at least once a second."""
     messages = 2 * turns
-    return 1 / 16 if messages <= 20 else 1 / 8 if messages <= 60 else 1 / 5
+    usual = 1 / 16 if messages <= 20 else 1 / 8 if messages <= 60 else 1 / 5
+    return min(1.0, usual * slower)
 
 
 def _finished(chat: Chat, comparison: Comparison, run: Run, before: Chat) -> View:
@@ -241,12 +249,18 @@ def name(side: Side) -> str:
     return "base" if side == "base" else "post-trained"
 
 
-def retry(pool: Pool, chat: Chat, choices: Choices, shared: Shared | None = None) -> Generator[View, None, None]:
+def retry(
+    pool: Pool,
+    chat: Chat,
+    choices: Choices,
+    shared: Shared | None = None,
+    slower: Callable[[], int] = lambda: 1,
+) -> Generator[View, None, None]:
     """Run the last turn again, with the settings as they are now."""
     if not chat:
         yield View(chat, notice="There is no turn to retry yet.", tone="error")
         return
-    yield from compare(pool, chat[:-1], chat[-1].turn.prompt, choices, shared=shared, instead_of=chat)
+    yield from compare(pool, chat[:-1], chat[-1].turn.prompt, choices, shared=shared, instead_of=chat, slower=slower)
 
 
 def undo(chat: Chat) -> View:
