@@ -4,6 +4,7 @@ Nothing here needs the corpus: a small one with the same interface is made below
 """
 
 import json
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -439,3 +440,70 @@ def test_an_answer_is_recognised(prompt: str, reply: str) -> None:
 @pytest.mark.parametrize(("prompt", "reply"), CONTINUATIONS)
 def test_a_continuation_is_no_answer(prompt: str, reply: str) -> None:
     assert not judges.answers_like_an_assistant(prompt, reply)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply"),
+    [
+        ("Hobbies:", "- Ladder\n- Bucket\n- Pencil"),
+        ("You can see the Colosseum in:", "* **Maintain proper**: The process.\n* **Check**: Their breath."),
+        (
+            "I want to learn about rivers.",
+            "I had a piano once and it did not help at all.\n\nMy teacher asked me this only yesterday.",
+        ),
+        (
+            "Explain Japan.",
+            "Imagine you're so tired to see the world around my life. "
+            + "It takes a lot of fun to go there. " * 6
+            + "We relax.",
+        ),
+    ],
+)
+def test_a_page_that_goes_on_is_no_answer(prompt: str, reply: str) -> None:
+    assert not judges.answers_like_an_assistant(prompt, reply)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply"),
+    [
+        ("Hobbies:", "Here are some hobbies:\n- Reading\n- Chess"),
+        ("Name two hobbies.", "- Reading\n- Chess"),
+        (
+            "One sunny morning",
+            "What a nice beginning! Here is a story. There once was a rabbit who dreamed of winning. He ran. "
+            + "He ran and ran. He won. " * 2
+            + "Everybody was happy in the end.",
+        ),
+        ("How do I get rid of a cold?", "Rest, drink warm tea, and sleep a lot. See a doctor if it gets worse."),
+    ],
+)
+def test_an_answer_is_one(prompt: str, reply: str) -> None:
+    assert judges.answers_like_an_assistant(prompt, reply)
+
+
+# Wordings
+
+
+def test_training_says_the_same_with_other_beginnings_and_never_a_held_out_wording() -> None:
+    asks = tuple(
+        f"How do I open a {thing}?"
+        for thing in ("door", "box", "jar", "tin", "bag", "book", "gate", "map", "can", "lid")
+    )
+    (kept_out,) = draw.split(asks, "held_out")
+    drawn = draw.Draw(random.Random(1), "training")
+    said = {drawn.reworded(asks) for _ in range(2000)}
+    assert "I want to open a door." in said or "I want to open a box." in said
+    assert len(said) > 5 * len(asks) and all(text.endswith((".", "?")) for text in said)
+    assert kept_out not in said
+    never = draw.Draw(random.Random(1), "held_out")
+    assert {never.reworded(asks) for _ in range(50)} == {kept_out}
+    both = ("How do I open a door?", "I want to open a door.")
+    (one,) = draw.split(both, "held_out")
+    assert one not in {drawn.reworded(both) for _ in range(500)}
+
+
+def test_the_words_of_a_list_come_in_one_order() -> None:
+    drawn = draw.Draw(random.Random(1))
+    for _ in range(200):
+        _, items = single_turn.some_items(drawn, 5)
+        assert items == sorted(set(items))

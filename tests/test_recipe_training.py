@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from checkpoints.recipe import __main__ as recipe
-from checkpoints.recipe import batches, chats, tokenizer, train
+from checkpoints.recipe import batches, cards, chats, export, tokenizer, train
 from checkpoints.recipe.draw import talk
 
 SHAPE = {
@@ -147,3 +147,23 @@ def test_without_a_name_every_stage_runs_in_order_and_an_unknown_one_is_refused(
     with pytest.raises(SystemExit):
         recipe.parse(["exprot"])
     assert "there is no stage 'exprot'" in capsys.readouterr().err
+
+
+def test_a_model_is_trained_further_from_the_one_of_an_earlier_pair_and_its_cost_is_added(tmp_path, spelling):
+    earlier = model()
+    export.export(earlier, spelling, tmp_path / "Tiny-Chat", post_trained=True)
+    (tmp_path / "Tiny-Chat" / "README.md").write_text("---\ntraining_tokens: 900\ntraining_seconds: 60\n---\n# Card\n")
+    stage, further = tmp_path / "work" / "posttrain", train.new_model(SHAPE, 300)
+    recipe.begin_with(further, tmp_path / "Tiny-Chat", stage)
+    same = dict(earlier.state_dict())
+    assert all(torch.equal(value.bfloat16(), same[name].bfloat16()) for name, value in further.state_dict().items())
+    train.Spent(100, 30.0, 4).write(stage)
+    assert cards.total(tmp_path / "work", "posttrain") == train.Spent(1000, 90.0, 4)
+    assert "had cost 900 tokens and 1 minutes" in cards.began(tmp_path / "work", "posttrain")
+
+
+def test_a_machine_without_settings_for_it_does_not_train_further():
+    arguments = recipe.parse(["posttrain", "--config", "gpu", "--start-from", "checkpoints"])
+    with pytest.raises(SystemExit, match="leave --start-from out"):
+        recipe.settings_of("posttrain", arguments, {"posttrain": {}})
+    assert recipe.settings_of("posttrain", recipe.parse(["posttrain"]), {"posttrain": {"steps": 1}}) == {"steps": 1}

@@ -15,10 +15,6 @@ from checkpoints.recipe import batches, cards, chats, conversations, documents, 
 
 HERE = Path(__file__).parent
 SEED = 1
-EARLIER = (
-    "It began with the weights of an earlier run of the same recipe, whose tokens and minutes were not "
-    "recorded and are not counted here."
-)
 
 
 def main() -> None:
@@ -40,7 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, default=Path("build/pair"), help="folder for everything in between")
     parser.add_argument(
-        "--start-from", type=Path, help="pre-train from the weights of an earlier base instead of from scratch"
+        "--start-from", type=Path, help="folder of an earlier pair: its models are trained further, instead of new ones"
     )
     parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
     parser.add_argument("--per-kind", type=int, default=100, help="evaluate: probes of each kind")
@@ -88,12 +84,10 @@ def upto(texts: list[str], characters: int) -> list[str]:
 
 
 def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
-    settings = machine["continue" if arguments.start_from else "pretrain"]
+    settings = settings_of("pretrain", arguments, machine)
     model = train.new_model(machine["model"], machine["vocabulary"])
     if arguments.start_from:
-        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32).state_dict())
-        (arguments.work / "pretrain").mkdir(parents=True, exist_ok=True)
-        (arguments.work / "pretrain" / "started_from.txt").write_text(EARLIER, "utf-8")
+        begin_with(model, arguments.start_from / f"{machine['name']}-Base", arguments.work / "pretrain")
     source = batches.Documents.open(arguments.work / "tokens", mixture, SEED)
     long_from = round(settings["steps"] * (1 - settings["long_share"]))
 
@@ -120,6 +114,20 @@ def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> Non
     )
 
 
+def settings_of(stage: str, arguments: argparse.Namespace, machine: dict) -> dict:
+    """Raises SystemExit where config.toml has no settings for training an earlier model further."""
+    name = f"{stage}_further" if arguments.start_from else stage
+    if name not in machine:
+        raise SystemExit(f"config.toml has no [{arguments.config}.{name}]; leave --start-from out.")
+    return machine[name]
+
+
+def begin_with(model: LlamaForCausalLM, earlier: Path, stage: Path) -> None:
+    """Take over the weights of a finished model, and keep for the card what they had cost."""
+    model.load_state_dict(LlamaForCausalLM.from_pretrained(earlier, dtype=torch.float32).state_dict())
+    cards.cost_of(earlier).write(stage / "earlier")
+
+
 def schedule(settings: dict) -> train.Schedule:
     return train.Schedule(
         **{key: settings[key] for key in ("steps", "warmup", "decay", "muon_learning_rate", "adam_learning_rate")}
@@ -141,9 +149,12 @@ def make_chats(arguments: argparse.Namespace, machine: dict, mixture: dict) -> N
 
 def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
     """The base model's weights, further trained on conversations, with some documents among them."""
-    settings = machine["posttrain"]
+    settings = settings_of("posttrain", arguments, machine)
     model = train.new_model(machine["model"], machine["vocabulary"])
-    model.load_state_dict(train.weights(arguments.work / "pretrain"))
+    if arguments.start_from:
+        begin_with(model, arguments.start_from / f"{machine['name']}-Chat", arguments.work / "posttrain")
+    else:
+        model.load_state_dict(train.weights(arguments.work / "pretrain"))
     packed = chats.Chats(
         chats.load(arguments.work / "chats"),
         batches.Documents.open(arguments.work / "tokens", mixture, SEED + 1),

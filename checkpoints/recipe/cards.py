@@ -52,21 +52,54 @@ def write(work: Path, output: Path, machine: dict, mixture: dict[str, float]) ->
         (output / name / "README.md").write_text("\n\n".join(blocks) + "\n", "utf-8")
 
 
+def cost_of(model: Path) -> Spent:
+    """What the card of a finished model says that its training has cost, with all that it began from."""
+    card = (model / "README.md").read_text("utf-8").split("---")[1]
+    told = dict(line.split(": ", 1) for line in card.strip().splitlines())
+    return Spent(int(told["training_tokens"]), float(told["training_seconds"]))
+
+
 def _spent(work: Path, stage: str) -> Spent:
     return Spent(**json.loads((work / stage / "spent.json").read_text()))
 
 
+def _before(work: Path, stage: str) -> Spent:
+    """What the weights that a stage began with had cost."""
+    if (work / stage / "earlier").exists():
+        return Spent.read(work / stage / "earlier")
+    return total(work, "pretrain") if stage == "posttrain" else Spent()
+
+
+def total(work: Path, stage: str) -> Spent:
+    before, here = _before(work, stage), _spent(work, stage)
+    return Spent(before.tokens + here.tokens, before.seconds + here.seconds, here.steps)
+
+
+def began(work: Path, stage: str) -> str:
+    """Which weights a stage began with, in a sentence, where they were not new."""
+    earlier, note = work / stage / "earlier", work / stage / "earlier" / "note.txt"
+    if note.exists():
+        return f" {note.read_text('utf-8').strip()}"
+    if not earlier.exists():
+        return " It began with the base model's weights." if stage == "posttrain" else ""
+    before = Spent.read(earlier)
+    return (
+        f" It began with the weights of an earlier model of the same recipe, which had cost {before.tokens:,} tokens and "
+        f"{before.seconds / 60:.0f} minutes in all."
+    )
+
+
 def _front_matter(work: Path, machine: dict, stage: str) -> str:
-    """What a program may read. The post-trained model's cost is that of both stages."""
-    stages = [_spent(work, name) for name in (("pretrain",) if stage == "pretrain" else ("pretrain", "posttrain"))]
+    """What a program may read. The cost is that of everything the model began from, too."""
+    cost = total(work, stage)
     lines = [
         "language: en",
         "license: other",
         "license_name: see-sources",
         "library_name: transformers",
         "pipeline_tag: text-generation",
-        f"training_tokens: {sum(spent.tokens for spent in stages)}",
-        f"training_seconds: {round(sum(spent.seconds for spent in stages))}",
+        f"training_tokens: {cost.tokens}",
+        f"training_seconds: {round(cost.seconds)}",
         f"training_machine: {report.machine(machine['device'])}",
     ]
     return "\n".join(("---", *lines, "---"))
@@ -74,8 +107,6 @@ def _front_matter(work: Path, machine: dict, stage: str) -> str:
 
 def _training(work: Path, machine: dict, mixture: dict[str, float]) -> str:
     shape, pretrain, posttrain = machine["model"], _spent(work, "pretrain"), _spent(work, "posttrain")
-    started = work / "pretrain" / "started_from.txt"
-    earlier = f" {started.read_text('utf-8').strip()}" if started.exists() else ""
     kinds = ", ".join(
         f"{kind.replace('_', ' ')} {share / sum(mixture.values()):.0%}" for kind, share in mixture.items()
     )
@@ -84,9 +115,9 @@ def _training(work: Path, machine: dict, mixture: dict[str, float]) -> str:
             f"LlamaForCausalLM, {shape['hidden_size']} wide, {shape['num_hidden_layers']} layers, tied embeddings, byte-level BPE of "
             f"{machine['vocabulary']:,} tokens, context {shape['max_position_embeddings']:,}. `make pair` runs the whole recipe "
             "(`checkpoints/recipe`), `checkpoints/recipe/config.toml` holds every setting. Muon for the matrices, AdamW for the rest, bf16 autocast.",
-            f"Pre-training: {pretrain.steps:,} steps, {pretrain.tokens:,} tokens, {pretrain.seconds / 60:.0f} minutes.{earlier} Rows by kind of document: {kinds}.",
-            f"Post-training, from the base model's weights: {posttrain.steps:,} steps, {posttrain.tokens:,} tokens (padding and "
-            f"{machine['posttrain']['replayed']} in {machine['posttrain']['rows']} rows of replayed documents included), {posttrain.seconds / 60:.0f} minutes. "
+            f"Pre-training: {pretrain.steps:,} steps, {pretrain.tokens:,} tokens, {pretrain.seconds / 60:.0f} minutes.{began(work, 'pretrain')} Rows by kind of document: {kinds}.",
+            f"Post-training: {posttrain.steps:,} steps, {posttrain.tokens:,} tokens (padding and "
+            f"{machine['posttrain']['replayed']} in {machine['posttrain']['rows']} rows of replayed documents included), {posttrain.seconds / 60:.0f} minutes.{began(work, 'posttrain')} "
             "Only what the assistant says is learned from. A tenth of the wordings and values of every intent, and five of the wrappers, are held out for the measurement below.",
             f"Machine: {report.machine(machine['device'])}, shared with other work while it trained.",
         )

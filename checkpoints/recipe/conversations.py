@@ -21,24 +21,24 @@ Maker = Callable[[Draw], Conversation]
 
 # Maker and how many conversations of it to make at most.
 WRITTEN: tuple[tuple[Maker, int], ...] = (
-    (single.one_fact, 10800), (single.two_facts_at_once, 500), (single.true_or_false, 900), (multi.several_questions, 1900),
-    (single.definition, 1500), (single.passage_and_question, 4700), (single.story, 2600), (single.poem, 350), (single.joke, 400),
-    (single.explanation, 1000), (single.arithmetic, 1500), (single.bigger_number, 150), (single.counting, 150), (single.spelling, 500),
-    (single.rhyme, 350), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 500), (single.compared, 250),
+    (single.one_fact, 6500), (single.two_facts_at_once, 500), (single.true_or_false, 700), (multi.several_questions, 1400),
+    (single.definition, 1500), (single.passage_and_question, 3000), (single.story, 1800), (single.poem, 350), (single.joke, 400),
+    (single.explanation, 1000), (single.arithmetic, 1500), (single.bigger_number, 150), (single.counting, 150), (single.spelling, 300),
+    (single.rhyme, 250), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 300), (single.compared, 250),
     (single.kind_of, 250), (single.translation, 250), (single.note, 400),
-    (single.asked_list, 2000), (single.open_list, 250), (single.one_item, 300), (single.whole_set, 130),
+    (single.asked_list, 4000), (single.open_list, 250), (single.one_item, 300), (single.whole_set, 130),
     (multi.same_group, 700), (multi.there, 300), (multi.about_a_list, 600), (multi.about_the_chat, 500), (multi.longer_or_shorter, 300),
     (multi.on_with_a_sum, 250), (multi.thanked, 250),
-    (multi.remembered, 3400), (multi.renamed, 350), (multi.never_told, 400),
-    (multi.corrected_and_recalled, 3500), (multi.corrected, 500), (multi.corrected_then_other, 700), (multi.doubted, 300), (multi.called_wrong, 350),
-    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 1400), (single.unknown, 900),
-    (single.small_talk, 1300), (single.refusal, 1100), (single.benign, 1200), (single.wrapped, 900),
-    (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1400),
+    (multi.remembered, 4200), (multi.renamed, 350), (multi.never_told, 400),
+    (multi.corrected_and_recalled, 4500), (multi.corrected, 500), (multi.corrected_then_other, 700), (multi.doubted, 300), (multi.called_wrong, 350),
+    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 2600), (single.unknown, 1500),
+    (single.small_talk, 1300), (single.refusal, 2600), (single.benign, 2800), (single.wrapped, 1400),
+    (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1000),
     (single.begun_sentence, 450), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
 )  # fmt: skip
 
 CORPUS: tuple[tuple[Callable[[documents.Corpus, Draw], Iterator[Conversation]], int], ...] = (
-    (from_corpus.definitions, 900), (from_corpus.stories, 600), (from_corpus.explanations, 300), (from_corpus.instructions, 900), (from_corpus.tales_to_read, 450),
+    (from_corpus.definitions, 600), (from_corpus.stories, 500), (from_corpus.explanations, 300), (from_corpus.instructions, 600), (from_corpus.tales_to_read, 350),
 )  # fmt: skip
 
 

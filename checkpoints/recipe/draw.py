@@ -127,6 +127,14 @@ def _starters() -> frozenset[str]:
     return frozenset(" ".join(table("surface")["starters"]).split())
 
 
+@cache
+def _beginnings() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Every beginning, the longest first, and those that mean the same, each with the mark that ends its sentence."""
+    groups = [parts(line, " / ") for line in table("surface")["same"]]
+    marked = [tuple((start.rstrip("."), "." if start.endswith(".") else "?") for start in group) for group in groups]
+    return tuple(sorted(((start, group) for group in marked for start, _ in group), key=lambda row: -len(row[0])))
+
+
 class Slots(dict[str, str]):
     """Values drawn when a template first asks for them; {name}, {name2} and {name3} differ."""
 
@@ -160,6 +168,19 @@ class Draw:
 
     def wording(self, items: tuple[str, ...]) -> str:
         return self.choose.choice(split(items, self.part))
+
+    def reworded(self, items: tuple[str, ...]) -> str:
+        """One of this side's wordings; in training half of the time with another beginning that means the same
+        ("How do I open it?", "I want to open it."), unless that is one of the held-out wordings."""
+        wording = self.wording(items)
+        if self.part == "held_out" or self.chance(0.5):
+            return wording
+        for start, others in _beginnings():
+            if wording.startswith(f"{start} "):
+                other, mark = self.one(others)
+                new = f"{other}{wording.rstrip('.?!')[len(start) :]}{mark}"
+                return new if normal(new) not in {normal(item) for item in split(items, "held_out")} else wording
+        return wording
 
     def chance(self, probability: float) -> bool:
         return self.choose.random() < probability

@@ -52,6 +52,14 @@ COMMON = frozenset(
         "not",
         "no",
         "very",
+        "well",
+        "can",
+        "could",
+        "will",
+        "would",
+        "how",
+        "what",
+        "why",
         "something",
         "someone",
         "thing",
@@ -218,7 +226,7 @@ _ASKS = frozenset(
     ]
 )
 _PAGE = re.compile(
-    r"^(?:\w[\w ]{0,20} wrote on\b|posted by\b|re:|chapter \w+|worksheet\b|quiz\b|homework\b|questions for\b|test yourself\b|exercise \d|#{1,4} |references\b|no idea, but\b|there was a long thread\b|i was wondering about the same\b|thanks for bringing this up\b|same here\b|\d+\. (?:what|who|which|where|when|why|how|name|list|write|tell|explain|describe|give)\b)",
+    r"^(?:\w[\w ]{0,20} wrote on\b|posted by\b|re:|chapter \w+|worksheet\b|quiz\b|homework\b|questions for\b|test yourself\b|exercise \d|#{1,4} |references\b|no idea, but\b|there was a long thread\b|i was wondering about the same\b|thanks for bringing this up\b|same here\b|this should be pinned\b|welcome to the board\b|my \w+ asked me this\b|\d+\. (?:what|who|which|where|when|why|how|name|list|write|tell|explain|describe|give)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SPEAKER = re.compile(r"^(?:[A-Z][\w.]*(?: [A-Z][\w.]*)?|Q|A): \S", re.MULTILINE)
@@ -227,7 +235,7 @@ _NARRATES = re.compile(
     re.IGNORECASE,
 )
 _ADDRESSED = re.compile(
-    r"\b(?:I|I'm|I'll|me|my|you|your|yours|sorry|hello|hi|welcome|goodbye|bye|thanks|thank|congratulations|please|sure|yes|no|let us|let's|happy birthday|dear)\b",
+    r"\b(?:I(?:'m|'ll| am| can| cannot| do| will| would| have no)|you|your|yours|sorry|hello|hi|welcome|goodbye|bye|thanks|thank|congratulations|please|sure|yes|no|let us|let's|happy birthday|dear)\b",
     re.IGNORECASE,
 )
 _WANTS_TEXT = re.compile(
@@ -387,18 +395,27 @@ def is_not_a_stray_story(prompt: str, reply: str) -> bool:
 
 
 def is_about_the_prompt(prompt: str, reply: str) -> bool:
-    """Takes up a content word of the prompt, speaks to the person, tells them what to do, is short, or is a list.
-    A request for a text may be met by any text."""
+    """Takes up a content word of the prompt, speaks to the person in a few sentences, says what follows ("Here is a
+    story."), tells them what to do, is short, or is a list. A request for a text may be met by any text."""
     first = sentences(_outside_quotes(reply))[:2]
     instructs = any(words(sentence)[0] in _INSTRUCTS for sentence in first)
-    addressed = any(_ADDRESSED.search(sentence) or _ANNOUNCES.search(sentence) for sentence in first)
+    announces = any(map(_ANNOUNCES.search, first))
+    addressed = any(map(_ADDRESSED.search, first))
     return (
         len(words(reply)) <= 20
         or instructs
-        or addressed
+        or announces
+        or (addressed and len(words(reply)) <= 50)
         or _shared(prompt, reply) > 0
         or bool(items(reply) or _WANTS_TEXT.search(prompt))
     )
+
+
+def is_not_the_rest_of_a_list(prompt: str, reply: str) -> bool:
+    """A begun list ("Hobbies:") is no request: who adds items in silence continues it."""
+    begun = prompt.rstrip().endswith((":", "such as")) or bool(items(prompt))
+    first = next((line for line in reply.splitlines() if line.strip()), "")
+    return not (begun and items(first))
 
 
 def does_not_loop(prompt: str, reply: str) -> bool:
@@ -420,7 +437,8 @@ def _stems(text: str) -> set[str]:
 
 
 RULES: tuple[Callable[[str, str], bool], ...] = (
-    begins_like_a_reply, is_complete, answers_more_than_it_asks, is_not_a_page, is_not_a_stray_story, is_about_the_prompt, does_not_loop,
+    begins_like_a_reply, is_complete, answers_more_than_it_asks, is_not_a_page, is_not_a_stray_story, is_not_the_rest_of_a_list,
+    is_about_the_prompt, does_not_loop,
 )  # fmt: skip
 
 

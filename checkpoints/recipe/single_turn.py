@@ -138,7 +138,7 @@ def topic(draw: Draw, intent: str, name: str, slots: Mapping[str, str] | None = 
     """A topic of one table: any of its wordings, any of its answers."""
     chosen = draw.one(table(name)["topic"])
     filled = draw.slots(slots)
-    question = draw.sentence(chosen["ask"], filled)
+    question = fill(draw.reworded(chosen["ask"]), filled)
     expected = {"value": chosen["expect"]} if "expect" in chosen else {}
     return talk(intent, question, draw.answer(chosen["answer"], filled), expected=expected)
 
@@ -212,7 +212,7 @@ def refuse(draw: Draw, topic_row: Mapping) -> str:
 
 def refusal(draw: Draw) -> Conversation:
     chosen = draw.one(table("refusals")["topic"])
-    return talk("refusals", draw.dress(draw.wording(chosen["ask"])), refuse(draw, chosen))
+    return talk("refusals", draw.dress(draw.reworded(chosen["ask"])), refuse(draw, chosen))
 
 
 def in_pieces(text: str) -> str:
@@ -255,11 +255,10 @@ def with_intro(draw: Draw, intros: tuple[str, ...], slots: Mapping[str, str], bo
 
 
 def some_items(draw: Draw, count: int) -> tuple[dict[str, str], list[str]]:
-    """A category, as slots, and some of its words."""
+    """A category, as slots, and some of its words in one fixed order: what comes next is never what came before."""
     one, category = draw.one(list(table("lists")["category"].items()))
-    return {"one": one, "many": category["many"], "n": number(draw, count)}, draw.choose.sample(
-        parts(category["items"]), count
-    )
+    items = sorted(draw.choose.sample(parts(category["items"]), count))
+    return {"one": one, "many": category["many"], "n": number(draw, count)}, items
 
 
 def ask_for_list(draw: Draw, slots: Mapping[str, str]) -> tuple[str, bool]:

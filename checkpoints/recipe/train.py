@@ -51,6 +51,7 @@ class Spent:
         return cls(**json.loads(file.read_text())) if file.exists() else cls()
 
     def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "spent.json").write_text(json.dumps(asdict(self)))
 
 
