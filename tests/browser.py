@@ -94,10 +94,17 @@ _open: WeakKeyDictionary[Page, set[Request]] = (
 
 def open_page(page: Page, url: str) -> None:
     asked = _open[page] = set()
+
+    def began(request: Request) -> None:
+        asked.add(request)
+
+    def settled(request: Request) -> None:
+        asked.discard(request)
+
     page.set_default_timeout(60_000)
-    page.on("request", lambda request: asked.add(request))
-    for settled in ("requestfinished", "requestfailed"):
-        page.on(settled, lambda request: asked.discard(request))
+    page.on("request", began)
+    page.on("requestfinished", settled)
+    page.on("requestfailed", settled)
     page.goto(url)
     page.locator("#prompt textarea").wait_for()
 
@@ -105,9 +112,9 @@ def open_page(page: Page, url: str) -> None:
 def reload(page: Page) -> None:
     """Load the page again, once it is quiet: what it had put up on the screen it has then also kept.
 
-    A page that leaves with a stream still open reports the stream that it broke off as an error.
+    A page that leaves while it still waits for its server reports what it broke off as an error.
     """
-    while any("/gradio_api/queue/data" in request.url for request in _open[page]):
+    while any("/gradio_api/" in request.url and "/heartbeat/" not in request.url for request in _open[page]):
         page.wait_for_timeout(50)
     page.reload()
 

@@ -484,22 +484,38 @@ def test_an_answer_is_one(prompt: str, reply: str) -> None:
 # Wordings
 
 
+THINGS = ("door", "box", "jar", "tin", "bag", "book", "gate", "map", "can", "lid")
+OPENING = tuple(f"How do I open a {thing}?" for thing in THINGS)
+
+
 def test_training_says_the_same_with_other_beginnings_and_never_a_held_out_wording() -> None:
-    asks = tuple(
-        f"How do I open a {thing}?"
-        for thing in ("door", "box", "jar", "tin", "bag", "book", "gate", "map", "can", "lid")
-    )
-    (kept_out,) = draw.split(asks, "held_out")
+    (kept_out,) = draw.split(OPENING, "held_out")
+    topic = {"ask": OPENING, "acts": " / ".join(f"open a {thing}" for thing in THINGS)}
     drawn = draw.Draw(random.Random(1), "training")
-    said = {drawn.reworded(asks) for _ in range(2000)}
-    assert "I want to open a door." in said or "I want to open a box." in said
-    assert len(said) > 5 * len(asks) and all(text.endswith((".", "?")) for text in said)
+    said = {drawn.reworded(topic) for _ in range(4000)}
+    assert {"I want to open a box.", "Tell me how to open a box.", "How can I open a box?"} <= said
+    assert len(said) > 10 * len(OPENING) and all(text.endswith((".", "?")) for text in said)
     assert kept_out not in said
     never = draw.Draw(random.Random(1), "held_out")
-    assert {never.reworded(asks) for _ in range(50)} == {kept_out}
-    both = ("How do I open a door?", "I want to open a door.")
-    (one,) = draw.split(both, "held_out")
-    assert one not in {drawn.reworded(both) for _ in range(500)}
+    assert {never.reworded(topic) for _ in range(50)} == {kept_out}
+
+
+def test_more_wordings_of_a_topic_are_for_training_alone() -> None:
+    asks = ("Are you a cat?", "Are you a dog?", "Who are you?")
+    topic = {"ask": asks, "also": "What are you? / Who is this? / " + asks[0] + " / " + asks[1] + " / " + asks[2]}
+    (kept_out,) = draw.split(asks, "held_out")
+    drawn = draw.Draw(random.Random(1), "training")
+    said = {drawn.reworded(topic) for _ in range(500)}
+    assert {"What are you?", "Who is this?"} <= said
+    assert kept_out not in said
+
+
+@pytest.mark.parametrize("name", ["refusals", "lookalikes", "identity"])
+def test_what_training_adds_to_a_topic_is_no_held_out_wording(name: str) -> None:
+    for topic in draw.table(name)["topic"]:
+        drawn = draw.Draw(random.Random(1), "training")
+        kept_out = {normal(ask) for ask in draw.split(topic["ask"], "held_out")}
+        assert not kept_out & {normal(drawn.reworded(topic)) for _ in range(300)}
 
 
 def test_the_words_of_a_list_come_in_one_order() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from checkpoints.recipe import evaluate, probes
 from checkpoints.recipe.probes import Probe
+from core.compare import compare
 from tests.scripted import ScriptedPool
 
 
@@ -43,3 +44,15 @@ def test_the_table_counts_shares_and_turns_slips_around(lease):
 
 def test_every_kind_of_probe_has_a_row():
     assert {kind for kind, _, _ in evaluate.ROWS} == set(probes.KINDS)
+
+
+def test_replies_before_the_last_are_short_so_that_a_base_that_never_ends_leaves_room(lease, monkeypatch):
+    asked = []
+
+    def noted(lease, comparison):
+        asked.append(comparison.sampling.max_new_tokens)
+        return compare(lease, comparison)
+
+    monkeypatch.setattr(evaluate, "compare", noted)
+    evaluate.hold(lease, Probe("fact", ("One?", "Two?", "Three?"), expected={"value": "Paris"}), 0, 0.7)
+    assert asked == [evaluate.LONGEST_EARLIER_REPLY] * 2 + [evaluate.LONGEST_REPLY]

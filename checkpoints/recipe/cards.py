@@ -135,7 +135,7 @@ def _measured(work: Path) -> str:
     ]
     for file in sorted(work.glob("evaluation-*.json")):
         measured = json.loads(file.read_text())
-        command = f"python -m checkpoints.recipe evaluate --per-kind {measured['per_kind']} --temperature {measured['temperature']}"
+        command = f"python -m checkpoints.recipe evaluate --per-kind {measured['per_kind']} --temperature {measured['temperature']} --slots {measured['slots']}"
         blocks += [f"`{command}`", evaluate.markdown([evaluate.Row(**row) for row in measured["rows"]])]
         weights = measured["weights"]
         blocks.append(f"Weights: base sha256 `{weights['base']}`, post-trained sha256 `{weights['post']}`.")

@@ -21,8 +21,8 @@ Maker = Callable[[Draw], Conversation]
 
 # Maker and how many conversations of it to make at most.
 WRITTEN: tuple[tuple[Maker, int], ...] = (
-    (single.one_fact, 6500), (single.two_facts_at_once, 500), (single.true_or_false, 700), (multi.several_questions, 1400),
-    (single.definition, 1500), (single.passage_and_question, 3000), (single.story, 1800), (single.poem, 350), (single.joke, 400),
+    (single.one_fact, 5500), (single.two_facts_at_once, 500), (single.true_or_false, 700), (multi.several_questions, 1400),
+    (single.definition, 1500), (single.passage_and_question, 2200), (single.story, 1400), (single.poem, 350), (single.joke, 400),
     (single.explanation, 1000), (single.arithmetic, 1500), (single.bigger_number, 150), (single.counting, 150), (single.spelling, 300),
     (single.rhyme, 250), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 300), (single.compared, 250),
     (single.kind_of, 250), (single.translation, 250), (single.note, 400),
@@ -31,8 +31,8 @@ WRITTEN: tuple[tuple[Maker, int], ...] = (
     (multi.on_with_a_sum, 250), (multi.thanked, 250),
     (multi.remembered, 4200), (multi.renamed, 350), (multi.never_told, 400),
     (multi.corrected_and_recalled, 4500), (multi.corrected, 500), (multi.corrected_then_other, 700), (multi.doubted, 300), (multi.called_wrong, 350),
-    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 2600), (single.unknown, 1500),
-    (single.small_talk, 1300), (single.refusal, 2600), (single.benign, 2800), (single.wrapped, 1400),
+    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 3200), (single.unknown, 1500),
+    (single.small_talk, 1300), (single.refusal, 3400), (single.benign, 3600), (single.wrapped, 1400),
     (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1000),
     (single.begun_sentence, 450), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
 )  # fmt: skip

@@ -128,11 +128,16 @@ def _starters() -> frozenset[str]:
 
 
 @cache
-def _beginnings() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """Every beginning, the longest first, and those that mean the same, each with the mark that ends its sentence."""
+def _same() -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Groups of beginnings that mean the same, each with the mark that ends its sentence; the first stands before acts."""
     groups = [parts(line, " / ") for line in table("surface")["same"]]
-    marked = [tuple((start.rstrip("."), "." if start.endswith(".") else "?") for start in group) for group in groups]
-    return tuple(sorted(((start, group) for group in marked for start, _ in group), key=lambda row: -len(row[0])))
+    return tuple(tuple((start.rstrip("."), "." if start.endswith(".") else "?") for start in group) for group in groups)
+
+
+@cache
+def _beginnings() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Every beginning, the longest first, and those that mean the same."""
+    return tuple(sorted(((start, group) for group in _same() for start, _ in group), key=lambda row: -len(row[0])))
 
 
 class Slots(dict[str, str]):
@@ -169,17 +174,36 @@ class Draw:
     def wording(self, items: tuple[str, ...]) -> str:
         return self.choose.choice(split(items, self.part))
 
-    def reworded(self, items: tuple[str, ...]) -> str:
-        """One of this side's wordings; in training half of the time with another beginning that means the same
-        ("How do I open it?", "I want to open it."), unless that is one of the held-out wordings."""
-        wording = self.wording(items)
-        if self.part == "held_out" or self.chance(0.5):
+    def reworded(self, topic: Mapping[str, Any]) -> str:
+        """One of this side's wordings of a topic. In training also a wording of `also`, an act of `acts` after a
+        beginning ("I want to open a window."), or a wording with another beginning that means the same; none of
+        these is a held-out wording."""
+        wording = self.wording(topic["ask"])
+        if self.part == "held_out":
             return wording
+        way = self.choose.random()
+        if way < 0.4 and ("acts" in topic or "also" in topic):
+            new = (
+                self.begun(self.one(parts(topic["acts"], " / ")))
+                if "acts" in topic
+                else self.one(parts(topic["also"], " / "))
+            )
+        elif way < 0.7:
+            new = self.begun_otherwise(wording)
+        else:
+            return wording
+        return wording if normal(new) in {normal(item) for item in split(topic["ask"], "held_out")} else new
+
+    def begun(self, act: str) -> str:
+        """A request for help with an act, "open a window"."""
+        start, mark = self.one(_same()[0])
+        return f"{start} {act}{mark}"
+
+    def begun_otherwise(self, wording: str) -> str:
         for start, others in _beginnings():
             if wording.startswith(f"{start} "):
                 other, mark = self.one(others)
-                new = f"{other}{wording.rstrip('.?!')[len(start) :]}{mark}"
-                return new if normal(new) not in {normal(item) for item in split(items, "held_out")} else wording
+                return f"{other}{wording.rstrip('.?!')[len(start) :]}{mark}"
         return wording
 
     def chance(self, probability: float) -> bool:

@@ -26,6 +26,7 @@ from core.settings import EMBEDDED, Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, Side, Turn
 
 LONGEST_REPLY = 200  # tokens
+LONGEST_EARLIER_REPLY = 80  # tokens, before the last turn: a base that never ends would fill the context
 TODAY = "2026-01-01"  # no template of ours writes it, but a comparison always pins a date
 
 # What each kind of probe measures, and the bar that the project set for the post-trained model.
@@ -73,11 +74,12 @@ class Chat:
 
 def hold(lease: Lease, probe: Probe, seed: int, temperature: float) -> Chat:
     """Both models through all turns of a probe."""
-    sampling = DEFAULT_SAMPLING.model_copy(
-        update={"seed": seed, "temperature": temperature, "max_new_tokens": LONGEST_REPLY}
-    )
     conversation = Conversation(system=probe.system)
-    for prompt in probe.turns:
+    for number, prompt in enumerate(probe.turns, 1):
+        most = LONGEST_REPLY if number == len(probe.turns) else LONGEST_EARLIER_REPLY
+        sampling = DEFAULT_SAMPLING.model_copy(
+            update={"seed": seed, "temperature": temperature, "max_new_tokens": most}
+        )
         comparison = Comparison(pair=EMBEDDED, conversation=conversation, prompt=prompt, sampling=sampling, today=TODAY)
         result = compare(lease, comparison)
         turn = Turn(prompt=prompt, base=result.base.text, post=result.post.text)
@@ -169,6 +171,7 @@ def evaluate(
                 "weights": weights,
                 "per_kind": per_kind,
                 "temperature": temperature,
+                "slots": slots,
                 "rows": [asdict(row) for row in rows],
             },
             indent=1,

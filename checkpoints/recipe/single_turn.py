@@ -138,7 +138,7 @@ def topic(draw: Draw, intent: str, name: str, slots: Mapping[str, str] | None = 
     """A topic of one table: any of its wordings, any of its answers."""
     chosen = draw.one(table(name)["topic"])
     filled = draw.slots(slots)
-    question = fill(draw.reworded(chosen["ask"]), filled)
+    question = fill(draw.reworded(chosen), filled)
     expected = {"value": chosen["expect"]} if "expect" in chosen else {}
     return talk(intent, question, draw.answer(chosen["answer"], filled), expected=expected)
 
@@ -212,7 +212,7 @@ def refuse(draw: Draw, topic_row: Mapping) -> str:
 
 def refusal(draw: Draw) -> Conversation:
     chosen = draw.one(table("refusals")["topic"])
-    return talk("refusals", draw.dress(draw.reworded(chosen["ask"])), refuse(draw, chosen))
+    return talk("refusals", draw.dress(draw.reworded(chosen)), refuse(draw, chosen))
 
 
 def in_pieces(text: str) -> str:
