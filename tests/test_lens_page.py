@@ -178,7 +178,7 @@ def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visito
 def test_the_dial_its_sweep_and_the_grid(visitor, url):
     page = visitor(url)
     at_most(page, 16)
-    ask(page, "My favourite colour is")
+    ask(page, "What is the capital of France?")  # a reply without Markdown: what is shown is what was written
     ended(page)
     post = reply(page, "post")
     open_lens(page)
