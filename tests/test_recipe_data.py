@@ -379,6 +379,15 @@ ANSWERS = (
     ("Anna put the key in the hall. Tom took it to the barn. Where is the key?", "Tom took it to the barn."),
     ("Thanks!", "You are welcome!"),
     ("What did you just say?", "I said: The capital of France is Paris."),
+    ("Hobbies:", "Here are some hobbies:\n- Reading\n- Chess"),
+    ("Name two hobbies.", "- Reading\n- Chess"),
+    (
+        "One sunny morning",
+        "What a nice beginning! Here is a story. There once was a rabbit who dreamed of winning. He ran. "
+        + "He ran and ran. He won. " * 2
+        + "Everybody was happy in the end.",
+    ),
+    ("How do I get rid of a cold?", "Rest, drink warm tea, and sleep a lot. See a doctor if it gets worse."),
 )
 
 CONTINUATIONS = (
@@ -429,6 +438,18 @@ CONTINUATIONS = (
     ),
     ("What color is a banana?", "The banana The banana. It is. It is. It is. It is."),
     ("What color is a banana?", ""),
+    ("Hobbies:", "- Ladder\n- Bucket\n- Pencil"),
+    ("You can see the Colosseum in:", "* **Maintain proper**: The process.\n* **Check**: Their breath."),
+    (
+        "I want to learn about rivers.",
+        "I had a piano once and it did not help at all.\n\nMy teacher asked me this only yesterday.",
+    ),
+    (
+        "Explain Japan.",
+        "Imagine you're so tired to see the world around my life. "
+        + "It takes a lot of fun to go there. " * 6
+        + "We relax.",
+    ),
 )
 
 
@@ -440,45 +461,6 @@ def test_an_answer_is_recognised(prompt: str, reply: str) -> None:
 @pytest.mark.parametrize(("prompt", "reply"), CONTINUATIONS)
 def test_a_continuation_is_no_answer(prompt: str, reply: str) -> None:
     assert not judges.answers_like_an_assistant(prompt, reply)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reply"),
-    [
-        ("Hobbies:", "- Ladder\n- Bucket\n- Pencil"),
-        ("You can see the Colosseum in:", "* **Maintain proper**: The process.\n* **Check**: Their breath."),
-        (
-            "I want to learn about rivers.",
-            "I had a piano once and it did not help at all.\n\nMy teacher asked me this only yesterday.",
-        ),
-        (
-            "Explain Japan.",
-            "Imagine you're so tired to see the world around my life. "
-            + "It takes a lot of fun to go there. " * 6
-            + "We relax.",
-        ),
-    ],
-)
-def test_a_page_that_goes_on_is_no_answer(prompt: str, reply: str) -> None:
-    assert not judges.answers_like_an_assistant(prompt, reply)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reply"),
-    [
-        ("Hobbies:", "Here are some hobbies:\n- Reading\n- Chess"),
-        ("Name two hobbies.", "- Reading\n- Chess"),
-        (
-            "One sunny morning",
-            "What a nice beginning! Here is a story. There once was a rabbit who dreamed of winning. He ran. "
-            + "He ran and ran. He won. " * 2
-            + "Everybody was happy in the end.",
-        ),
-        ("How do I get rid of a cold?", "Rest, drink warm tea, and sleep a lot. See a doctor if it gets worse."),
-    ],
-)
-def test_an_answer_is_one(prompt: str, reply: str) -> None:
-    assert judges.answers_like_an_assistant(prompt, reply)
 
 
 # Wordings

@@ -29,6 +29,7 @@ BUSY = render.notice("A reply is being written; stop it first, or wait until it 
 Values = dict[gr.Component, Any]
 Update = dict[gr.Component, Any]
 Views = Generator[session.View, None, None]
+Slower = Callable[[], int]
 
 
 @dataclass
@@ -178,21 +179,20 @@ class CompareTab:
         return session.restore(values[self.kept]).chat, None
 
     def _compare(self, values: Values) -> Iterator[Update]:
-        def start(choices: session.Choices) -> Views:
+        def start(choices: session.Choices, slower: Slower) -> Views:
             chat, shared = self._held(values)
-            slower = values[self.underway].pace
             return session.compare(self.pool, chat, values[self.prompt] or "", choices, shared=shared, slower=slower)
 
         yield from self._follow(values, start)
 
     def _retry(self, values: Values) -> Iterator[Update]:
-        def start(choices: session.Choices) -> Views:
+        def start(choices: session.Choices, slower: Slower) -> Views:
             chat, shared = self._held(values)
-            return session.retry(self.pool, chat, choices, shared, values[self.underway].pace)
+            return session.retry(self.pool, chat, choices, shared, slower)
 
         yield from self._follow(values, start)
 
-    def _follow(self, values: Values, start: Callable[[session.Choices], Views]) -> Iterator[Update]:
+    def _follow(self, values: Values, start: Callable[[session.Choices, Slower], Views]) -> Iterator[Update]:
         """Show every view of a session generator; a mistake in the settings is a sentence and nothing else."""
         underway: session.Underway = values[self.underway]
         number = underway.begin()
@@ -200,7 +200,7 @@ class CompareTab:
             yield {self.notice: BUSY}
             return
         try:
-            yield from self._views(underway, number, start(self.sidebar.read(values)))
+            yield from self._views(underway, number, start(self.sidebar.read(values), lambda: underway.slower))
         except UserError as error:
             yield {self.notice: render.notice(str(error), "error")}
         except Exception:

@@ -72,9 +72,6 @@ class Underway:
             self.run = None
             self._turnstile.append(number + 1)
 
-    def pace(self) -> int:
-        return self.slower
-
     def stop(self) -> None:
         run = self.run
         if run is not None:
