@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from core.errors import UserError
+from .errors import UserError
 
 
 def text(value: Any) -> str:

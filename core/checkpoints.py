@@ -25,14 +25,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.engine import Engine
-from core.engine.device import Placement, deterministic_cuda
-from core.engine.engine import STORE_BYTES, Shape, lane_sizes
-from core.engine.slots import kv_bytes_per_token, layer_kinds, usable_context
-from core.errors import NotEnoughMemory, UserError
-from core.hub import Hub, Repository
-from core.settings import EMBEDDED, Settings, usable_cores
-from core.types import CheckpointInfo, Side, Value
+from .engine import Engine
+from .engine.device import Placement, deterministic_cuda
+from .engine.engine import STORE_BYTES, Shape, lane_sizes
+from .engine.slots import kv_bytes_per_token, layer_kinds, usable_context
+from .errors import NotEnoughMemory, UserError
+from .hub import Hub, Repository
+from .settings import EMBEDDED, Settings, usable_cores
+from .types import CheckpointInfo, Side, Value
 
 HOME = Path(__file__).parent.parent / "checkpoints"
 SPARE_BYTES = 2**29  # left free when deciding whether something fits

@@ -11,13 +11,13 @@ from time import monotonic
 
 from tokenizers.decoders import DecodeStream
 
-from core import prompts
-from core.checkpoints import Checkpoint, check_room_for_another
-from core.engine import Engine, LogitsDial, Stoppable, WeightsDial
-from core.errors import UserError
-from core.pool import Lease
-from core.prompts import Prompt
-from core.types import (
+from . import prompts
+from .checkpoints import Checkpoint, check_room_for_another
+from .engine import Engine, LogitsDial, Stoppable, WeightsDial
+from .errors import UserError
+from .pool import Lease
+from .prompts import Prompt
+from .types import (
     SIDES,
     Comparison,
     Departure,

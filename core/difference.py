@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Literal, TypeVar
 
-from core.types import SIDES, Comparison, EngineInfo, Receipt, Side, Turn, Value
+from .types import SIDES, Comparison, EngineInfo, Receipt, Side, Turn, Value
 
 _V = TypeVar("_V")
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from core.types import SIDES, Conversation, Message, Record, Side
+from .types import SIDES, Conversation, Message, Record, Side
 
 Chat = tuple[Record, ...]
 

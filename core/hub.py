@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
 from tqdm import tqdm
 
-from core.errors import UserError
+from .errors import UserError
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")

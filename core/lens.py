@@ -18,12 +18,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from tokenizers.decoders import DecodeStream
 
-from core import prompts
-from core.checkpoints import Checkpoint
-from core.engine import Engine, Scored, sampling
-from core.errors import UserError
-from core.pool import Lease
-from core.types import SIDES, Candidate, Comparison, Context, Failure, Lens, LensReport, Sampling, Shift, Side, Started
+from . import prompts
+from .checkpoints import Checkpoint
+from .engine import Engine, Scored, sampling
+from .errors import UserError
+from .pool import Lease
+from .types import SIDES, Candidate, Comparison, Context, Failure, Lens, LensReport, Sampling, Shift, Side, Started
 
 TOP = 5  # candidates kept at each position
 HEARTBEAT = 0.1  # seconds after which a reader that waits gives its caller a chance to stop

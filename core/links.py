@@ -13,10 +13,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from core import canonical
-from core.errors import UserError
-from core.prompts import digest
-from core.types import (
+from . import canonical
+from .errors import UserError
+from .prompts import digest
+from .types import (
     SIDES,
     Comparison,
     Digest,

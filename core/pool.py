@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakSet
 
-from core import checkpoints
-from core.checkpoints import Checkpoint, Pair
-from core.engine.device import place
-from core.errors import NotEnoughMemory, UserError
-from core.hub import Hub
-from core.settings import Settings
-from core.types import Side
+from . import checkpoints
+from .checkpoints import Checkpoint, Pair
+from .engine.device import place
+from .errors import NotEnoughMemory, UserError
+from .hub import Hub
+from .settings import Settings
+from .types import Side
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 
 from jinja2 import TemplateError
 
-from core.errors import UserError
-from core.types import SIDES, Comparison, Message, Side
+from .errors import UserError
+from .types import SIDES, Comparison, Message, Side
 
 
 class Tokenizer(Protocol):

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core import __version__, canonical
-from core.errors import UserError
-from core.prompts import digest
-from core.types import (
+from . import __version__, canonical
+from .errors import UserError
+from .prompts import digest
+from .types import (
     SIDES,
     Answer,
     Comparison,

@@ -19,11 +19,11 @@ This file knows no page; progress is a generator's.
 import re
 from collections.abc import Callable, Generator
 
-from core.compare import Run
-from core.engine import SAMPLER_VERSION
-from core.errors import Unreplayable, UserError
-from core.pool import Lease, Pool, Progress
-from core.types import (
+from .compare import Run
+from .engine import SAMPLER_VERSION
+from .errors import Unreplayable, UserError
+from .pool import Lease, Pool, Progress
+from .types import (
     SIDES,
     Choice,
     Departure,

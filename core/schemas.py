@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from core.difference import Difference
-from core.types import Answer, Comparison, LensReport, Receipt, Verdict
+from .difference import Difference
+from .types import Answer, Comparison, LensReport, Receipt, Verdict
 
 FOLDER = Path(__file__).parent.parent / "docs" / "schemas"
 DESCRIBED: tuple[type[BaseModel], ...] = (Comparison, Answer, Receipt, Verdict, Difference, LensReport)

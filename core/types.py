@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from core.errors import UserError
+from .errors import UserError
 
 Side = Literal["base", "post"]
 SIDES: tuple[Side, Side] = ("base", "post")

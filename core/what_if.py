@@ -10,11 +10,11 @@ from collections.abc import Generator, Sequence
 from itertools import product
 from typing import Literal
 
-from core import lens
-from core.compare import Run, stop_ids
-from core.errors import UserError
-from core.pool import Lease
-from core.types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value
+from . import lens
+from .compare import Run, stop_ids
+from .errors import UserError
+from .pool import Lease
+from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value
 
 AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 GRID_FRAMINGS: tuple[Framing, Framing] = ("document", "chat")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from core.difference import Difference, InputDifference, Parting, Stretch, shorten
-from core.types import SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
+from .difference import Difference, InputDifference, Parting, Stretch, shorten
+from .types import SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
 
 SIDE_NAMES: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
 MAX_WARNINGS = 12

@@ -112,12 +112,16 @@ def imported(file: Path) -> set[str]:
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
     return {name.partition(".")[0] for name in found}
 
 
 # --- imports ---------------------------------------------------------------------------------------------------
+
+
+def test_core_names_itself_by_relative_imports_so_that_it_can_be_installed_under_another_name():
+    assert not [str(file) for file in (ROOT / "core").rglob("*.py") if "core" in imported(file)]
 
 
 def test_the_import_rules_hold():

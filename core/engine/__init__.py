@@ -3,8 +3,8 @@
 This package knows tensors and token ids. It does not know people, prompts, pairs or pages.
 """
 
-from core.engine.dial import LogitsDial, WeightsDial
-from core.engine.engine import Engine, Scored, Scoring, Stoppable, Ticket
-from core.engine.sampling import VERSION as SAMPLER_VERSION
+from .dial import LogitsDial, WeightsDial
+from .engine import Engine, Scored, Scoring, Stoppable, Ticket
+from .sampling import VERSION as SAMPLER_VERSION
 
 __all__ = ["SAMPLER_VERSION", "Engine", "LogitsDial", "Scored", "Scoring", "Stoppable", "Ticket", "WeightsDial"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from core.engine.lane import Lane
+from .lane import Lane
 
 
 @dataclass(frozen=True)

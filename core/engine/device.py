@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from core.errors import UserError
-from core.settings import Settings
+from ..errors import UserError
+from ..settings import Settings
 
 
 @dataclass(frozen=True)

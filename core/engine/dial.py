@@ -19,10 +19,10 @@ from queue import SimpleQueue
 import torch
 from transformers import PreTrainedModel
 
-from core.engine import sampling
-from core.engine.engine import Emit, Engine, Steering, Ticket, sentence
-from core.errors import UserError
-from core.types import EngineInfo, Event, Failure, Finish, Request, Started, Token, Usage
+from ..errors import UserError
+from ..types import EngineInfo, Event, Failure, Finish, Request, Started, Token, Usage
+from . import sampling
+from .engine import Emit, Engine, Steering, Ticket, sentence
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from core import __version__
-from core.engine import certify, sampling
-from core.engine.lane import Lane
-from core.engine.scheduler import NO_SLOT, Job, Scheduler, Score
-from core.engine.slots import SlotCache
-from core.errors import UserError
-from core.types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
+from .. import __version__
+from ..errors import UserError
+from ..types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
+from . import certify, sampling
+from .lane import Lane
+from .scheduler import NO_SLOT, Job, Scheduler, Score
+from .slots import SlotCache
 
 log = logging.getLogger(__name__)
 

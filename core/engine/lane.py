@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from core.engine.device import figures_device
-from core.engine.slots import Masks, SlotCache
-from core.engine.step import Forward, Step, record
+from .device import figures_device
+from .slots import Masks, SlotCache
+from .step import Forward, Step, record
 
 Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of positions
 

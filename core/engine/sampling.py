@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from core.types import Departure, Request, Sampling
+from ..types import Departure, Request, Sampling
 
 VERSION = "v1"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from core.types import Event, FinishReason, Queued, Request, Usage
+from ..types import Event, FinishReason, Queued, Request, Usage
 
 NO_SLOT = -1
 

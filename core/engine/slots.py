@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, StaticLayer
 
-from core.errors import UserError
+from ..errors import UserError
 
 
 class SlotLayer(StaticLayer):

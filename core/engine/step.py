@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from core.engine.slots import Masks, SlotCache
+from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
 

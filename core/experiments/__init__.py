@@ -8,12 +8,12 @@ from collections.abc import Callable
 from datetime import date
 from time import perf_counter
 
-from core.experiments import report
-from core.experiments.lab import Lab, NewProcess, Steps
-from core.experiments.process import NewProcesses
-from core.experiments.table import EXPERIMENTS, Experiment, find
-from core.experiments.values import Finding, Step, Verdict
-from core.pool import Lease
+from ..pool import Lease
+from . import report
+from .lab import Lab, NewProcess, Steps
+from .process import NewProcesses
+from .table import EXPERIMENTS, Experiment, find
+from .values import Finding, Step, Verdict
 
 __all__ = [
     "EXPERIMENTS",

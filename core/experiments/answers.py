@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from core import lens
-from core.errors import UserError
-from core.experiments.judging import Behaviour, behaviour, like_an_assistant
-from core.experiments.lab import Lab, Steps, mean, name, quoted
-from core.experiments.values import Exhibit, Finding, Step, Table
-from core.types import SIDES, Framing, Result, Side, SideResult
+from .. import lens
+from ..errors import UserError
+from ..types import SIDES, Framing, Result, Side, SideResult
+from .judging import Behaviour, behaviour, like_an_assistant
+from .lab import Lab, Steps, mean, name, quoted
+from .values import Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
 TEMPERATURE = 0.3

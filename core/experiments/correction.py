@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from core import checkpoints
-from core.checkpoints import Checkpoint
-from core.experiments.judging import holds
-from core.experiments.lab import Lab, Steps, name, quoted
-from core.experiments.values import Diff, DiffPart, Exhibit, Finding, Table
-from core.types import SIDES, Comparison, Result, Side, Turn
+from .. import checkpoints
+from ..checkpoints import Checkpoint
+from ..types import SIDES, Comparison, Result, Side, Turn
+from .judging import holds
+from .lab import Lab, Steps, name, quoted
+from .values import Diff, DiffPart, Exhibit, Finding, Table
 
 REPLY_TOKENS = 28
 TEMPERATURE = 0.3

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from core import lens
-from core.errors import UserError
-from core.experiments.judging import Behaviour, behaviour, like_an_assistant
-from core.experiments.lab import Lab, Steps, mean, quoted
-from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
-from core.types import Comparison, Lens, Result
+from .. import lens
+from ..errors import UserError
+from ..types import Comparison, Lens, Result
+from .judging import Behaviour, behaviour, like_an_assistant
+from .lab import Lab, Steps, mean, quoted
+from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
 TEMPERATURE = 0.3

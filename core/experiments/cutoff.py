@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core import lens, prompts
-from core.errors import UserError
-from core.experiments.judging import declines, holds, years
-from core.experiments.lab import Lab, Steps, name, quoted
-from core.experiments.values import Exhibit, Finding, Mark, Plot, Series, Step, Table
-from core.types import SIDES, Comparison, Result, Side, Turn
+from .. import lens, prompts
+from ..errors import UserError
+from ..types import SIDES, Comparison, Result, Side, Turn
+from .judging import declines, holds, years
+from .lab import Lab, Steps, name, quoted
+from .values import Exhibit, Finding, Mark, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
 TEMPERATURE = 0.3

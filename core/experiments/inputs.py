@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.experiments.lab import Lab, Steps, name, quoted, same_bits
-from core.experiments.values import Cell, Exhibit, Finding, Table
-from core.types import SIDES, Comparison, Framing, Result, Side, Turn
-from core.what_if import parting
+from ..types import SIDES, Comparison, Framing, Result, Side, Turn
+from ..what_if import parting
+from .lab import Lab, Steps, name, quoted, same_bits
+from .values import Cell, Exhibit, Finding, Table
 
 PROMPT = "What is a good name for a cat?"
 REPLY_TOKENS = 28

@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from core import prompts
-from core.compare import Run, fit
-from core.errors import UserError
-from core.experiments.values import Step
-from core.pool import Lease
-from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+from .. import prompts
+from ..compare import Run, fit
+from ..errors import UserError
+from ..pool import Lease
+from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+from .values import Step
 
 T = TypeVar("T")
 Steps = Generator[Step, None, T]  # says what is being done, and ends in a T

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from core import checkpoints
-from core.checkpoints import TrainingCost
-from core.engine.bandwidth import bytes_per_pass, copy_bandwidth
-from core.experiments.lab import Lab, Steps, name, same_bits
-from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
-from core.types import SIDES, Comparison, Result, Side
+from .. import checkpoints
+from ..checkpoints import TrainingCost
+from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
+from ..types import SIDES, Comparison, Result, Side
+from .lab import Lab, Steps, name, same_bits
+from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about the sea."
 REPLY_TOKENS = 32

@@ -15,11 +15,11 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from core import checkpoints
-from core.errors import UserError
-from core.pool import Lease
-from core.settings import Settings
-from core.types import SIDES, Answer, Comparison, Result
+from .. import checkpoints
+from ..errors import UserError
+from ..pool import Lease
+from ..settings import Settings
+from ..types import SIDES, Answer, Comparison, Result
 
 APP = Path(__file__).parent.parent.parent / "app.py"
 PATIENCE = 600.0  # seconds

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from core.errors import UserError
-from core.experiments.lab import Lab, Steps, name, quoted, same_bits
-from core.experiments.values import Exhibit, Finding, Plot, Series, Step, Table
-from core.types import SIDES, Comparison, Result, Side
-from core.what_if import parting
+from ..errors import UserError
+from ..types import SIDES, Comparison, Result, Side
+from ..what_if import parting
+from .lab import Lab, Steps, name, quoted, same_bits
+from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about a dog."
 REPLY_TOKENS = 24

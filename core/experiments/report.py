@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from core.experiments.table import Experiment
-from core.experiments.values import Cell, Table, Verdict
+from .table import Experiment
+from .values import Cell, Table, Verdict
 
 
 def whole(experiment: Experiment, verdict: Verdict) -> str:

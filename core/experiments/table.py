@@ -6,10 +6,10 @@ No row holds a figure of a model: every number that is shown comes from the run.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.errors import UserError
-from core.experiments import answers, correction, costume, cutoff, inputs, ledger, repeat, weights
-from core.experiments.lab import Lab, Steps
-from core.experiments.values import Finding
+from ..errors import UserError
+from . import answers, correction, costume, cutoff, inputs, ledger, repeat, weights
+from .lab import Lab, Steps
+from .values import Finding
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.types import Comparison, Result, Side, Value
+from ..types import Comparison, Result, Side, Value
 
 Cell = str | int | float | bool | None
 Outcome = Literal["shown", "not shown"]

@@ -1,9 +1,9 @@
 """Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
 
-from core import checkpoints
-from core.experiments.lab import Lab, Steps, name, quoted
-from core.experiments.values import Exhibit, Finding, Step, Table
-from core.types import SIDES, Result, Side, Turn
+from .. import checkpoints
+from ..types import SIDES, Result, Side, Turn
+from .lab import Lab, Steps, name, quoted
+from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
     "What is the capital of France?",

@@ -7,14 +7,14 @@ import gradio as gr
 from gradio.events import api
 from pydantic import ValidationError
 
-from core import canonical, experiments, lens, receipts
-from core.checkpoints import label
-from core.compare import Run
-from core.errors import UserError
-from core.experiments import NewProcesses
-from core.pool import Pool
-from core.replay import replay
-from core.types import Comparison, Context, Side, explain
+from .. import canonical, experiments, lens, receipts
+from ..checkpoints import label
+from ..compare import Run
+from ..errors import UserError
+from ..experiments import NewProcesses
+from ..pool import Pool
+from ..replay import replay
+from ..types import Comparison, Context, Side, explain
 
 Done = TypeVar("Done")
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed

@@ -8,12 +8,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import prompts, receipts, replay
-from core.difference import Difference, Texts, difference
-from core.errors import UserError
-from core.pool import Pool, Progress
-from core.types import SIDES, Receipt, Verdict
-from core.ui.session import Chat
+from .. import prompts, receipts, replay
+from ..difference import Difference, Texts, difference
+from ..errors import UserError
+from ..pool import Pool, Progress
+from ..types import SIDES, Receipt, Verdict
+from .session import Chat
 
 MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
 

@@ -3,9 +3,9 @@
 import html
 from collections.abc import Iterable
 
-from core import wording
-from core.difference import Difference, InputDifference, Stretch
-from core.types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from .. import wording
+from ..difference import Difference, InputDifference, Stretch
+from ..types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
 
 _TONES = {"identical": "good", "diverged": "bad", "not replayable": "info"}
 

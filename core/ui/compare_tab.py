@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from core import links, receipts
-from core.compare import Run
-from core.errors import UserError
-from core.pool import Pool
-from core.types import SIDES, LensChoice, Mark, Reply, Side
-from core.ui import look, render, session
-from core.ui.sidebar import Sidebar
+from .. import links, receipts
+from ..compare import Run
+from ..errors import UserError
+from ..pool import Pool
+from ..types import SIDES, LensChoice, Mark, Reply, Side
+from . import look, render, session
+from .sidebar import Sidebar
 
 MODELS: dict[str, Any] = {
     "concurrency_id": "models",

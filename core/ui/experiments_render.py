@@ -3,13 +3,13 @@
 import html
 from collections.abc import Sequence
 
-from core.experiments import EXPERIMENTS, Experiment, Step, Verdict
-from core.experiments.report import cell_text
-from core.experiments.values import Cell, Diff, Exhibit, Table
-from core.types import SIDES, SideResult
-from core.ui import plot
-from core.ui.experiments_session import View
-from core.ui.render import ENDED, KIND
+from ..experiments import EXPERIMENTS, Experiment, Step, Verdict
+from ..experiments.report import cell_text
+from ..experiments.values import Cell, Diff, Exhibit, Table
+from ..types import SIDES, SideResult
+from . import plot
+from .experiments_session import View
+from .render import ENDED, KIND
 
 _ARROW = "<span aria-hidden='true'>\u2192</span>"
 

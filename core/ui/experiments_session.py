@@ -4,10 +4,10 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from core import experiments
-from core.errors import UserError
-from core.experiments import Experiment, NewProcesses, Step, Steps, Verdict
-from core.pool import Pool
+from .. import experiments
+from ..errors import UserError
+from ..experiments import Experiment, NewProcesses, Step, Steps, Verdict
+from ..pool import Pool
 
 
 @dataclass(frozen=True)

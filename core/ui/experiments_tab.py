@@ -7,15 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from core import experiments, links, receipts
-from core.errors import UserError
-from core.experiments import Experiment, NewProcesses, Verdict
-from core.pool import Pool
-from core.types import Receipt
-from core.ui import experiments_render as draw
-from core.ui import experiments_session, look, render
-from core.ui.compare_tab import MODELS, CompareTab
-from core.ui.experiments_session import View
+from .. import experiments, links, receipts
+from ..errors import UserError
+from ..experiments import Experiment, NewProcesses, Verdict
+from ..pool import Pool
+from ..types import Receipt
+from . import experiments_render as draw
+from . import experiments_session, look, render
+from .compare_tab import MODELS, CompareTab
+from .experiments_session import View
 
 Values = dict[gr.Component, Any]
 Update = dict[Any, Any]

@@ -3,10 +3,10 @@
 import html
 from collections.abc import Sequence
 
-from core.compare import Run
-from core.types import SIDES, Reply, Side, Snapshot
-from core.ui.render import ENDED, KIND
-from core.what_if import GRID_FRAMINGS, Grid, Point
+from ..compare import Run
+from ..types import SIDES, Reply, Side, Snapshot
+from ..what_if import GRID_FRAMINGS, Grid, Point
+from .render import ENDED, KIND
 
 NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
 _FRAMING = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}

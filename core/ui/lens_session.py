@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Literal
 
-from core import lens, what_if
-from core.compare import Run
-from core.errors import UserError
-from core.pool import Lease, Pool
-from core.receipts import side_receipt
-from core.types import (
+from .. import lens, what_if
+from ..compare import Run
+from ..errors import UserError
+from ..pool import Lease, Pool
+from ..receipts import side_receipt
+from ..types import (
     SIDES,
     Candidate,
     Comparison,
@@ -30,8 +30,8 @@ from core.types import (
     SideReceipt,
     Turn,
 )
-from core.ui import lens_render
-from core.ui.session import Chat
+from . import lens_render
+from .session import Chat
 
 PERIOD = 1 / 8  # seconds between two views of what is being written
 Space = Literal["logits", "weights"]

@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from core import lens
-from core.errors import UserError
-from core.links import Shared
-from core.pool import Pool
-from core.types import LensChoice, LensReport
-from core.ui import lens_render, lens_session, look, render, session
-from core.ui.compare_tab import MODELS, CompareTab
-from core.ui.lens_session import Stop, View
+from .. import lens
+from ..errors import UserError
+from ..links import Shared
+from ..pool import Pool
+from ..types import LensChoice, LensReport
+from . import lens_render, lens_session, look, render, session
+from .compare_tab import MODELS, CompareTab
+from .lens_session import Stop, View
 
 Values = dict[gr.Component, Any]
 Update = dict[Any, Any]  # a part of the page -> what it becomes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from core import links
+from .. import links
 
 _HERE = Path(__file__).parent
 LENS = (_HERE / "lens.html").read_text("utf-8")

@@ -4,16 +4,16 @@ from typing import Any
 
 import gradio as gr
 
-from core import receipts
-from core.experiments import Experiment, NewProcesses
-from core.pool import Pool
-from core.settings import Settings
-from core.ui import api, hardening, look
-from core.ui.compare_tab import MODELS, CompareTab
-from core.ui.experiments_tab import ExperimentsTab
-from core.ui.lens_tab import LensTab
-from core.ui.receipts_tab import ReceiptsTab
-from core.ui.sidebar import Sidebar
+from .. import receipts
+from ..experiments import Experiment, NewProcesses
+from ..pool import Pool
+from ..settings import Settings
+from . import api, hardening, look
+from .compare_tab import MODELS, CompareTab
+from .experiments_tab import ExperimentsTab
+from .lens_tab import LensTab
+from .receipts_tab import ReceiptsTab
+from .sidebar import Sidebar
 
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
 MAX_THREADS = 128  # every reply under way holds one

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from core import export, links
-from core.errors import UserError
-from core.pool import Pool
-from core.ui import checking, checking_render, look, render
-from core.ui.compare_tab import MODELS, CompareTab
+from .. import export, links
+from ..errors import UserError
+from ..pool import Pool
+from . import checking, checking_render, look, render
+from .compare_tab import MODELS, CompareTab
 
 Values = dict[gr.Component, Any]
 Update = dict[Any, Any]

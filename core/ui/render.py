@@ -7,9 +7,9 @@ side keeps its formatting but loses raw HTML, images and math; the base side is 
 import html
 from typing import Any
 
-from core.prompts import Piece, Prompt
-from core.types import FinishReason, Record, Reply, Side, Snapshot
-from core.ui.safe import safe_markdown, safe_plain
+from ..prompts import Piece, Prompt
+from ..types import FinishReason, Record, Reply, Side, Snapshot
+from .safe import safe_markdown, safe_plain
 
 KIND = {"base": "Base", "post": "Post-trained"}
 _NOTHING_YET = "\u200b"  # an empty message would not be drawn at all

@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from core import links, prompts
-from core.checkpoints import find_pair
-from core.compare import Run
-from core.errors import UserError
-from core.links import Shared
-from core.pool import Lease, Pool
-from core.prompts import Prompt
-from core.receipts import side_receipt
-from core.types import (
+from .. import links, prompts
+from ..checkpoints import find_pair
+from ..compare import Run
+from ..errors import UserError
+from ..links import Shared
+from ..pool import Lease, Pool
+from ..prompts import Prompt
+from ..receipts import side_receipt
+from ..types import (
     MAX_CHARACTERS,
     SIDES,
     Comparison,

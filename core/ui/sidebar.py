@@ -4,10 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from core.checkpoints import label
-from core.pool import Pool
-from core.types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Side
-from core.ui import look, session
+from ..checkpoints import label
+from ..pool import Pool
+from ..types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Side
+from . import look, session
 
 _FRAMING_NAMES = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
 
