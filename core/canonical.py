@@ -4,6 +4,7 @@ What comes from strangers (links, receipts) is read here before any schema sees 
 JSON, not what is in it.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,6 +17,11 @@ from .errors import UserError
 def text(value: Any) -> str:
     """The canonical JSON of a value: sorted keys, no white space, every character as itself, floats at their shortest."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(value: Any) -> str:
+    """Of the canonical JSON of a value, in hexadecimal."""
+    return hashlib.sha256(text(value).encode()).hexdigest()
 
 
 def readable(value: Any, indent: str = "") -> str:

@@ -31,6 +31,9 @@ class Progress:
     text: str
     fraction: float | None = None
 
+    def __str__(self) -> str:
+        return self.text if self.fraction is None else f"{self.text} {self.fraction:.0%}"
+
 
 WAITING = Progress("Waiting for another model to load")
 

@@ -5,7 +5,6 @@ found and named without a model. The seals are no signature: whoever rewrites al
 receipt that reads well and fails its replay (core/replay.py).
 """
 
-import hashlib
 from typing import Any
 
 from pydantic import ValidationError
@@ -93,15 +92,11 @@ def of_turn(chat: tuple[Record, ...], index: int) -> Receipt:
 def _sealed(body: dict[str, Any]) -> dict[str, Any]:
     """The fields of a receipt with their seals and the digest over all of it."""
     whole = {**body, "seals": {path: _seal(value) for path, value in canonical.leaves(body).items()}}
-    return {**whole, "sha256": _sha256(whole)}
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(canonical.text(value).encode()).hexdigest()
+    return {**whole, "sha256": canonical.sha256(whole)}
 
 
 def _seal(value: Any) -> str:
-    return _sha256(value)[:_SEAL_DIGITS]
+    return canonical.sha256(value)[:_SEAL_DIGITS]
 
 
 def _check_seals(receipt: Receipt) -> None:
@@ -116,7 +111,7 @@ def _check_seals(receipt: Receipt) -> None:
     for path in receipt.seals:
         if path not in fields:
             raise _tampered(path, "it has a seal and is not there, so it was removed")
-    if receipt.sha256 != _sha256({name: data[name] for name in data if name != "sha256"}):
+    if receipt.sha256 != canonical.sha256({name: data[name] for name in data if name != "sha256"}):
         raise _tampered("sha256", "it does not match the rest")
 
 

@@ -37,18 +37,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(pool) -> Iterator[str]:
+def served(pool, port: int | None = None) -> Iterator[str]:
     """The whole page over this pool; yields its address."""
-    demo, url = _in_an_event_loop(lambda: _serve(pool))
+    demo, url = _in_an_event_loop(lambda: _serve(pool, port or free_port()))
     try:
         yield url.rstrip("/")
     finally:
         demo.close(verbose=False)
 
 
-def _serve(pool) -> tuple[gr.Blocks, str]:
+def _serve(pool, port: int) -> tuple[gr.Blocks, str]:
     demo = whole_page.build(pool)
-    _, url, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
+    _, url, _ = whole_page.launch(demo, Settings(port=port), prevent_thread_lock=True, quiet=True)
     return demo, url
 
 

@@ -1,6 +1,6 @@
 """A loaded pair of tiny random models, as a lease: what everything above the engines works on."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +8,8 @@ import torch
 from core.checkpoints import Checkpoint, Pair, stop_ids, weights_sha256
 from core.engine import Engine
 from core.engine.engine import Shape
-from core.pool import Lease
+from core.pool import Lease, Progress
+from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
 from tests import tiny
 
@@ -36,6 +37,21 @@ def tiny_lease(
     finally:
         for checkpoint in checkpoints:
             checkpoint.close()
+
+
+class OnePair:
+    """What the page uses of a pool, over one loaded pair."""
+
+    def __init__(self, lease: Lease):
+        self.lease = lease
+        self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
+
+    def open(self, id: str) -> Generator[Progress, None, Lease]:
+        yield Progress("Loading")
+        return self.lease
+
+    def peek(self, id: str) -> Lease:
+        return self.lease
 
 
 def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:

@@ -15,8 +15,9 @@ from core.experiments.values import Exhibit, Finding, Plot, Series, Table
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.settings import Settings
-from core.ui import experiments_render, plot
 from core.ui import page as whole_page
+from core.ui.experiments import plot
+from core.ui.experiments import render as experiments_render
 from tests import browser as chromium
 from tests import tiny
 from tests.browser import ask, ended

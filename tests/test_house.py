@@ -132,7 +132,7 @@ def test_the_import_rules_hold():
 
 def test_no_part_of_the_product_escapes_the_import_rules():
     parts = {f"core.{path.stem}" for path in (ROOT / "core").iterdir() if path.name[:1].isalpha()}
-    layers, no_gradio, no_torch, _ = PROJECT["tool"]["importlinter"]["contracts"]
+    layers, no_gradio, no_torch, *_ = PROJECT["tool"]["importlinter"]["contracts"]
     assert {name for layer in layers["layers"] for name in layer.split(" | ")} == parts
     assert set(no_gradio["source_modules"]) == parts - {"core.ui"}
     assert parts - set(no_torch["source_modules"]) == {
@@ -141,6 +141,14 @@ def test_no_part_of_the_product_escapes_the_import_rules():
         "core.checkpoints",
         *WITHOUT_TORCH_ANYWAY,
     }
+
+
+def test_every_room_of_the_page_and_everything_that_they_share_stands_in_the_contracts():
+    rooms = {f"core.ui.{path.parent.name}" for path in (ROOT / "core" / "ui").glob("*/tab.py")}
+    shared = {f"core.ui.{path.stem}" for path in (ROOT / "core" / "ui").glob("*.py") if path.stem != "__init__"}
+    independent, unknowing = PROJECT["tool"]["importlinter"]["contracts"][-2:]
+    assert set(independent["modules"]) == set(unknowing["forbidden_modules"]) == rooms
+    assert set(unknowing["source_modules"]) == shared
 
 
 WITHOUT_TORCH_ANYWAY = {"core.schemas"}  # imports nothing but the vocabulary

@@ -12,11 +12,10 @@ import app
 from core import lens, receipts, what_if, wording
 from core.compare import compare
 from core.errors import UserError
-from core.pool import Progress
+from core.steps import Stop
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
-from core.ui import lens_session
-from core.ui.lens_session import Stop
-from tests.pairs import comparison, tiny_lease
+from core.ui.lens import session as lens_session
+from tests.pairs import OnePair, comparison, tiny_lease
 
 
 @pytest.fixture(scope="module")
@@ -173,17 +172,6 @@ def test_the_command_prints_the_lens_of_a_receipt_and_writes_the_table(tmp_path,
 # --- what the tab does, without a browser ------------------------------------------------------------------
 
 
-class OnePair:
-    """What the tab's sessions use of a pool."""
-
-    def __init__(self, lease):
-        self.lease = lease
-
-    def open(self, id):
-        yield Progress("Loading")
-        return self.lease
-
-
 def kept(result) -> tuple[Record, ...]:
     turn = Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)
     sides = (receipts.side_receipt(result.side(side)) for side in SIDES)
@@ -197,15 +185,15 @@ def test_stop_ends_what_is_under_way_and_keeps_what_was_read(lease):
     for view in lens_session.read(OnePair(lease), long, 0, "post", "identical", stop):
         views.append(view)
         if view.lines and view.lines.count("\n") > 1:
-            stop.stop()
+            stop.press()
     assert views[-1].notice.startswith("Stopped")
     assert all(view.report is None for view in views)
     lines = [view.lines for view in views if view.lines]
     assert all(later.startswith(earlier) for earlier, later in pairwise(lines)), "the string only grows"
     stop = Stop()
     dialled = lens_session.dial(OnePair(lease), long, 0, 0.5, "logits", stop)
-    next(dialled)
-    stop.stop()
+    next(view for view in dialled if view.what_if)
+    stop.press()
     *_, last = dialled
     assert last.made.record.post.finish_reason == "stopped"
 
@@ -230,15 +218,20 @@ def test_a_closed_tab_frees_both_models_whatever_it_was_doing(lease):
 
 
 def test_a_branch_of_a_conversation_that_has_changed_is_refused(lease, result):
-    chat, report = kept(result), lens.run(lens.report(lease, result, "post")).model_dump_json()
+    chat = kept(result)
+    *_, read = lens_session.read(OnePair(lease), chat, 0, "post", "identical", Stop())
+    head = json.loads(read.lines.split("\n")[0])
     other = kept(compare(lease, comparison("Another prompt", max_new_tokens=5)))
-    for turns, step, token, said in (
-        (other, 1, 5, "changed since"),
-        (chat, "1", 5, "one of the tokens"),
-        (chat, 400, 5, "tokens 1 to 40"),
-        (chat, 1, -3, "from 0 on"),
-        (chat, 1, 10**6, "does not have"),
+    for turns, changes, said in (
+        (other, {}, "changed since"),
+        (chat, {"of": None}, "changed since"),
+        (chat, {"step": "1"}, "one of the tokens"),
+        (chat, {"side": "both"}, "one of the tokens"),
+        (chat, {"turn": [0]}, "Choose one of the turns"),
+        (chat, {"step": 400}, "tokens 1 to 40"),
+        (chat, {"token": -3}, "from 0 on"),
+        (chat, {"token": 10**6}, "does not have"),
     ):
-        views = list(lens_session.branch(OnePair(lease), turns, report, 0, step, token, Stop()))
-        assert said in views[-1].notice
-        assert views[-1].tone == "error"
+        asked = {**head, "step": 1, "token": 5, **changes}
+        *_, last = lens_session.branch(OnePair(lease), turns, asked, Stop())
+        assert said in last.notice and last.tone == "error"

@@ -1,7 +1,7 @@
 """The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
-from collections.abc import Generator, Iterator
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.events import api
@@ -14,9 +14,9 @@ from ..errors import UserError
 from ..experiments import NewProcesses
 from ..pool import Pool
 from ..replay import replay
+from ..steps import watch
 from ..types import Comparison, Context, Side, explain
 
-Done = TypeVar("Done")
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
 
 
@@ -31,7 +31,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
         try:
             asked = Comparison.model_validate(comparison)
-            lease = yield from _quietly(pool.open(asked.pair))
+            lease = yield from watch(pool.open(asked.pair), _quiet)
             try:
                 run = Run(lease, asked)
                 for _ in run.snapshots(lambda: PERIOD):
@@ -47,7 +47,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
     def replay_endpoint(receipt: dict) -> Iterator[dict | None]:
         """Run a receipt again, from scratch; returns the Verdict."""
         try:
-            yield canonical.dump((yield from _quietly(replay(pool, receipts.from_data(receipt)))))
+            yield canonical.dump((yield from watch(replay(pool, receipts.from_data(receipt)), _quiet)))
         except UserError as error:
             raise gr.Error(str(error)) from None
 
@@ -58,9 +58,9 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         """
         try:
             written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, Context)
-            lease = yield from _quietly(pool.open(written.comparison.pair))
+            lease = yield from watch(pool.open(written.comparison.pair), _quiet)
             try:
-                yield canonical.dump((yield from _quietly(lens.report(lease, written, side_, context_))))
+                yield canonical.dump((yield from watch(lens.report(lease, written, side_, context_), _quiet)))
             finally:
                 lease.release()
         except UserError as error:
@@ -70,10 +70,10 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         """Run a guided experiment on a pair (default: the page's); returns the Verdict, with the exact comparisons."""
         try:
             experiment = experiments.find(name)
-            lease = yield from _quietly(pool.open(pair or pool.default.id))
+            lease = yield from watch(pool.open(pair or pool.default.id), _quiet)
             try:
                 steps = experiments.perform(experiment, lease, processes.ask)
-                yield canonical.dump((yield from _quietly(steps)))
+                yield canonical.dump((yield from watch(steps, _quiet)))
             finally:
                 lease.release()
         except UserError as error:
@@ -90,17 +90,8 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
     api(pairs_endpoint, api_name="pairs", queue=False)
 
 
-def _quietly(steps: Generator[Any, None, Done]) -> Generator[None, None, Done]:
-    """What `steps` return at their end; every step on the way is a moment at which all of it can be closed."""
-    try:
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
-            yield None
-    finally:
-        steps.close()
+def _quiet(step: object) -> None:
+    """Every step is a moment at which all of it can be closed, and nothing to show."""
 
 
 def _chosen(value: str, kind: Any) -> Any:

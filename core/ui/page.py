@@ -1,5 +1,6 @@
-"""The page as a whole: sidebar and tabs in one gr.Blocks, and how it is served."""
+"""The page as a whole: sidebar and rooms in one gr.Blocks, and how it is served."""
 
+from importlib import import_module
 from typing import Any
 
 import gradio as gr
@@ -8,13 +9,20 @@ from .. import receipts
 from ..experiments import Experiment, NewProcesses
 from ..pool import Pool
 from ..settings import Settings
-from . import api, hardening, look
-from .compare_tab import MODELS, CompareTab
-from .experiments_tab import ExperimentsTab
-from .lens_tab import LensTab
-from .receipts_tab import ReceiptsTab
+from . import api, security_headers, theme
+from .delivery import Delivery
+from .room import MODELS, Page
 from .sidebar import Sidebar
+from .visitor import Visitor
 
+# In the order of their tabs. Each is a folder here and nothing else knows that it exists, so one that is not wanted
+# is deleted with its line.
+ROOMS = (
+    "compare",
+    "lens",
+    "experiments",
+    "receipts",
+)
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
 MAX_THREADS = 128  # every reply under way holds one
 
@@ -31,23 +39,27 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     ) as demo:
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
-        gr.HTML(f"<div class='brand-small'>{look.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
-        with gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare") as tabs:
-            with gr.Tab("Compare", id="compare", elem_id="tab_compare"):
-                compare = CompareTab(pool, sidebar)
-            with gr.Tab("Token lens", id="lens", elem_id="tab_lens") as lens_tab:
-                lens = LensTab(pool, compare)
-            with gr.Tab("Experiments", id="experiments", elem_id="tab_experiments"):
-                lessons = ExperimentsTab(pool, processes, compare, lesson)
-            with gr.Tab("Receipts", id="receipts", elem_id="tab_receipts") as receipts_tab:
-                checking = ReceiptsTab(pool, compare)
-        compare.connect(demo)
-        lens.connect(lens_tab, tabs)
-        checking.connect(receipts_tab, tabs)
-        lessons.connect(demo, tabs)
+        gr.HTML(f"<div class='brand-small'>{theme.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
+        tabs = gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare")
+        page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
+        furnish(page, demo)
         api.add(pool, processes, MODELS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
     return demo
+
+
+def furnish(page: Page, demo: gr.Blocks) -> dict[str, Any]:
+    """Every room in a tab of its own, by name; wired once all of them are there."""
+    rooms: dict[str, Any] = {}
+    with page.visitor.tabs:
+        for name in ROOMS:
+            module = import_module(f".{name}.tab", __package__)
+            with gr.Tab(module.TITLE, id=name, elem_id=f"tab_{name}") as tab:
+                rooms[name] = module.Room(page, tab)
+    for room in rooms.values():
+        room.connect(demo)
+    page.visitor.connect(demo)
+    return rooms
 
 
 def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, str, str]:
@@ -58,11 +70,11 @@ def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, st
         root_path=settings.root_path or None,
         share=settings.share,
         auth=list(settings.auth) or None,
-        theme=look.theme(),
-        css=look.STYLE,
-        js=look.SCRIPT,
-        head=look.HEAD,
-        app_kwargs=hardening.APP_KWARGS,
+        theme=theme.theme(),
+        css=theme.STYLE,
+        js=theme.SCRIPT,
+        head=theme.HEAD,
+        app_kwargs=security_headers.app_kwargs(),
         max_threads=MAX_THREADS,
         max_file_size=receipts.MAX_BYTES,
         footer_links=[],

@@ -6,8 +6,8 @@ import re
 import gradio as gr
 import pytest
 
-from core.ui import render
-from core.ui.safe import safe_markdown, safe_plain
+from core.ui.compare import render
+from core.ui.escaping import safe_markdown, safe_plain
 from tests import browser as chromium
 
 RAW = re.compile(r"<(?!code class=\"ticks-\d+\">|/code>)")

@@ -1,25 +1,24 @@
-"""The look: theme, style sheet, the icon in the tab, and the few lines of script that Gradio leaves to us."""
+"""How the page looks: theme, style sheets, the icon in the tab; and the scripts that Gradio loads with it."""
 
 from pathlib import Path
 
 import gradio as gr
 
-from .. import links
-
 _HERE = Path(__file__).parent
-LENS = (_HERE / "lens.html").read_text("utf-8")
-LENS_SCRIPT = (_HERE / "lens.js").read_text("utf-8")
-STYLE = "".join((_HERE / name).read_text("utf-8") for name in ("style.css", "lens.css", "experiments.css"))
-SCRIPT = (_HERE / "page.js").read_text("utf-8")
-EXPERIMENTS_SCRIPT = (_HERE / "experiments.js").read_text("utf-8")
-PACE_SCRIPT = (_HERE / "pace.js").read_text("utf-8")
-TURNS_SCRIPT = (_HERE / "turns.js").read_text("utf-8")
 
-# Small functions for event listeners; what they call is in page.js.
-ARRIVE = f"(kept, aside, fragment) => [kept, aside, location.hash.slice(0, {links.MAX_CHARACTERS + 1})]"
-LESSON_ADDRESS = "() => [location.hash.slice(0, 100)]"
-LEAVE_LESSON = "(...values) => { if (location.hash.startsWith('#lesson=')) history.replaceState(null, '', location.pathname + location.search); return values; }"
-DELIVER = "(parcel) => window.sameSeed.deliver(parcel)"
+
+def _text(*files: Path) -> str:
+    return "\n".join(file.read_text("utf-8") for file in files)
+
+
+def _all(pattern: str) -> list[Path]:
+    """Files of the page, then those of its rooms."""
+    return [*sorted(_HERE.glob(pattern)), *sorted(_HERE.glob(f"*/{pattern}"))]
+
+
+STYLE = _text(*_all("style.css"))
+# When the page is there: page.js, and what a room has of the kind.
+SCRIPT = "() => {\n" + "".join(f"{{{_text(file)}}}\n" for file in _all("page.js")) + "}"
 
 LOGO = (
     "<svg width='{size}' height='{size}' viewBox='0 0 32 32' aria-hidden='true'><rect width='32' height='32' rx='9' fill='#0f6257'/>"
@@ -29,6 +28,8 @@ HEAD = (
     "<meta name='color-scheme' content='light dark'><link rel='icon' href=\"data:image/svg+xml,"
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><rect width='32' height='32' rx='8' fill='%230f6257'/>"
     "<circle cx='12' cy='16' r='6' fill='%23fff' fill-opacity='.55'/><circle cx='20' cy='16' r='6' fill='%23fff' fill-opacity='.9'/></svg>\">"
+    # Before anything else on the page: what its events call.
+    f"<script>window.sameSeed = {{}};\n{_text(_HERE / 'visitor.js', _HERE / 'delivery.js')}</script>"
 )
 
 _INK = gr.themes.Color(
@@ -80,15 +81,9 @@ def _light() -> dict[str, str]:
         "body_background_fill": "*neutral_50",
         "body_text_color": "*neutral_900",
         "body_text_color_subdued": "*neutral_500",
-        "background_fill_primary": "white",
-        "background_fill_secondary": "*neutral_50",
         "block_background_fill": "white",
         "block_border_color": "*neutral_200",
-        "border_color_primary": "*neutral_200",
-        "block_border_width": "1px",
-        "block_shadow": "none",
         "block_radius": "12px",
-        "block_label_text_size": "*text_sm",
         "block_title_text_weight": "700",
         "block_title_text_size": "*text_sm",
         "block_title_text_color": "*neutral_700",
@@ -97,11 +92,9 @@ def _light() -> dict[str, str]:
         "input_border_color": "*neutral_300",
         "input_border_color_focus": "*primary_500",
         "input_radius": "9px",
-        "input_shadow": "none",
         "input_shadow_focus": "0 0 0 3px #1f978322",
         "button_primary_background_fill": "*primary_700",
         "button_primary_background_fill_hover": "*primary_800",
-        "button_primary_text_color": "white",
         "button_primary_border_color": "transparent",
         "button_secondary_background_fill": "white",
         "button_secondary_background_fill_hover": "*neutral_100",
@@ -112,18 +105,13 @@ def _light() -> dict[str, str]:
         "button_small_radius": "8px",
         "button_medium_radius": "9px",
         "button_large_text_weight": "700",
-        "button_small_text_weight": "400",
         "button_medium_text_weight": "400",
-        "button_transform_hover": "none",
         "slider_color": "*primary_600",
         "chatbot_text_size": "15px",
         "layout_gap": "14px",
         "block_padding": "12px 14px",
-        "form_gap_width": "0px",
         "link_text_color": "*primary_700",
-        "code_background_fill": "*neutral_100",
         "loader_color": "*primary_500",
-        "color_accent_soft": "*primary_50",
     }
 
 
@@ -142,8 +130,6 @@ def _dark() -> dict[str, str]:
         "input_background_fill_dark": "#1d1d1b",
         "input_border_color_dark": "#3a3a36",
         "input_border_color_focus_dark": "*primary_400",
-        "button_primary_background_fill_dark": "*primary_600",
-        "button_primary_background_fill_hover_dark": "*primary_700",
         "button_primary_border_color_dark": "transparent",
         "button_secondary_background_fill_dark": "#1d1d1b",
         "button_secondary_background_fill_hover_dark": "#262623",

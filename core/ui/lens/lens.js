@@ -76,7 +76,7 @@ const candidates = (token, side) => {
     const button = make("button", { type: "button", "aria-label": `Branch here with ${visible(string)}, ${percent(Math.exp(logprob))} for the ${name[side].toLowerCase()} model` });
     button.append(make("code", {}, visible(string)), make("b", {}, percent(Math.exp(logprob))));
     if (id === token.id) button.classList.add("written");
-    button.onclick = () => trigger("branch", { reading: head.name, step: token.step, token: id });
+    button.onclick = () => trigger("branch", { turn: head.turn, of: head.of, side: head.side, step: token.step, token: id });
     list.append(make("li", {}, button));
   }
   return make("div", {}, make("h3", {}, `${name[side]} would choose`), list);

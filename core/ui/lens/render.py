@@ -1,27 +1,26 @@
 """What-ifs -> HTML. Everything that a person or a model wrote is escaped here, on the server."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..compare import Run
-from ..types import SIDES, Reply, Side, Snapshot
-from ..what_if import GRID_FRAMINGS, Grid, Point
-from .render import ENDED, KIND
+from ...prompts import Prompt
+from ...types import SIDES, Dial, Reply, Side, Snapshot
+from ...what_if import GRID_FRAMINGS, Grid, Point
+from ..markup import ENDED, FRAMING, KIND
 
 NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
-_FRAMING = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
 
 
-def replies(run: Run, snapshot: Snapshot) -> str:
+def replies(dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) -> str:
     """Both replies, what they were given to begin with told from what was written after it."""
-    return f"<div class='what-if-pair'>{''.join(_reply(run, side, snapshot.reply(side)) for side in SIDES)}</div>"
+    sides = "".join(_reply(side, None if side == "base" else dial, sent[side], snapshot.reply(side)) for side in SIDES)
+    return f"<div class='what-if-pair'>{sides}</div>"
 
 
-def _reply(run: Run, side: Side, reply: Reply) -> str:
-    prompt, dial = run.prompt(side), run.comparison.dial
+def _reply(side: Side, dial: Dial | None, prompt: Prompt, reply: Reply) -> str:
     given = "".join(piece.text for piece in prompt.pieces if piece.origin == "prefill")
     begun = f"<mark title='given, not written by this model'>{html.escape(given)}</mark>" if given else ""
-    kind = KIND[side] if dial is None or side == "base" else f"Dial at {dial.amount:g}, {dial.space}"
+    kind = KIND[side] if dial is None else f"Dial at {dial.amount:g}, {dial.space}"
     state = ENDED[reply.finish_reason] if reply.finish_reason else "Writing" if reply.token_ids else "Waiting"
     count = f"{state}, {len(reply.token_ids)} tokens" + (f" after {prompt.prefilled} given" if given else "")
     return (
@@ -60,7 +59,7 @@ def grids(found: Sequence[Grid]) -> str:
 
 def _grid(grid: Grid) -> str:
     title = "With the system prompt" if grid.system else "Without a system prompt"
-    heads = "".join(f"<th scope='col'>{_FRAMING[framing]}</th>" for framing in GRID_FRAMINGS)
+    heads = "".join(f"<th scope='col'>{FRAMING[framing]}</th>" for framing in GRID_FRAMINGS)
     rows = "".join(
         f"<tr><th scope='row'>{KIND[side]} weights</th>{''.join(_cell(grid, side, framing) for framing in GRID_FRAMINGS)}</tr>"
         for side in SIDES

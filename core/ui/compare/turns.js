@@ -6,7 +6,9 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (!button) return;
   focused = key(button);
-  trigger("click", { do: button.dataset.do, turn: Number(button.dataset.turn), value: button.dataset.value });
+  const { do: what, turn, value } = button.dataset;
+  if (what === "mark") trigger("mark", { turn: Number(turn), value });
+  else trigger("deliver", { do: what, turn: Number(turn) });
 });
 element.addEventListener("toggle", (event) => { unfolded = event.target.open; }, true);
 watch("value", () => {

@@ -8,47 +8,22 @@ to the chat only when the visitor puts it there.
 import json
 import secrets
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from threading import Event
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-from .. import lens, what_if
-from ..compare import Run
-from ..errors import UserError
-from ..pool import Lease, Pool
-from ..receipts import side_receipt
-from ..types import (
-    SIDES,
-    Candidate,
-    Comparison,
-    Context,
-    Dial,
-    LensReport,
-    Record,
-    Shift,
-    Side,
-    SideReceipt,
-    Turn,
-)
-from . import lens_render
-from .session import Chat
+from ... import canonical, lens, what_if
+from ...compare import Run
+from ...errors import UserError
+from ...pool import Lease, Pool
+from ...receipts import side_receipt
+from ...steps import Stop, Stopped, watch
+from ...types import SIDES, Candidate, Comparison, Context, Dial, Record, Shift, Side, SideReceipt, Turn
+from ..visitor import Chat
+from . import render
 
 PERIOD = 1 / 8  # seconds between two views of what is being written
 Space = Literal["logits", "weights"]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A visitor's way to end what is under way on this tab."""
-
-    _event: Event = field(default_factory=Event)
-
-    def stop(self) -> None:
-        self._event.set()
-
-    @property
-    def pressed(self) -> bool:
-        return self._event.is_set()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,11 +62,11 @@ class _Turn:
         return (*self.comparison.prefill(side), *self.side(side).token_ids)
 
 
-def turn_of(chat: Chat, turn: int | None) -> _Turn:
+def turn_of(chat: Chat, turn: Any) -> _Turn:
     """Raises UserError when there is no such turn, or one of its sides failed."""
     if not chat:
         raise UserError("There is no reply to look at yet; press Compare on the first tab.")
-    if turn is None or not 0 <= turn < len(chat):
+    if not isinstance(turn, int) or not 0 <= turn < len(chat):
         raise UserError(f"Choose one of the turns 1 to {len(chat)}.")
     record = chat[turn]
     receipts = {side: record.receipt(side) for side in SIDES}
@@ -104,31 +79,38 @@ def turn_of(chat: Chat, turn: int | None) -> _Turn:
 # --- the lens -------------------------------------------------------------------------------------------
 
 
-def read(
-    pool: Pool, chat: Chat, turn: int | None, side: Side, context: Context, stop: Stop
-) -> Generator[View, None, None]:
+Views = Generator[View, None, None]
+
+
+def read(pool: Pool, chat: Chat, turn: int | None, side: Side, context: Context, stop: Stop) -> Views:
     """Read one reply through both models, token by token. Closing the generator stops both."""
 
-    def reading(lease: Lease) -> Generator[View, None, None]:
-        lines = json.dumps({"name": f"t{secrets.token_hex(4)}", "side": side, "context": context}) + "\n"
+    def reading(lease: Lease) -> Views:
+        found = turn_of(chat, turn)
+        head = {
+            "name": f"t{secrets.token_hex(4)}",
+            "side": side,
+            "context": context,
+            "turn": turn,
+            "of": _digest(found),
+        }
+        lines = json.dumps(head) + "\n"
         yield View(lines=lines, busy=True)
-        shifts = lens.report(lease, turn_of(chat, turn), side, context)
-        try:
-            while True:
-                fresh = next(shifts)
-                if stop.pressed:
-                    yield View(notice="Stopped; what was read so far stays.")
-                    return
-                lines += "".join(line(shift) for shift in fresh)
-                yield View(lines=lines if fresh else None, busy=True)
-        except StopIteration as end:
-            report: LensReport = end.value
-            lines += report.summary.model_dump_json() + "\n"
-            yield View(lines=lines, report=report.model_dump_json())
-        finally:
-            shifts.close()
 
-    yield from _with_models(pool, chat, turn, reading)
+        def drawn(fresh: tuple[Shift, ...]) -> View:
+            nonlocal lines
+            lines += "".join(map(line, fresh))
+            return View(lines=lines if fresh else None, busy=True)
+
+        report = yield from watch(lens.report(lease, found, side, context), drawn, stop)
+        yield View(lines=lines + report.summary.model_dump_json() + "\n", report=report.model_dump_json())
+
+    yield from _with_models(pool, chat, turn, reading, stop, "Stopped; what was read so far stays.")
+
+
+def _digest(found: "_Turn") -> str:
+    """What a lens is of; a branch is only made from the same."""
+    return canonical.sha256(canonical.dump(found.comparison))
 
 
 def line(shift: Shift) -> str:
@@ -153,26 +135,25 @@ def _candidate(candidate: Candidate) -> list[Any]:
 # --- what if --------------------------------------------------------------------------------------------
 
 
-def branch(
-    pool: Pool, chat: Chat, report: str | None, turn: int | None, step: int, token: int, stop: Stop
-) -> Generator[View, None, None]:
-    """Both models go on from the reply that the lens shows, with another token at `step`."""
+def branch(pool: Pool, chat: Chat, asked: Any, stop: Stop) -> Views:
+    """Both models go on from the reply that a lens shows, with another token at one of its steps.
+
+    `asked` comes from the browser and is checked here: {"turn", "of", "side"} of the lens, "step" and "token".
+    """
 
     def ask(lease: Lease) -> Comparison:
-        if report is None:
-            raise UserError("Read a reply to its end first; then choose one of its tokens.")
-        read = LensReport.model_validate_json(report)
-        found = turn_of(chat, turn)
-        if read.comparison != found.comparison:
+        found = turn_of(chat, asked.get("turn"))
+        if asked.get("of") != _digest(found):
             raise UserError("The conversation has changed since this reply was read; read it again.")
-        if not all(isinstance(number, int) for number in (step, token)):
+        step, token, side = (asked.get(name) for name in ("step", "token", "side"))
+        if side not in SIDES or not isinstance(step, int) or not isinstance(token, int):
             raise UserError("Choose one of the tokens on the card.")
-        return what_if.branch(found.comparison, found.whole(read.lens.side), step, token)
+        return what_if.branch(found.comparison, found.whole(side), step, token)
 
-    yield from _compare(pool, chat, turn, ask, stop)
+    yield from _compare(pool, chat, asked.get("turn"), ask, stop)
 
 
-def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop) -> Generator[View, None, None]:
+def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop) -> Views:
     """Each model goes on from the other's first tokens."""
 
     def ask(lease: Lease) -> Comparison:
@@ -182,9 +163,7 @@ def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop)
     yield from _compare(pool, chat, turn, ask, stop)
 
 
-def dial(
-    pool: Pool, chat: Chat, turn: int | None, amount: float, space: Space, stop: Stop
-) -> Generator[View, None, None]:
+def dial(pool: Pool, chat: Chat, turn: int | None, amount: float, space: Space, stop: Stop) -> Views:
     """The turn again, with the post-trained side turned towards the base or beyond itself."""
 
     def ask(lease: Lease) -> Comparison:
@@ -193,88 +172,72 @@ def dial(
     yield from _compare(pool, chat, turn, ask, stop)
 
 
-def _compare(
-    pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Comparison], stop: Stop
-) -> Generator[View, None, None]:
+def _compare(pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Comparison], stop: Stop) -> Views:
     """Run a comparison that is made from a turn, showing both replies as they are written."""
 
-    def running(lease: Lease) -> Generator[View, None, None]:
+    def running(lease: Lease) -> Views:
         assert turn is not None
         comparison = ask(lease)
         run = Run(lease, comparison)
+        stop.also(run.stop)
+        sent = {side: run.prompt(side) for side in SIDES}
         for snapshot in run.snapshots(lambda: PERIOD):
-            if stop.pressed:
-                run.stop()
-            yield View(what_if=lens_render.replies(run, snapshot), busy=True)
+            yield View(what_if=render.replies(comparison.dial, sent, snapshot), busy=True)
         result = run.result()
         turn_ = Turn(prompt=comparison.prompt, base=result.base.text, post=result.post.text)
         record = Record.of(comparison, turn_, side_receipt(result.base), side_receipt(result.post))
-        yield View(what_if=lens_render.replies(run, run.snapshot()), made=Made(turn, record))
+        yield View(what_if=render.replies(comparison.dial, sent, run.snapshot()), made=Made(turn, record))
 
-    yield from _with_models(pool, chat, turn, running)
+    yield from _with_models(pool, chat, turn, running, stop)
 
 
-def sweep(pool: Pool, chat: Chat, turn: int | None, space: Space, stop: Stop) -> Generator[View, None, None]:
+def sweep(pool: Pool, chat: Chat, turn: int | None, space: Space, stop: Stop) -> Views:
     """The post-trained side at every setting of the dial."""
 
-    def sweeping(lease: Lease) -> Generator[View, None, None]:
-        points: list[what_if.Point] = []
-        found = what_if.sweep(lease, turn_of(chat, turn).comparison, space)
-        try:
-            for point in found:
-                if stop.pressed:
-                    break
-                points += [point] if point else []
-                yield View(what_if=lens_render.sweep(points, space) if point else None, busy=True)
-        finally:
-            found.close()
-        yield View(notice="Stopped; the settings that were finished stay." if stop.pressed else "")
+    def sweeping(lease: Lease) -> Views:
+        points = what_if.sweep(lease, turn_of(chat, turn).comparison, space)
+        yield from _gathered(points, lambda found: render.sweep(found, space), stop)
 
-    yield from _with_models(pool, chat, turn, sweeping)
+    yield from _with_models(pool, chat, turn, sweeping, stop, "Stopped; the settings that were finished stay.")
 
 
-def grid(pool: Pool, chat: Chat, turn: int | None, stop: Stop) -> Generator[View, None, None]:
+def grid(pool: Pool, chat: Chat, turn: int | None, stop: Stop) -> Views:
     """Both sets of weights under both framings."""
 
-    def filling(lease: Lease) -> Generator[View, None, None]:
-        grids: list[what_if.Grid] = []
-        found = what_if.grids(lease, turn_of(chat, turn).comparison)
-        try:
-            for each in found:
-                if stop.pressed:
-                    break
-                grids += [each] if each else []
-                yield View(what_if=lens_render.grids(grids) if each else None, busy=True)
-        finally:
-            found.close()
-        yield View(notice="Stopped." if stop.pressed else "")
+    def filling(lease: Lease) -> Views:
+        yield from _gathered(what_if.grids(lease, turn_of(chat, turn).comparison), render.grids, stop)
 
-    yield from _with_models(pool, chat, turn, filling)
+    yield from _with_models(pool, chat, turn, filling, stop)
+
+
+def _gathered(work: Generator[T | None, None, None], draw: Callable[[list[T]], str], stop: Stop) -> Views:
+    """All that has come so far, drawn anew whenever there is more."""
+    found: list[T] = []
+
+    def shown(more: T | None) -> View:
+        found.extend([] if more is None else [more])
+        return View(what_if=draw(found) if more is not None else None, busy=True)
+
+    yield from watch(work, shown, stop)
+    yield View()
 
 
 def _with_models(
-    pool: Pool, chat: Chat, turn: int | None, work: Callable[[Lease], Generator[View, None, None]]
-) -> Generator[View, None, None]:
+    pool: Pool, chat: Chat, turn: int | None, work: Callable[[Lease], Views], stop: Stop, stopped: str = "Stopped."
+) -> Views:
     """Do something with the models of a turn; a mistake is a sentence and changes nothing."""
     try:
         turn_of(chat, turn)
         assert turn is not None
-        opening = pool.open(chat[turn].pair)
-        try:
-            while True:
-                try:
-                    progress = next(opening)
-                except StopIteration as end:
-                    lease: Lease = end.value
-                    break
-                share = f" {progress.fraction:.0%}" if progress.fraction is not None else ""
-                yield View(notice=f"{progress.text}{share}", busy=True)
-        finally:
-            opening.close()
+        lease = yield from watch(
+            pool.open(chat[turn].pair), lambda progress: View(notice=str(progress), busy=True), stop
+        )
         try:
             yield from work(lease)
         finally:
             lease.release()
+    except Stopped:
+        yield View(notice=stopped)
     except UserError as error:
         yield View(notice=str(error), tone="error")
 

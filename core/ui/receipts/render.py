@@ -3,9 +3,10 @@
 import html
 from collections.abc import Iterable
 
-from .. import wording
-from ..difference import Difference, InputDifference, Stretch
-from ..types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from ... import wording
+from ...difference import Difference, InputDifference, Stretch
+from ...types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from ..markup import KIND, listed
 
 _TONES = {"identical": "good", "diverged": "bad", "not replayable": "info"}
 
@@ -19,7 +20,7 @@ def summary(receipt: Receipt) -> str:
         ("Pair", receipt.comparison.pair),
         ("Earlier turns", str(len(receipt.comparison.conversation.turns))),
         ("Seed, temperature", f"{sampling.seed}, {sampling.temperature:g}"),
-        *((wording.SIDE_NAMES[side], _wrote(receipt, side)) for side in SIDES),
+        *((KIND[side], _wrote(receipt, side)) for side in SIDES),
         ("Machine", f"{receipt.base.engine.device}, {receipt.base.engine.dtype}, same-seed {receipt.app_version}"),
     ]
     return _facts(facts)
@@ -41,11 +42,6 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
     return f"<dl class='facts'>{rows}</dl>"
 
 
-def spoken(found: Verdict) -> str:
-    """The verdict for screen readers."""
-    return wording.headline(found)
-
-
 def progress(text: str, fraction: float | None) -> str:
     share = "" if fraction is None else f" value='{fraction:.3f}'"
     return f"<p class='checking'><progress max='1'{share} aria-label='Replay'></progress> {html.escape(text)}</p>"
@@ -56,19 +52,14 @@ def verdict(found: Verdict) -> str:
     sides = "".join(_side(side, judged) for side in SIDES if (judged := found.side(side)))
     return (
         f"<section class='verdict {_TONES[found.outcome]}' aria-label='Verdict'><h3>{html.escape(wording.headline(found))}</h3>"
-        f"{_list(found.reasons)}<div class='verdict-sides'>{sides}</div>{_warnings(found.warnings)}</section>"
+        f"{listed(found.reasons)}<div class='verdict-sides'>{sides}</div>{_warnings(found.warnings)}</section>"
     )
 
 
 def _warnings(warnings: tuple[str, ...]) -> str:
     if not warnings:
         return ""
-    return f"<details class='warnings'><summary>What differs about the machine ({len(warnings)})</summary>{_list(warnings)}</details>"
-
-
-def _list(sentences: Iterable[str]) -> str:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return f"<ul>{items}</ul>" if items else ""
+    return f"<details class='warnings'><summary>What differs about the machine ({len(warnings)})</summary>{listed(warnings)}</details>"
 
 
 def _side(side: Side, judged: SideVerdict) -> str:
@@ -107,10 +98,10 @@ def explanation(found: Difference) -> str:
     tone = "bad" if found.unexplained else "good" if not found.inputs else "info"
     inputs = "".join(_input(change) for change in found.inputs)
     sent = "".join(
-        f"<h4>Sent to the {wording.SIDE_NAMES[side].lower()} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
+        f"<h4>Sent to the {KIND[side].lower()} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
         for side, changes in found.sent.items()
     )
-    partings = _list(wording.parting_sentence(parting) for parting in found.partings)
+    partings = listed(wording.parting_sentence(parting) for parting in found.partings)
     table = (
         f"<table class='changes'><thead><tr><th scope='col'>Input</th><th scope='col'>What changed</th></tr></thead><tbody>{inputs}</tbody></table>"
         if inputs

@@ -3,13 +3,13 @@
 import html
 from collections.abc import Sequence
 
-from ..experiments import EXPERIMENTS, Experiment, Step, Verdict
-from ..experiments.report import cell_text
-from ..experiments.values import Cell, Diff, Exhibit, Table
-from ..types import SIDES, SideResult
+from ...experiments import EXPERIMENTS, Experiment, Step, Verdict
+from ...experiments.report import cell_text
+from ...experiments.values import Cell, Diff, Exhibit, Table
+from ...types import SIDES, Side, SideResult
+from ..markup import ENDED, KIND, listed, visible
 from . import plot
-from .experiments_session import View
-from .render import ENDED, KIND
+from .session import View
 
 _ARROW = "<span aria-hidden='true'>\u2192</span>"
 
@@ -79,7 +79,7 @@ def verdict(found: Verdict) -> str:
     return (
         f"<section class='exp-verdict {'shown' if shown else 'not-shown'}' aria-label='Verdict'>"
         f"<h3><span class='badge'>{badge}</span> <small>{where}</small></h3><p class='sentence'>{html.escape(finding.sentence)}</p>"
-        f"<ul>{''.join(f'<li>{html.escape(detail)}</li>' for detail in finding.details)}</ul></section>"
+        f"{listed(finding.details)}</section>"
         f"{''.join(map(plot.svg, finding.plots))}{_diffs(finding.diffs)}{''.join(map(table, finding.tables))}"
     )
 
@@ -133,21 +133,17 @@ def exhibit(shown: Exhibit) -> str:
     return f"<section class='exp-exhibit' aria-label='Exact inputs'><p class='muted'>{html.escape(settings)}</p><div class='sent-grid'>{sides}</div></section>"
 
 
-def _side(side: str, result: SideResult) -> str:
+def _side(side: Side, result: SideResult) -> str:
     count = f"{_tokens(result.prompt_token_ids)} sent"
     wrote = f"{_tokens(result.token_ids)} written, {ENDED[result.finish_reason].lower()}"
     return (
         f"<section class='sent {side}' aria-label='{KIND[side]}: sent and written'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='sha256 of the token ids: {result.prompt_sha256}'>sha256 {result.prompt_sha256[:12]}</code></header>"
-        f"<pre tabindex='0' aria-label='Sent to the {KIND[side].lower()} model'>{_visible(result.prompt_text)}</pre>"
+        f"<pre tabindex='0' aria-label='Sent to the {KIND[side].lower()} model'>{visible(result.prompt_text)}</pre>"
         f"<header class='wrote'><span>{wrote}</span></header>"
-        f"<pre tabindex='0' aria-label='Written by the {KIND[side].lower()} model'>{_visible(result.text)}</pre></section>"
+        f"<pre tabindex='0' aria-label='Written by the {KIND[side].lower()} model'>{visible(result.text)}</pre></section>"
     )
 
 
 def _tokens(ids: Sequence[int]) -> str:
     return f"{len(ids):,} token{'s' if len(ids) != 1 else ''}"
-
-
-def _visible(text: str) -> str:
-    return html.escape(text).replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")

@@ -1,13 +1,13 @@
 """What happens on the Experiments tab, as plain generators of views: no widgets in here."""
 
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from .. import experiments
-from ..errors import UserError
-from ..experiments import Experiment, NewProcesses, Step, Steps, Verdict
-from ..pool import Pool
+from ... import experiments
+from ...errors import UserError
+from ...experiments import Experiment, NewProcesses, Step, Verdict
+from ...pool import Pool, Progress
+from ...steps import Steps, Stop, Stopped, watch
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,33 @@ class View:
 
 
 def perform(
-    pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str, stop: threading.Event
+    pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str, stop: Stop
 ) -> Generator[View, None, None]:
     """Run an experiment on a pair, loading it if need be. Closing the generator, or `stop`, stops what is under way."""
     view = View(experiment, busy=True)
-    running = _run(pool, processes, experiment, pair)
+
+    def doing(step: Step) -> View:
+        nonlocal view
+        view = view.doing(step)
+        return view
+
     try:
         yield view
-        while not stop.is_set():
-            changed = view.doing(next(running))
-            if changed != view:
-                view = changed
-                yield view
+        verdict = yield from watch(_run(pool, processes, experiment, pair), doing, stop)
+        yield replace(view, busy=False, verdict=verdict)
+    except Stopped:
         yield replace(view, busy=False, mistake="Stopped. An experiment that did not run to its end has no verdict.")
-    except StopIteration as end:
-        yield replace(view, busy=False, verdict=end.value)
     except UserError as error:
         yield replace(view, busy=False, mistake=str(error))
-    finally:
-        running.close()
 
 
-def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Verdict]:
-    opening = pool.open(pair)
-    while True:
-        try:
-            progress = next(opening)
-        except StopIteration as end:
-            lease = end.value
-            break
-        yield Step(text=progress.text, done=round(100 * (progress.fraction or 0)), total=100)
+def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, Verdict]:
+    lease = yield from watch(pool.open(pair), _loading)
     try:
         return (yield from experiments.perform(experiment, lease, processes.ask))
     finally:
         lease.release()
+
+
+def _loading(progress: Progress) -> Step:
+    return Step(text=progress.text, done=round(100 * (progress.fraction or 0)), total=100)

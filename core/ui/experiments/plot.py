@@ -3,7 +3,7 @@
 import html
 from math import ceil, floor, log10
 
-from ..experiments.values import Plot, Series
+from ...experiments.values import Plot, Series
 
 WIDTH, HEIGHT = 680, 280
 LEFT, RIGHT, TOP, BOTTOM = 86, 24, 16, 44

@@ -3,6 +3,6 @@ element.addEventListener("click", (event) => {
   const target = event.target.closest("[data-lesson]");
   if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  if (!location.hash.startsWith("#c=")) history.replaceState(null, "", `#lesson=${target.dataset.lesson}`);
+  if (!location.hash.startsWith("#c=")) history.replaceState(history.state, "", `#lesson=${target.dataset.lesson}`);
   trigger(target.dataset.run ? "run" : "choose", { name: target.dataset.lesson });
 });

@@ -69,10 +69,12 @@ class Hardened:
         await self.app(scope, receive, send_with_headers)
 
 
-APP_KWARGS: dict[str, Any] = {
-    "middleware": [Middleware(Hardened)],
-    "max_body_size": MAX_BODY_BYTES,
-    "openapi_url": None,
-    "docs_url": None,
-    "redoc_url": None,
-}
+def app_kwargs() -> dict[str, Any]:
+    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it."""
+    return {
+        "middleware": [Middleware(Hardened)],
+        "max_body_size": MAX_BODY_BYTES,
+        "openapi_url": None,
+        "docs_url": None,
+        "redoc_url": None,
+    }

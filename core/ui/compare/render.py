@@ -5,21 +5,16 @@ side keeps its formatting but loses raw HTML, images and math; the base side is 
 """
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
-from ..prompts import Piece, Prompt
-from ..types import FinishReason, Record, Reply, Side, Snapshot
-from .safe import safe_markdown, safe_plain
+from ...prompts import Piece, Prompt
+from ...types import SIDES, Record, Reply, Side, Snapshot
+from ..escaping import safe_markdown, safe_plain
+from ..markup import ENDED, KIND, visible
+from ..visitor import has_receipt
 
-KIND = {"base": "Base", "post": "Post-trained"}
 _NOTHING_YET = "\u200b"  # an empty message would not be drawn at all
-
-ENDED: dict[FinishReason, str] = {
-    "eos": "Finished",
-    "length": "Hit max tokens",
-    "context": "Context is full",
-    "stopped": "Stopped",
-}
 
 
 def message(role: str, text: str) -> dict[str, Any]:
@@ -84,15 +79,10 @@ def _state(reply: Reply) -> tuple[str, str]:
     return "idle", "Ready"
 
 
-def came_with_a_link(record: Record) -> bool:
-    """Neither side has a receipt: a turn whose texts came with a link (one that failed on both sides is not kept)."""
-    return record.base is None and record.post is None
-
-
 def finished_reply(record: Record, side: Side) -> Reply:
     """A reply as it stood when its turn ended, for showing a chat that was kept."""
     receipt = record.receipt(side)
-    if came_with_a_link(record):
+    if not has_receipt(record):
         return Reply(text=record.turn.reply(side))
     if receipt is None:
         return Reply(phase="failed", text=record.turn.reply(side))
@@ -110,20 +100,15 @@ def finished_reply(record: Record, side: Side) -> Reply:
 
 def announcement(snapshot: Snapshot) -> str:
     """One sentence for screen readers when both replies have ended."""
+    replies = ((KIND[side], snapshot.reply(side)) for side in SIDES)
     return " ".join(
-        f"{KIND[side]} model: {_state(reply)[1].lower()}, {len(reply.token_ids)} tokens."
-        for side, reply in (("base", snapshot.base), ("post", snapshot.post))
+        f"{kind} model: {_state(reply)[1].lower()}, {len(reply.token_ids)} tokens." for kind, reply in replies
     )
 
 
-def banner(text: str, tone: str, ran: bool) -> str:
-    """What is said above the panes about a link. page.js takes the link out of the address once it has run."""
-    return f"<p class='banner {tone}' data-hash='{'drop' if ran else 'keep'}'>{html.escape(text)}</p>" if text else ""
-
-
-def notice(text: str, tone: str = "info") -> str:
-    """The status line. It is the page's one live region; an empty one stays there so that changes are read out."""
-    return f"<p class='notice {tone}' data-empty='{not text}'>{html.escape(text)}</p>"
+def banner(text: str, tone: str) -> str:
+    """What is said above the panes about a comparison that came from elsewhere."""
+    return f"<p class='banner {tone}'>{html.escape(text)}</p>"
 
 
 # --- turns: marks, links, receipts -------------------------------------------------------------------
@@ -145,7 +130,7 @@ def _turn_row(number: int, record: Record) -> str:
     label = f"turn {number + 1}"
     words = html.escape(" ".join(record.turn.prompt.split())[:80])
     head = f"<b>Turn {number + 1}</b><span class='words'>{words}</span>"
-    if came_with_a_link(record):
+    if not has_receipt(record):
         return f"<div class='turn'>{head}<span class='muted'>came with a link</span></div>"
     marks = "".join(
         f"<button type='button' data-do='mark' data-turn='{number}' data-value='{value}' aria-pressed='{'true' if record.mark == value else 'false'}'>{text}</button>"
@@ -174,7 +159,7 @@ def not_sent(reason: str) -> str:
     return f"<p class='muted'>{html.escape(reason)}</p>"
 
 
-def sent(prompts: dict[Side, Prompt]) -> str:
+def sent(prompts: Mapping[Side, Prompt]) -> str:
     """Both prompts side by side: every character, control tokens marked, re-sent history told from what is new."""
     return f"<div class='sent-grid'>{''.join(_sent_side(side, prompt) for side, prompt in prompts.items())}</div>"
 
@@ -198,10 +183,6 @@ def _sent_runs(pieces: tuple[Piece, ...]) -> list[str]:
         runs.append(
             f"<mark class='{age}'>{html.escape(piece.text)}</mark>"
             if piece.control
-            else f"<span class='{age}'>{_visible(piece.text)}</span>"
+            else f"<span class='{age}'>{visible(piece.text)}</span>"
         )
     return runs
-
-
-def _visible(text: str) -> str:
-    return html.escape(text).replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")

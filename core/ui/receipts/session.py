@@ -3,17 +3,18 @@
 Receipts that were dropped on the page are held by the visitor's own session, newest last.
 """
 
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import prompts, receipts, replay
-from ..difference import Difference, Texts, difference
-from ..errors import UserError
-from ..pool import Pool, Progress
-from ..types import SIDES, Receipt, Verdict
-from .session import Chat
+from ... import prompts, receipts, replay
+from ...difference import Difference, Texts, difference
+from ...errors import UserError
+from ...pool import Pool, Progress
+from ...steps import Stop, Stopped, watch
+from ...types import SIDES, Receipt, Verdict
+from ..markup import short
+from ..visitor import Chat
 
 MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
 
@@ -45,39 +46,30 @@ def take(held: Held, file: Path) -> tuple[Held, Receipt]:
     return (*others, receipt)[-MAX_HELD:], receipt
 
 
-def check(pool: Pool, receipt: Receipt, stop: threading.Event) -> Generator[Checked, None, None]:
+def check(pool: Pool, receipt: Receipt, stop: Stop) -> Generator[Checked, None, None]:
     """Replay a receipt, showing how far it is."""
-    replaying = replay.replay(pool, receipt)
     try:
-        while not stop.is_set():
-            yield Checked(progress=next(replaying))
+        verdict = yield from watch(replay.replay(pool, receipt), lambda progress: Checked(progress=progress), stop)
+        yield Checked(verdict=verdict)
+    except Stopped:
         yield Checked(mistake="The replay was stopped.")
-    except StopIteration as end:
-        yield Checked(verdict=end.value)
     except UserError as error:
         yield Checked(mistake=str(error))
-    finally:
-        replaying.close()
 
 
 def sources(chat: Chat, held: Held) -> list[tuple[str, str]]:
     """What can be compared: (label, key) of every turn with a receipt and of every receipt that was dropped."""
     turns = [
-        (f"Turn {number + 1}: {_short(record.turn.prompt)}", f"turn {number}")
+        (f"Turn {number + 1}: {short(record.turn.prompt, 50)}", f"turn {number}")
         for number, record in enumerate(chat)
         if record.base and record.post
     ]
-    return turns + [(f"Receipt {each.sha256[:8]}: {_short(each.comparison.prompt)}", each.sha256) for each in held]
+    return turns + [(f"Receipt {each.sha256[:8]}: {short(each.comparison.prompt, 50)}", each.sha256) for each in held]
 
 
-def _short(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= 50 else words[:49] + "\u2026"
-
-
-def find(chat: Chat, held: Held, key: str | None) -> Receipt:
+def find(chat: Chat, held: Held, key: object) -> Receipt:
     """The receipt behind a key of `sources`. Raises UserError when it is gone."""
-    if key and key.startswith("turn ") and key.removeprefix("turn ").isdigit():
+    if isinstance(key, str) and key.startswith("turn ") and key.removeprefix("turn ").isdigit():
         number = int(key.removeprefix("turn "))
         if number < len(chat):
             return receipts.of_turn(chat, number)

@@ -1,0 +1,1 @@
+"""The Compare tab: one prompt to both models, and what came of it."""

@@ -1,0 +1,1 @@
+"""The Experiments tab: the guided experiments as cards, runs and verdicts."""

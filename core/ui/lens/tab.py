@@ -1,0 +1,218 @@
+"""The Token lens tab: its widgets, and which session generator each button starts."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ... import lens, links
+from ...errors import UserError
+from ...steps import Stop
+from ...types import LensChoice, LensReport
+from .. import delivery, markup
+from ..delivery import Parcel
+from ..room import MODELS, QUIET, Page, Update, Values, unchecked
+from ..visitor import SECONDS_IDLE, Chat, Session
+from . import render, session
+from .session import View
+
+TITLE = "Token lens"
+NAME = "lens"
+_HERE = Path(__file__).parent
+
+Start = Callable[[Chat, Values, Any, Stop], session.Views]  # the chat, what the widgets hold, what the event says
+
+
+class Room:
+    """Builds the widgets inside the current Tab; `connect` wires them once everything exists."""
+
+    def __init__(self, page: Page, tab: gr.Tab):
+        self.page, self.visitor, self.tab = page, page.visitor, tab
+        with gr.Row(elem_id="lens_ask"):
+            self.turn = unchecked(
+                gr.Dropdown([], label="Turn", elem_id="lens_turn", filterable=False, scale=3, min_width=180)
+            )
+            self.side = gr.Radio(
+                [("Base", "base"), ("Post-trained", "post")], value="post", label="Reply of", elem_id="lens_side"
+            )
+            self.context = gr.Radio(
+                [("The same token ids", "identical"), ("Its own framing", "own")],
+                value="identical",
+                label="The sibling reads",
+                elem_id="lens_context",
+            )
+        with gr.Row(elem_id="lens_actions"):
+            self.read = gr.Button("Read this reply", variant="primary", elem_id="lens_read", size="md", min_width=140)
+            self.stop = gr.Button("Stop", elem_id="lens_stop", size="md", min_width=80, interactive=False)
+            self.link = gr.Button("Copy link", elem_id="lens_link", size="md", min_width=90)
+            self.json = gr.Button("Save as JSON", size="md", elem_id="lens_json", min_width=110)
+            self.csv = gr.Button("Save as CSV", size="md", elem_id="lens_csv", min_width=110)
+        self.notice = gr.HTML(markup.notice(""), elem_id="lens_notice")
+        self.view = gr.HTML(
+            "",
+            html_template=(_HERE / "lens.html").read_text("utf-8"),
+            js_on_load=(_HERE / "lens.js").read_text("utf-8"),
+            apply_default_css=False,
+            elem_id="lens",
+        )
+        with gr.Accordion("What if", open=True, elem_id="lens_what_if"):
+            self._what_if()
+        self.report = gr.State(None, time_to_live=SECONDS_IDLE)  # the lens that is shown, as JSON
+        self.made = gr.State(None, time_to_live=SECONDS_IDLE)
+        self.visitor.on_change(self._redraw, [self.turn, self.side, self.context])
+
+    def _what_if(self) -> None:
+        with gr.Row(elem_classes="lens-row", equal_height=True):
+            self.handed = unchecked(
+                gr.Slider(
+                    1,
+                    100,
+                    5,
+                    step=1,
+                    label="Handover: tokens that the other model writes first",
+                    elem_id="lens_tokens",
+                    buttons=[],
+                )
+            )
+            self.hand_over = gr.Button("Hand over", elem_id="lens_hand_over", size="md", min_width=130, scale=0)
+        with gr.Row(elem_classes="lens-row", equal_height=True):
+            self.amount = unchecked(
+                gr.Slider(
+                    0,
+                    1.5,
+                    0.5,
+                    step=0.05,
+                    label="Costume dial: 0 is the base, 1 the post-trained model",
+                    elem_id="lens_amount",
+                    buttons=[],
+                )
+            )
+            self.space = gr.Radio(
+                [("Logits", "logits"), ("Weights", "weights")],
+                value="logits",
+                label="Mix their",
+                elem_id="lens_space",
+                min_width=180,
+            )
+            self.dial = gr.Button("Turn the dial", elem_id="lens_dial", size="md", min_width=130, scale=0)
+            self.sweep = gr.Button("Sweep", elem_id="lens_sweep", size="md", min_width=100, scale=0)
+        with gr.Row(elem_classes="lens-row"):
+            self.grid = gr.Button("Weights or template?", elem_id="lens_grid", size="md", min_width=180, scale=0)
+            self.open = gr.Button("Open in Compare", elem_id="lens_open", size="md", min_width=150, scale=0)
+        self.what_if = gr.HTML(render.NOTHING, elem_id="what_if")
+
+    # --- wiring -----------------------------------------------------------------------------------
+
+    def connect(self, demo: gr.Blocks) -> None:
+        visitor, pool = self.visitor, self.page.pool
+        here = {*visitor.held, self.turn, self.side, self.context, self.report}
+        asked = {*here, self.handed, self.amount, self.space}
+        outputs = [self.view, self.report, self.what_if, self.made, self.notice, self.stop]
+        once: dict[str, Any] = {"trigger_mode": "once", **MODELS, **QUIET}
+        self.tab.select(self._turns, {*visitor.held, self.turn}, self.turn, queue=False, **QUIET)
+        starts: tuple[tuple[Any, Start], ...] = (
+            (
+                self.read.click,
+                lambda chat, values, event, stop: session.read(
+                    pool, chat, values[self.turn], values[self.side], values[self.context], stop
+                ),
+            ),
+            (
+                self.hand_over.click,
+                lambda chat, values, event, stop: session.hand_over(
+                    pool, chat, values[self.turn], int(values[self.handed] or 0), stop
+                ),
+            ),
+            (
+                self.dial.click,
+                lambda chat, values, event, stop: session.dial(
+                    pool, chat, values[self.turn], float(values[self.amount] or 0), values[self.space], stop
+                ),
+            ),
+            (
+                self.sweep.click,
+                lambda chat, values, event, stop: session.sweep(
+                    pool, chat, values[self.turn], values[self.space], stop
+                ),
+            ),
+            (
+                self.grid.click,
+                lambda chat, values, event, stop: session.grid(pool, chat, values[self.turn], stop),
+            ),
+            # A candidate of the card was pressed.
+            (self.view.branch, lambda chat, values, event, stop: session.branch(pool, chat, event, stop)),
+        )
+        for listener, start in starts:
+            listener(self._follow(start), asked, outputs, **once)
+        visitor.on_stop(self.stop.click, NAME)
+        open_ = visitor.if_idle(self._open, self.notice)
+        self.open.click(open_, {*visitor.held, self.made}, [*visitor.outputs, self.notice], queue=False, **QUIET)
+        for button, pack in ((self.link, self._pack_link), (self.json, self._pack_json), (self.csv, self._pack_table)):
+            self.page.delivery.on(button.click, pack, here, self.notice)
+
+    def _turns(self, values: Values) -> Any:
+        return self._choices(self.visitor.of(values).records, values[self.turn])
+
+    def _choices(self, chat: Chat, chosen: int | None = None) -> Any:
+        names = [(f"{turn + 1}. {markup.short(record.turn.prompt, 60)}", turn) for turn, record in enumerate(chat)]
+        kept = chosen if chosen is not None and chosen < len(chat) else None
+        return gr.update(choices=names, value=kept if kept is not None else len(chat) - 1 if chat else None)
+
+    def _redraw(self, held: Session) -> Update:
+        """The turns of the conversation; a link to a lens that was opened sets it to what was looked at."""
+        update: Update = {self.turn: self._choices(held.records)}
+        if held.opened is not None and held.opened.shared.lens is not None:
+            update |= {self.side: held.opened.shared.lens.side, self.context: held.opened.shared.lens.context}
+        return update
+
+    def _follow(self, start: Start) -> Callable[..., Iterator[Update]]:
+        def run(values: Values, event: gr.EventData) -> Iterator[Update]:
+            held = self.visitor.of(values)
+            stop = held.restart(NAME)
+            views = start(held.records, values, event._data, stop)
+            try:
+                yield {self.stop: gr.update(interactive=True), self.notice: markup.notice("")}
+                for view in views:
+                    yield self._show(view)
+                yield {self.stop: gr.update(interactive=False)}
+            finally:
+                views.close()  # a closed tab closes this generator, and with it whatever is under way
+                held.end(NAME, stop)
+
+        return run
+
+    def _show(self, view: View) -> Update:
+        update: Update = {self.notice: markup.notice(view.notice, view.tone)}
+        if view.lines is not None:
+            update |= {self.view: view.lines, self.report: view.report}
+        if view.what_if is not None:
+            update |= {self.what_if: view.what_if, self.made: view.made}
+        return update
+
+    def _open(self, values: Values) -> Update:
+        held = self.visitor.of(values)
+        try:
+            chat = session.made_chat(held.records, values[self.made])
+        except UserError as error:
+            return {self.notice: markup.notice(str(error), "error")}
+        return self.visitor.replace(held, chat)
+
+    # --- links and files --------------------------------------------------------------------------------
+
+    def _pack_link(self, values: Values, event: Any) -> tuple[Parcel, str]:
+        chat, turn = self.visitor.of(values).records, values[self.turn]
+        session.turn_of(chat, turn)
+        lens_ = LensChoice(side=values[self.side], context=values[self.context])
+        return self.page.delivery.link(links.of_turn(chat, turn, lens_), f"this lens on turn {turn + 1}")
+
+    def _pack_json(self, values: Values, event: Any) -> tuple[Parcel, str]:
+        return delivery.file("token-lens.json", "application/json", self._read_report(values).model_dump_json(indent=2))
+
+    def _pack_table(self, values: Values, event: Any) -> tuple[Parcel, str]:
+        return delivery.file("token-lens.csv", "text/csv", lens.table(self._read_report(values).lens))
+
+    def _read_report(self, values: Values) -> LensReport:
+        if values[self.report] is None:
+            raise UserError("Read a reply to its end first; then it can be saved.")
+        return LensReport.model_validate_json(values[self.report])

@@ -1,0 +1,35 @@
+"""Small pieces of HTML that several rooms draw, and what both sides are called in them. Text is escaped here."""
+
+import html
+from collections.abc import Iterable
+
+from ..types import FinishReason, Framing, Side
+
+FRAMING: dict[Framing, str] = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
+KIND: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
+ENDED: dict[FinishReason, str] = {
+    "eos": "Finished",
+    "length": "Hit max tokens",
+    "context": "Context is full",
+    "stopped": "Stopped",
+}
+
+
+def notice(text: str, tone: str = "info") -> str:
+    """The status line. It is the page's one live region; an empty one stays there so that changes are read out."""
+    return f"<p class='notice {tone}' data-empty='{not text}'>{html.escape(text)}</p>"
+
+
+def short(text: str, length: int) -> str:
+    """A text on one line, its end cut off in sight."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}\u2026"
+
+
+def listed(sentences: Iterable[str]) -> str:
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def visible(text: str) -> str:
+    return html.escape(text).replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")

@@ -1,0 +1,1 @@
+"""The Receipts tab: replays, differences, files to take along."""

@@ -1,0 +1,272 @@
+"""One visitor: whose conversation every tab shows, what the browser keeps of it, and what of theirs is under way.
+
+The server's half is a `Session` in a gr.State of the visitor's own, changed in place; the browser's half is
+visitor.js. A session that was lost (it has expired, or the server was started again) is made anew from what the
+browser kept, whichever tab asks first. A conversation belongs to an entry of the browser's history, and to one
+tab of the browser, the only one that writes it.
+"""
+
+import secrets
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Literal
+
+import gradio as gr
+from pydantic import ValidationError
+
+from .. import links
+from ..checkpoints import find_pair
+from ..errors import UserError
+from ..links import Shared
+from ..pool import Pool
+from ..steps import Stop
+from ..types import Comparison, Record, Turn, Value
+from . import markup
+from .room import QUIET, Update, Values
+from .sidebar import Choices, Sidebar
+
+Chat = tuple[Record, ...]
+
+SECONDS_IDLE = 7200  # after which a session is forgotten here
+BUSY = markup.notice("A reply is being written; stop it first, or wait until it has ended.", "error")
+UNREADABLE = (
+    "The conversation kept in this browser is from another version of the app and cannot be read; this is a new chat."
+)
+
+
+class Opened(Value):
+    """A comparison that came from elsewhere, and what it came in ("link", "receipt")."""
+
+    shared: Shared
+    source: str
+
+
+class Kept(Value):
+    """What a browser keeps of one conversation."""
+
+    version: Literal[1] = 1
+    records: Chat = ()
+    opened: Opened | None = None
+
+
+class Session:
+    """What the server holds of one visitor. `chat` is None where nobody has arrived, or what it held was lost."""
+
+    def __init__(self) -> None:
+        self.chat: Chat | None = None
+        self.opened: Opened | None = None
+        self.notice = ""  # what went wrong on arrival
+        self.elsewhere = ""  # a name for the conversation of theirs that this tab could show instead
+        self.slower = 1  # how many times less often than usual this visitor's browser wants to draw
+        self._work: dict[str, Stop] = {}
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: Any) -> "Session":
+        """Every visitor begins with one of their own."""
+        return Session()
+
+    @property
+    def records(self) -> Chat:
+        return self.chat or ()
+
+    @property
+    def waiting(self) -> Opened | None:
+        """What came from elsewhere, while nothing has been run behind it."""
+        return None if any(map(has_receipt, self.records)) else self.opened
+
+    def begin(self, room: str) -> Stop | None:
+        """What ends the work that may begin now; None while earlier work of this room goes on."""
+        with self._lock:
+            return None if room in self._work else self._work.setdefault(room, Stop())
+
+    def restart(self, room: str) -> Stop:
+        """What ends the work that begins now; earlier work of this room is stopped."""
+        with self._lock:
+            if room in self._work:
+                self._work[room].press()
+            self._work[room] = Stop()
+            return self._work[room]
+
+    def end(self, room: str, work: Stop) -> None:
+        """This work has ended. Safe to call more than once, and when other work has begun since."""
+        with self._lock:
+            if self._work.get(room) == work:
+                del self._work[room]
+
+    def busy(self, room: str) -> bool:
+        return room in self._work
+
+    def stop(self, room: str) -> None:
+        work = self._work.get(room)
+        if work is not None:
+            work.press()
+
+
+def has_receipt(record: Record) -> bool:
+    """Whether this turn was run by the app, rather than having come with a link (one that failed on both sides is not kept)."""
+    return record.base is not None or record.post is not None
+
+
+class Visitor:
+    """The parts of the page that hold a visitor, and what every room may do with them."""
+
+    def __init__(self, pool: Pool, sidebar: Sidebar, tabs: gr.Tabs):
+        self.pool, self.sidebar, self.tabs = pool, sidebar, tabs
+        self.session = gr.State(Session(), time_to_live=SECONDS_IDLE)
+        # As an input: {"kept": text}, what the browser keeps of this conversation. As an output: what it should do (see visitor.js).
+        self.keeper = gr.HTML(
+            None,
+            html_template="",
+            js_on_load="watch('value', () => { props.value = window.sameSeed.visitor.obey(props.value); })",
+            apply_default_css=False,
+            visible="hidden",
+            elem_id="keeper",
+        )
+        self._shows: list[Callable[[Session], Update]] = []
+        self._shown: list[Any] = []
+
+    # --- for the rooms ----------------------------------------------------------------------------
+
+    @property
+    def held(self) -> set[Any]:
+        """What a handler must be given so that `of` finds the visitor."""
+        return {self.session, self.keeper}
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Everything that another conversation can change."""
+        return list(dict.fromkeys([*self._shown, *self.sidebar.widgets, self.session, self.keeper, self.tabs]))
+
+    def on_change(self, show: Callable[[Session], Update], outputs: list[Any]) -> None:
+        """Let a room show whatever conversation the visitor has from now on."""
+        self._shows.append(show)
+        self._shown += outputs
+
+    def of(self, values: Values) -> Session:
+        """The visitor's session; when it has lost its conversation, what the browser kept is what the page shows."""
+        session: Session = values[self.session]
+        if session.chat is None:
+            self._recover(session, values[self.keeper])
+        return session
+
+    def if_idle(self, act: Callable[[Values], Update], notice: Any) -> Callable[[Values], Update]:
+        """`act`, which changes the conversation, refused while a reply is being written into it."""
+
+        def acted(values: Values) -> Update:
+            return {notice: BUSY} if self.of(values).busy("compare") else act(values)
+
+        return acted
+
+    def on_stop(self, listener: Any, room: str) -> None:
+        """Let an event end what the visitor has under way in a room."""
+        listener(lambda session: session.stop(room), self.session, None, queue=False, **QUIET)
+
+    def keep(self, session: Session) -> Update:
+        """Tell the browser to keep the conversation as it is now."""
+        return self._tell(session, "keep")
+
+    def replace(self, session: Session, chat: Chat) -> Update:
+        """Another form of the same conversation, shown everywhere."""
+        session.chat = chat
+        return self._show(session) | self._tell(session, "keep") | {self.tabs: gr.Tabs(selected="compare")}
+
+    def new(self, session: Session) -> Update:
+        """A new, empty conversation. The old one stays an entry of the browser's history."""
+        session.chat, session.opened, session.elsewhere = (), None, ""
+        return self._show(session) | self._tell(session, "begin")
+
+    def open(self, session: Session, shared: Shared, source: str) -> Update:
+        """Show what a receipt holds, as a link to it would; the visitor's own conversation waits meanwhile.
+
+        Raises:
+            UserError: its pair is not one of this app's.
+        """
+        elsewhere = _OWN if session.records else session.elsewhere
+        self._open(session, shared, source)
+        session.elsewhere = elsewhere
+        update = self._show(session) | self._tell(session, "begin", aside=True)
+        return update | {self.tabs: gr.Tabs(selected="compare")}
+
+    # --- arriving ---------------------------------------------------------------------------------
+
+    def connect(self, demo: gr.Blocks) -> None:
+        """Wire the arrival, once every room has said what it shows."""
+        js = f"() => [null, window.sameSeed.visitor.arrive({links.MAX_CHARACTERS + 1})]"
+        demo.load(self.arrive, [self.session, self.keeper], self.outputs, js=js, queue=False, **QUIET)
+
+    def arrive(self, session: Session, brought: Any) -> Update:
+        """A page was opened or loaded again. `brought` is {"kept", "address", "fresh", "own", "last"} (see visitor.js).
+
+        A link that cannot be used changes nothing.
+        """
+        brought = brought if isinstance(brought, dict) else {}
+        self._recover(session, brought)
+        own, last = bool(brought.get("own")), brought.get("last")
+        address = str(brought.get("address") or "")
+        order = "show"
+        if brought.get("fresh") and address.startswith(links.PREFIX):
+            try:
+                self._open(session, links.decode(address), "link")
+                order = "begin_here"
+            except UserError as error:
+                session.notice, own = str(error), False
+        empty = not session.records or order == "begin_here"
+        session.elsewhere = _OWN if own else _last(last) if empty and isinstance(last, int) and last > 0 else ""
+        return self._show(session) | self._tell(session, order, aside=order == "begin_here")
+
+    def _recover(self, session: Session, brought: Any) -> None:
+        text = brought.get("kept") if isinstance(brought, dict) else None
+        kept, session.notice = Kept(), ""
+        if text:
+            try:
+                kept = Kept.model_validate_json(text)
+            except (ValidationError, TypeError):
+                session.notice = UNREADABLE
+        session.chat, session.opened = kept.records, kept.opened
+
+    def _open(self, session: Session, shared: Shared, source: str) -> None:
+        """Raises UserError when the pair is unknown; then nothing is changed."""
+        comparison = shared.comparison
+        find_pair(self.pool.pairs, comparison.pair)
+        session.chat = tuple(_record_of(comparison, turn) for turn in comparison.conversation.turns)
+        session.opened = Opened(shared=shared, source=source)
+
+    def _show(self, session: Session) -> Update:
+        """The conversation everywhere, with the settings that it was made with."""
+        update: Update = {self.session: session}
+        known = {pair.id for pair in self.pool.pairs}
+        if session.waiting is not None:
+            update |= self.sidebar.show(Choices.of_comparison(session.waiting.shared.comparison))
+        elif session.records and session.records[-1].pair in known:
+            update |= self.sidebar.show(Choices.of(session.records[-1]))
+        for show in self._shows:
+            update |= show(session)
+        return update
+
+    def _tell(self, session: Session, order: str, aside: bool = False) -> Update:
+        text = Kept(records=session.records, opened=session.opened).model_dump_json()
+        told = {"do": order, "kept": text, "ran": session.waiting is None, "aside": aside}
+        # Two equal values in a row would not reach the script.
+        return {self.session: session, self.keeper: {**told, "serial": secrets.token_hex(4)}}
+
+
+_OWN = "Back to my conversation"
+
+
+def _last(turns: int) -> str:
+    return f"Continue my last conversation ({turns} turn{'s' if turns != 1 else ''})"
+
+
+def _record_of(comparison: Comparison, turn: Turn) -> Record:
+    """An earlier turn that came with a link: its texts, under the settings of the link. How it was made is not known."""
+    return Record(
+        turn=turn,
+        pair=comparison.pair,
+        system=comparison.conversation.system,
+        sampling=comparison.sampling,
+        framing_base=comparison.framing_base,
+        framing_post=comparison.framing_post,
+        today=comparison.today,
+        base=None,
+        post=None,
+    )

@@ -1,0 +1,234 @@
+"""One visitor over all rooms: a lost session, links that arrive, what the browser is told to keep."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from core import links
+from core.ui.visitor import Kept, Session
+from tests.pairs import PAIR, OnePair, tiny_lease
+from tests.rooms import Guest, House
+from tests.values import COMPARISON
+
+OPENS = links.encode(links.Shared(comparison=COMPARISON.model_copy(update={"pair": PAIR.id})))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[OnePair]:
+    with tiny_lease() as lease:
+        yield OnePair(lease)
+
+
+@pytest.fixture
+def house(pool) -> House:
+    return House(pool)
+
+
+@pytest.fixture
+def guest(house) -> Guest:
+    """A visitor with two turns."""
+    guest = Guest(house)
+    guest.arrive()
+    guest.values[house.visitor.sidebar.max_new_tokens] = 6
+    for prompt in ("One", "Two"):
+        guest.ask(prompt)
+    return guest
+
+
+# --- a lost session --------------------------------------------------------------------------------------
+
+Act = Callable[[Any, Guest], Any]
+
+
+def _event(**data: Any) -> SimpleNamespace:
+    return SimpleNamespace(_data=data)
+
+
+def _notices(room: Any, updates: list[dict]) -> list[str]:
+    """What was said, each sentence once: how many views there are is a question of time."""
+    return list(dict.fromkeys(update[room.notice] for update in updates if room.notice in update))
+
+
+def _watching(start: Callable[[Any], Any]) -> Act:
+    """A generator of a room, followed to its end: everything that it said."""
+    return lambda room, guest: _notices(room, guest.watch(start(room)(guest.values)))
+
+
+def _lens(number: int) -> Act:
+    def act(room: Any, guest: Guest) -> list[str]:
+        fn = [each for each in guest.house.demo.fns.values() if room.view in each.outputs][number].fn
+        guest.values[room.turn] = 1
+        return _notices(room, guest.watch(fn(guest.values, _event())))
+
+    return act
+
+
+def _branch(room: Any, guest: Guest) -> list[str]:
+    _lens(0)(room, guest)  # the browser holds the lens that it shows, whatever the server has lost
+    head = json.loads(guest.values[room.view].split("\n")[0])
+    guest.leave()
+    fn = [each for each in guest.house.demo.fns.values() if room.view in each.outputs][5].fn
+    asked = {**{name: head[name] for name in ("turn", "of", "side")}, "step": 0, "token": 5}
+    return _notices(room, guest.watch(fn(guest.values, _event(**asked))))
+
+
+def _marked(room: Any, guest: Guest) -> Any:
+    guest.see(room._mark(guest.values, _event(turn=0, value="post")))
+    return guest.session.records[0].mark
+
+
+ACTS: dict[str, tuple[str, Act]] = {
+    "compare": ("compare", _watching(lambda room: room._compare)),
+    "retry": ("compare", _watching(lambda room: room._retry)),
+    "undo": ("compare", lambda room, guest: guest.see(room._undo(guest.values)) and guest.prompts),
+    "edit": ("compare", lambda room, guest: guest.see(room._edit(guest.values))[room.prompt]),
+    "mark": ("compare", _marked),
+    "copy link": ("compare", lambda room, guest: room._pack(guest.values, {"do": "link", "turn": 0})),
+    "receipt": ("compare", lambda room, guest: room._pack(guest.values, {"do": "receipt", "turn": 0})[1]),
+    "turns of the lens": ("lens", lambda room, guest: room._turns(guest.values)),
+    "read": ("lens", _lens(0)),
+    "hand over": ("lens", _lens(1)),
+    "dial": ("lens", _lens(2)),
+    "sweep": ("lens", _lens(3)),
+    "grid": ("lens", _lens(4)),
+    "branch": ("lens", _branch),
+    "link of a lens": ("lens", lambda room, guest: room._pack_link({**guest.values, room.turn: 1}, None)),
+    "lists of receipts": ("receipts", lambda room, guest: list(room._choices(guest.values).values())),
+    "explain": (
+        "receipts",
+        lambda room, guest: room._explain({**guest.values, room.first: "turn 0", room.second: "turn 1"}),
+    ),
+    **{
+        f"export {number}": (
+            "receipts",
+            lambda room, guest, label=label: room._exporter(label)(guest.values, None),
+        )
+        for number, label in enumerate(("Both replies as Markdown", "Both chats as JSON Lines"))
+    },
+}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_every_room_goes_on_with_what_the_browser_kept_when_the_session_is_lost(guest, name):
+    room_name, act = ACTS[name]
+    room, kept = guest.house.rooms[room_name], guest.kept
+    there = act(room, guest)
+    after = guest.prompts
+    guest.kept = kept
+    guest.leave()
+    assert act(room, guest) == there
+    assert guest.prompts == after
+    assert there and "no reply to look at" not in str(there) and "no turn" not in str(there)
+
+
+def test_a_new_chat_is_not_taken_for_a_lost_one(house, guest):
+    kept = guest.kept
+    guest.see(house.visitor.new(guest.session))
+    guest.values[house.visitor.keeper] = {"kept": kept}  # as though the browser had not stored the change yet
+    guest.ask("Hello")
+    assert guest.prompts == ["Hello"]
+
+
+@pytest.mark.parametrize("kept", ["{", '{"version": 2}', '{"records": 7}', "null", '"x"'])
+def test_what_cannot_be_read_any_more_is_a_sentence_and_a_new_chat(guest, kept):
+    guest.kept = kept
+    update = guest.arrive()
+    assert "cannot be read" in update[guest.house.compare.notice] and guest.prompts == []
+
+
+@pytest.mark.parametrize(
+    "brought", [None, [], "x", {"kept": 7}, {"address": 7, "fresh": True}, {"last": "x", "own": []}]
+)
+def test_whatever_a_browser_brings_is_taken_for_nothing_when_it_is_nothing(house, brought):
+    session = Session()
+    house.visitor.arrive(session, brought)
+    assert session.records == ()
+
+
+# --- links and receipts ------------------------------------------------------------------------------------
+
+
+def test_a_link_opens_beside_ones_own_conversation(house, guest):
+    update = guest.arrive(address=OPENS, fresh=True, own=True)
+    order = update[house.visitor.keeper]
+    assert order["do"] == "begin_here" and order["aside"] and not order["ran"], "another conversation than the kept one"
+    assert update[house.compare.prompt]["value"] == COMPARISON.prompt
+    assert update[house.compare.elsewhere]["value"] == "Back to my conversation"
+    guest.leave()  # what was opened survives a lost session too
+    guest.ask(COMPARISON.prompt)
+    assert Kept.model_validate_json(guest.kept).opened is not None and guest.prompts == [COMPARISON.prompt]
+
+
+def test_a_link_that_was_opened_before_is_not_opened_again(guest):
+    guest.arrive(address=OPENS, fresh=False)
+    assert guest.prompts == ["One", "Two"]
+
+
+def test_a_link_that_cannot_be_used_changes_nothing(house, guest):
+    kept = guest.kept
+    update = guest.arrive(address="#c=damaged!", fresh=True, own=True)
+    assert "damaged" in update[house.compare.notice] and guest.prompts == ["One", "Two"] and guest.kept == kept
+    assert not update[house.compare.elsewhere]["visible"]
+
+
+def test_a_new_tab_offers_the_last_conversation(house):
+    guest = Guest(house)
+    update = guest.arrive(last=3)
+    assert update[house.compare.elsewhere]["value"] == "Continue my last conversation (3 turns)"
+    assert guest.prompts == []
+
+
+# --- every visitor has a session of their own -------------------------------------------------------------
+
+
+def test_a_room_has_one_thing_under_way_and_starting_again_stops_it():
+    session = Session()
+    first = session.restart("lens")
+    second = session.restart("lens")
+    assert first.pressed and not second.pressed
+    session.end("lens", first)
+    assert session.busy("lens"), "the end of the first is not the end of the second"
+    session.end("lens", second)
+    session.end("lens", second)
+    assert not session.busy("lens")
+
+
+def test_rooms_do_not_wait_for_each_other():
+    session = Session()
+    assert session.begin("compare") and session.begin("lens") and not session.begin("compare")
+
+
+# --- rooms --------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+BUILDS = """
+from core.hub import HuggingFaceHub
+from core.pool import Pool
+from core.settings import Settings
+from core.ui import page
+demo = page.build(Pool(Settings(), HuggingFaceHub()))
+print([block["props"]["label"] for block in demo.get_config_file()["components"] if block["type"] == "tabitem"])
+"""
+
+
+@pytest.mark.parametrize("room", ["lens", "experiments", "receipts"])
+def test_a_room_is_deleted_by_deleting_its_folder_and_its_line(tmp_path, room):
+    shutil.copytree(ROOT / "core", tmp_path / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(ROOT / "checkpoints" / "pairs.toml", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "core" / "ui" / room)
+    page = tmp_path / "core" / "ui" / "page.py"
+    lines = page.read_text("utf-8").splitlines(keepends=True)
+    page.write_text("".join(line for line in lines if line != f'    "{room}",\n'), "utf-8")
+    assert len(page.read_text("utf-8").splitlines()) == len(lines) - 1
+    built = subprocess.run([sys.executable, "-c", BUILDS], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    titles = {"compare": "Compare", "lens": "Token lens", "experiments": "Experiments", "receipts": "Receipts"}
+    assert built.stdout.strip() == str([title for name, title in titles.items() if name != room])

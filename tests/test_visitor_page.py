@@ -1,0 +1,190 @@
+"""Whose conversation a page shows, in a real browser: several tabs, back and forward, a server that was started again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from core import links
+from tests import browser as chromium
+from tests.browser import Watch, ask, ended, open_page, reload
+from tests.scripted import PAIR, ScriptedPool
+from tests.values import COMPARISON
+
+LINK = links.encode(links.Shared(comparison=COMPARISON.model_copy(update={"pair": PAIR.id})))
+
+
+@pytest.fixture
+def window(browser) -> Iterator[BrowserContext]:
+    """One browser of one person, in which tabs can be opened."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_tab(window) -> Iterator[Callable[[str], Page]]:
+    watches: list[Watch] = []
+
+    def opened(url: str) -> Page:
+        page = window.new_page()
+        watches.append(Watch(page, url))
+        open_page(page, url)
+        return page
+
+    yield opened
+    for watch in watches:
+        watch.check()
+
+
+def say(page: Page, *prompts: str) -> None:
+    for prompt in prompts:
+        before = page.locator("#chat_base .bot.message").count()
+        ask(page, prompt)
+        expect(page.locator("#chat_base .bot.message")).to_have_count(before + 1)
+        ended(page)
+        expect(page.locator("#prompt .submit-button")).to_be_visible()
+
+
+def shows(page: Page, *prompts: str) -> None:
+    expect(page.locator("#chat_base .user.message")).to_have_text(list(prompts))
+
+
+# --- each tab is a conversation of its own -------------------------------------------------------------
+
+
+def test_two_tabs_never_overwrite_each_others_conversation(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    first, second = open_tab(url), open_tab(url)
+    say(first, "First tab")
+    say(second, "Second tab")
+    say(first, "First tab again")
+    reload(second)
+    shows(second, "Second tab")
+    reload(first)
+    shows(first, "First tab", "First tab again")
+    say(second, "Second tab again")
+    reload(second)
+    shows(second, "Second tab", "Second tab again")
+
+
+def test_a_new_tab_offers_the_last_conversation_and_gets_a_copy_of_it(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    first = open_tab(url)
+    expect(first.locator("#back")).to_have_count(0)
+    say(first, "Mine", "Mine too")
+    second = open_tab(url)
+    shows(second)
+    second.get_by_role("button", name="Continue my last conversation (2 turns)").click()
+    shows(second, "Mine", "Mine too")
+    say(second, "Only in the second tab")
+    reload(first)
+    shows(first, "Mine", "Mine too")
+    reload(second)
+    shows(second, "Mine", "Mine too", "Only in the second tab")
+
+
+def test_a_duplicated_tab_gets_its_own_copy(window, open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    first = open_tab(url)
+    say(first, "Before")
+    with window.expect_page() as opening:
+        first.evaluate("window.open(location.href)")  # takes the tab's storage along, as a duplicate does
+    second = opening.value
+    open_page(second, url)  # the same address, in the tab that has that storage
+    shows(second, "Before")
+    say(second, "In the copy")
+    say(first, "In the original")
+    reload(first)
+    shows(first, "Before", "In the original")
+    reload(second)
+    shows(second, "Before", "In the copy")
+
+
+# --- back and forward ------------------------------------------------------------------------------------
+
+
+def quiet(page: Page) -> None:
+    page.wait_for_load_state("networkidle")
+
+
+def test_back_and_forward_agree_with_what_is_shown(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    page = open_tab(url)
+    say(page, "My own")
+    page.get_by_role("button", name="New chat").click()
+    shows(page)
+    say(page, "Another")
+    page.goto(f"{url}/{LINK}")
+    expect(page.locator("#banner")).to_contain_text("Nothing has been run")
+    shows(page)
+    expect(page.locator("#prompt textarea")).to_have_value(COMPARISON.prompt)
+    for go, prompts, box in (
+        (page.go_back, ("Another",), ""),
+        (page.go_back, ("My own",), ""),
+        (page.go_forward, ("Another",), ""),
+        (page.go_forward, (), COMPARISON.prompt),
+    ):
+        go()
+        shows(page, *prompts)
+        expect(page.locator("#prompt textarea")).to_have_value(box)
+        page.wait_for_timeout(500)
+    page.locator("#prompt textarea").press("Enter")
+    ended(page)
+    shows(page, COMPARISON.prompt)
+    page.wait_for_function("() => location.hash === ''")
+    page.go_back()
+    shows(page, "Another")
+    page.go_forward()
+    shows(page, COMPARISON.prompt)
+    page.get_by_role("button", name="Back to my conversation").click()
+    shows(page, "Another")
+
+
+def test_a_browser_that_stores_nothing_still_compares(browser, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    context = browser.new_context()
+    context.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        " Object.defineProperty(window, name, { get() { throw new DOMException('refused', 'SecurityError'); } });"
+    )
+    page = context.new_page()
+    open_page(page, url)
+    say(page, "One", "Two")
+    shows(page, "One", "Two")
+    context.close()
+
+
+# --- the server was started again under an open page ------------------------------------------------------
+
+
+def test_every_tab_goes_on_when_the_server_was_started_again(browser):
+    pool, port = ScriptedPool("a base reply", "a post-trained reply"), chromium.free_port()
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    with ExitStack() as running:
+        first = running.enter_context(ExitStack())
+        url = first.enter_context(chromium.served(pool, port))
+        open_page(page, url)
+        say(page, "One", "Two")
+        page.get_by_role("tab", name="Token lens").click()
+        expect(page.locator("#lens_turn input")).to_have_value("2. Two")
+        first.close()
+        running.enter_context(chromium.served(pool, port))
+        page.locator("#lens_read").click()
+        page.locator(".lens[data-state=done]").wait_for()
+        page.get_by_role("tab", name="Receipts").click()
+        expect(page.locator("#why_second input")).to_have_value("Turn 2: Two")
+        page.locator("#explain").click()
+        expect(page.locator("#explanation")).to_contain_text("the replies are the same")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Both replies as Markdown").click()
+        assert "Two" in download.value.path().read_text("utf-8")
+        page.get_by_role("tab", name="Experiments").click()
+        page.locator("[data-lesson=weights]").first.click()
+        expect(page.locator("#exp_intro")).to_contain_text("Training is over")
+        page.get_by_role("tab", name="Compare").click()
+        say(page, "Three")
+        shows(page, "One", "Two", "Three")
+    context.close()
