@@ -31,11 +31,11 @@ from core.difference import difference  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.experiments import EXPERIMENTS, Experiment, NewProcesses, Step, perform, report  # noqa: E402
 from core.experiments import find as find_experiment  # noqa: E402
-from core.experiments import finish as finish_experiment  # noqa: E402
 from core.hub import HuggingFaceHub  # noqa: E402
 from core.pool import Pool, Progress  # noqa: E402
-from core.replay import finish, replay  # noqa: E402
+from core.replay import replay  # noqa: E402
 from core.settings import Settings  # noqa: E402
+from core.steps import finish  # noqa: E402
 from core.types import (  # noqa: E402
     DEFAULT_SAMPLING,
     FRAMINGS,
@@ -293,7 +293,7 @@ def run_lens(flags: argparse.Namespace, settings: Settings) -> int:
     pool = Pool(settings, HuggingFaceHub())
     try:
         lease = pool.wait(pool.default.id if flags.pair or flags.base else receipt.comparison.pair, _Saying())
-        found = lens.run(lens.report(lease, receipt, flags.side, flags.reads))
+        found = finish(lens.report(lease, receipt, flags.side, flags.reads))
     finally:
         pool.close()
     if flags.csv:
@@ -321,7 +321,7 @@ def run_experiment(flags: argparse.Namespace, settings: Settings) -> int:
         for experiment in chosen:
             try:
                 steps = perform(experiment, lease, processes.ask)
-                verdicts.append(finish_experiment(steps, _SayingSteps(experiment)))
+                verdicts.append(finish(steps, _SayingSteps(experiment)))
             except UserError as error:
                 failed.append((experiment, error))
         lease.release()

@@ -8,12 +8,12 @@ and what is drawn here only says what would have been drawn. This file knows no 
 import csv
 import io
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import log
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -23,6 +23,7 @@ from .checkpoints import Checkpoint
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
+from .steps import Steps, finish
 from .types import SIDES, Candidate, Comparison, Context, Failure, Lens, LensReport, Sampling, Shift, Side, Started
 
 TOP = 5  # candidates kept at each position
@@ -32,7 +33,7 @@ _BLOCK = 2**20  # numbers in one float64 tensor while figures are computed: 8 MB
 
 def read(
     lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
-) -> Generator[tuple[Shift, ...], None, Lens]:
+) -> Steps[tuple[Shift, ...], Lens]:
     """The lens of one side's reply: yields the next tokens' shifts as soon as both models have read them.
 
     Yields an empty tuple about ten times a second while it waits, so that it can be stopped: closing the
@@ -97,7 +98,7 @@ class Finished(Protocol):
 
 def report(
     lease: Lease, finished: Finished, side: Side, context: Context = "identical"
-) -> Generator[tuple[Shift, ...], None, LensReport]:
+) -> Steps[tuple[Shift, ...], LensReport]:
     """`read` for one side of a finished comparison.
 
     Raises:
@@ -113,23 +114,11 @@ def report(
     return LensReport(comparison=finished.comparison, summary=found.summary(), lens=found)
 
 
-Outcome = TypeVar("Outcome")
-
-
-def run(reading: Generator[tuple[Shift, ...], None, Outcome]) -> Outcome:
-    """What `read` or `report` returns, for those who have nothing else to do meanwhile."""
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return end.value
-
-
 def whole(
     lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
 ) -> Lens:
     """The whole lens at once."""
-    return run(read(lease, comparison, side, reply_ids, context))
+    return finish(read(lease, comparison, side, reply_ids, context))
 
 
 def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ for the same pair share one load and see the same progress.
 import gc
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
@@ -19,6 +19,7 @@ from .engine.device import place
 from .errors import NotEnoughMemory, UserError
 from .hub import Hub
 from .settings import Settings
+from .steps import Steps, finish
 from .types import Side
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,20 @@ class Lease:
         self._release()
 
 
+_Key = tuple[
+    str, str | None, int
+]  # a model's spec, what it is merged into if it is an adapter, and its place in the pair
+
+
+def _keys(pair: Pair) -> tuple[_Key, _Key]:
+    return (pair.base, None, 0), (pair.post, pair.base, 1)
+
+
 @dataclass(eq=False)
 class _Entry:
     """One model on its way into memory, or in it."""
 
-    key: tuple[str, str | None, int]
+    key: _Key
     loading: "Future[Checkpoint]"
     progress: Progress = WAITING
     users: int = 0
@@ -87,13 +97,13 @@ class Pool:
         self.hub = hub
         self.pairs = checkpoints.known_pairs(settings)
         self.default = checkpoints.default_pair(settings)
-        self._entries: dict[tuple[str, str | None, int], _Entry] = {}
+        self._entries: dict[_Key, _Entry] = {}
         self._lock = threading.Lock()  # of the table
         self._mixing = threading.Lock()
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
 
-    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Generator[Progress, None, Lease]:
+    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
 
         Args:
@@ -103,7 +113,18 @@ class Pool:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
         pair = checkpoints.at_commits(checkpoints.find_pair(self.pairs, id), commits or {})
-        entries = [self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)]
+        entries = self._take(pair)
+        try:
+            for entry in entries:
+                while not wait([entry.loading], timeout=0.1).done:
+                    yield entry.progress
+        except BaseException:
+            self._give_back(entries)
+            raise
+        return self._lease(pair, entries)
+
+    def _lease(self, pair: Pair, entries: list[_Entry]) -> Lease:
+        """A lease on models that have been taken; they are given back when it is released, or when there can be none."""
         done = threading.Event()
 
         def release() -> None:
@@ -112,9 +133,6 @@ class Pool:
                 self._give_back(entries)
 
         try:
-            for entry in entries:
-                while not wait([entry.loading], timeout=0.1).done:
-                    yield entry.progress
             base, post = (entry.loading.result() for entry in entries)
             if entries[1] not in entries[0].checked:
                 checkpoints.check_same_vocabulary(base, post)
@@ -126,35 +144,23 @@ class Pool:
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""
-        opening, last = self.open(id), None
-        while True:
-            try:
-                progress = next(opening)
-            except StopIteration as end:
-                return end.value
-            if progress != last:
-                report(progress)
-            last = progress
+        return finish(self.open(id), report)
 
     def start_loading(self, id: str) -> None:
         """Begin loading a pair for whoever asks for it next; a failure shows when they do."""
-        pair = checkpoints.find_pair(self.pairs, id)
-        self._give_back([self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)])
+        self._give_back(self._take(checkpoints.find_pair(self.pairs, id)))
 
     def peek(self, id: str) -> Lease | None:
         """A lease when the pair is in memory already; never loads anything."""
         pair = checkpoints.find_pair(self.pairs, id)
         with self._lock:
-            entries = [self._entries.get((pair.base, None, 0)), self._entries.get((pair.post, pair.base, 1))]
-            if not all(entry is not None and entry.ready for entry in entries):
+            known = [self._entries.get(key) for key in _keys(pair)]
+            entries = [entry for entry in known if entry is not None and entry.ready and not entry.broken]
+            if len(entries) < len(known):
                 return None
-        opening = self.open(id)
-        try:
-            next(opening)
-        except StopIteration as end:
-            return end.value
-        opening.close()
-        return None
+            for entry in entries:
+                entry.users += 1
+        return self._lease(pair, entries)
 
     def loaded(self) -> list[str]:
         """Names of the models in memory."""
@@ -170,17 +176,18 @@ class Pool:
             if entry.ready:
                 entry.loading.result().close()
 
-    def _take(self, spec: str, adapter_base: str | None, index: int) -> _Entry:
-        """The entry of a model, with one more user; starts loading it when it is new or failed before."""
-        key = (spec, adapter_base, index)
+    def _take(self, pair: Pair) -> list[_Entry]:
+        """The entries of both models, with one more user; starts loading what is new or failed before."""
+        taken = []
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or entry.broken:
-                entry = _Entry(key, Future())
-                entry.loading = self._loaders.submit(self._load, entry)
-                self._entries[key] = entry
-            entry.users += 1
-            return entry
+            for key in _keys(pair):
+                entry = self._entries.get(key)
+                if entry is None or entry.broken:
+                    entry = self._entries[key] = _Entry(key, Future())
+                    entry.loading = self._loaders.submit(self._load, entry)
+                entry.users += 1
+                taken.append(entry)
+        return taken
 
     def _give_back(self, entries: list[_Entry]) -> None:
         with self._lock:

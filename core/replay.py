@@ -17,12 +17,12 @@ This file knows no page; progress is a generator's.
 """
 
 import re
-from collections.abc import Callable, Generator
 
 from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .pool import Lease, Pool, Progress
+from .steps import Steps
 from .types import (
     SIDES,
     Choice,
@@ -43,10 +43,8 @@ _ROUNDING = 4
 _OBSERVED = 4
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-Replaying = Generator[Progress, None, Verdict]
 
-
-def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Replaying:
+def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Steps[Progress, Verdict]:
     """Run a receipt again, yielding progress; returns the verdict. Closing the generator stops it and frees the slots.
 
     Args:
@@ -65,23 +63,10 @@ def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Replaying:
         return Verdict(outcome="not replayable", reasons=tuple(error.args))
 
 
-def finish(replaying: Replaying, report: Callable[[Progress], None] = lambda progress: None) -> Verdict:
-    """Follow a replay to its end, reporting progress where there is any."""
-    last = None
-    while True:
-        try:
-            progress = next(replaying)
-        except StopIteration as end:
-            return end.value
-        if progress != last:
-            report(progress)
-        last = progress
-
-
 # --- can it be replayed here? -------------------------------------------------------------------------
 
 
-def _open(pool: Pool, receipt: Receipt, pair: str) -> Generator[Progress, None, Lease]:
+def _open(pool: Pool, receipt: Receipt, pair: str) -> Steps[Progress, Lease]:
     """A lease on the pair, at the recorded commits where the pair's own are others.
 
     Raises:
@@ -172,7 +157,7 @@ def _flat(info: EngineInfo) -> dict[str, str]:
 # --- the run ------------------------------------------------------------------------------------------
 
 
-def _run(lease: Lease, receipt: Receipt) -> Replaying:
+def _run(lease: Lease, receipt: Receipt) -> Steps[Progress, Verdict]:
     run = _start(lease, receipt)
     total = sum(len(receipt.side(side).token_ids) for side in SIDES)
     for snapshot in run.snapshots(lambda: 0.25):

@@ -16,8 +16,8 @@ from core.engine import sampling
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.prompts import digest
-from core.replay import finish
 from core.settings import Settings
+from core.steps import finish
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Departure, Dial, Receipt, Sampling, Turn
 from tests import tiny
 from tests.engines import VOCABULARY, answer, naive_reply, random_model, request, running, tokens
@@ -138,7 +138,7 @@ from core import receipts, replay
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.prompts import digest
-from core.replay import finish
+from core.steps import finish
 
 folder, name, partner = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 pool = Pool(settings_for(folder), HuggingFaceHub())

@@ -13,6 +13,7 @@ from core import lens, receipts, what_if, wording
 from core.compare import compare
 from core.errors import UserError
 from core.pool import Progress
+from core.steps import finish
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
 from core.ui import lens_session
 from core.ui.lens_session import Stop
@@ -111,10 +112,10 @@ def test_equal_weights_leave_everything_to_the_template():
 
 
 def test_a_report_can_be_read_back_and_made_again(lease, result):
-    made = lens.run(lens.report(lease, result, "post"))
+    made = finish(lens.report(lease, result, "post"))
     assert LensReport.model_validate_json(made.model_dump_json()) == made
     again = compare(lease, made.comparison)
-    assert lens.run(lens.report(lease, again, "post")) == made
+    assert finish(lens.report(lease, again, "post")) == made
     assert made.summary.tokens == len(result.post.token_ids)
     assert made.summary.mean_kl == pytest.approx(sum(shift.kl for shift in made.lens.shifts) / len(made.lens.shifts))
     shares = made.summary.shares
@@ -124,7 +125,7 @@ def test_a_report_can_be_read_back_and_made_again(lease, result):
 def test_a_reply_of_other_weights_is_refused_with_both_fingerprints(lease, result):
     stranger = result.model_copy(update={"base": result.base.model_copy(update={"weights_sha256": "a" * 64})})
     with pytest.raises(UserError, match=r"base side \(aaaaaaaa; here they are [0-9a-f]{8}\)"):
-        lens.run(lens.report(lease, stranger, "post"))
+        finish(lens.report(lease, stranger, "post"))
 
 
 def test_the_table_holds_every_figure_and_no_formula(lease, result):
@@ -142,7 +143,7 @@ def test_the_table_holds_every_figure_and_no_formula(lease, result):
 
 
 def test_the_words_name_every_token_and_the_figures(lease, result):
-    made = lens.run(lens.report(lease, result, "base", "own"))
+    made = finish(lens.report(lease, result, "base", "own"))
     lines = wording.lens_lines(made)
     assert lines[0] == "Base reply, 40 tokens; the sibling reads its own framing of the conversation"
     assert len(lines) == 6 + 40
@@ -230,7 +231,7 @@ def test_a_closed_tab_frees_both_models_whatever_it_was_doing(lease):
 
 
 def test_a_branch_of_a_conversation_that_has_changed_is_refused(lease, result):
-    chat, report = kept(result), lens.run(lens.report(lease, result, "post")).model_dump_json()
+    chat, report = kept(result), finish(lens.report(lease, result, "post")).model_dump_json()
     other = kept(compare(lease, comparison("Another prompt", max_new_tokens=5)))
     for turns, step, token, said in (
         (other, 1, 5, "changed since"),

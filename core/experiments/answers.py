@@ -7,9 +7,10 @@ from itertools import product
 
 from .. import lens
 from ..errors import UserError
+from ..steps import Steps
 from ..types import SIDES, Framing, Result, Side, SideResult
 from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, Steps, mean, name, quoted
+from .lab import Lab, mean, name, quoted
 from .values import Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
@@ -35,7 +36,7 @@ class Ending:
     answers: int
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     prompts = [prompt for kind in PROMPTS.values() for prompt in kind]
     results: dict[Framing, tuple[Result, ...]] = {}
     for framing in FRAMINGS:

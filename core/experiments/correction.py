@@ -6,10 +6,11 @@ from difflib import SequenceMatcher
 
 from .. import checkpoints
 from ..checkpoints import Checkpoint
+from ..steps import Steps
 from ..types import SIDES, Comparison, Result, Side, Turn
 from .judging import holds
-from .lab import Lab, Steps, name, quoted
-from .values import Diff, DiffPart, Exhibit, Finding, Table
+from .lab import Lab, name, quoted
+from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 28
 TEMPERATURE = 0.3
@@ -45,7 +46,7 @@ class Case:
     deleted: Result
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     before = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
     asked = [_ask(lab, lie.question, ()) for lie in LIES]
     first = yield from lab.ask("Asking the questions", asked)

@@ -1,14 +1,14 @@
 """Experiment "costume": the costume slips. From a plain question, rung by rung, to prompts that post-training hardly covers."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
 from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, Steps, mean, quoted
+from .lab import Lab, mean, quoted
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
@@ -99,7 +99,7 @@ class Level:
         return self.like_an_assistant / self.replies
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked, left_out = [], []
     for rung in LADDER:
         for prompt in rung.prompts:
@@ -112,8 +112,9 @@ def run(lab: Lab) -> Steps[Finding]:
     results = yield from lab.ask("Down the ladder", [comparison for _, comparison in asked])
     readings = []
     for done, ((rung, comparison), result) in enumerate(zip(asked, results, strict=True)):
-        yield Step(text="Reading every reply with both models", done=done, total=len(results))
-        found = yield from _read(lab, comparison, result, done, len(results))
+        doing = Step(text="Reading every reply with both models", done=done, total=len(results))
+        yield doing
+        found = yield from _read(lab, comparison, result, doing)
         drawn = result.post.text.removeprefix(rung.begun)
         readings.append(Reading(rung, result, behaviour(comparison.prompt, drawn), found))
     yield Step(text="Reading every reply with both models", done=len(results), total=len(results))
@@ -129,17 +130,13 @@ def _ask(lab: Lab, rung: Rung, prompt: str) -> Comparison:
     return comparison.model_copy(update=changes)
 
 
-def _read(lab: Lab, comparison: Comparison, result: Result, done: int, total: int) -> Steps[Lens | None]:
+def _read(lab: Lab, comparison: Comparison, result: Result, doing: Step) -> Steps[Step, Lens | None]:
+    reading = lens.read(lab.lease, comparison, "post", result.post.token_ids)
     try:
-        with closing(lens.read(lab.lease, comparison, "post", result.post.token_ids)) as reading:
-            while True:
-                try:
-                    next(reading)
-                except StopIteration as end:
-                    return _drawn_only(end.value, comparison)
-                yield Step(text="Reading every reply with both models", done=done, total=total)
+        whole = yield from watch(reading, lambda shifts: doing)
     except UserError:  # a reply of which the base has not one token
         return None
+    return _drawn_only(whole, comparison)
 
 
 def _drawn_only(whole: Lens, comparison: Comparison) -> Lens | None:

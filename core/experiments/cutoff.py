@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from .. import lens, prompts
 from ..errors import UserError
+from ..steps import Steps
 from ..types import SIDES, Comparison, Result, Side, Turn
 from .judging import declines, holds, years
-from .lab import Lab, Steps, name, quoted
+from .lab import Lab, name, quoted
 from .values import Exhibit, Finding, Mark, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
@@ -46,7 +47,7 @@ class Case:
     holds: dict[Side, bool]
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     about = yield from lab.ask("Asking where its knowledge ends", [_ask(lab, prompt) for prompt in ABOUT_ITSELF])
     stated = stated_cutoff([result.post.text for result in about])
     probes: dict[Side, Probe] = {}
@@ -68,7 +69,7 @@ def stated_cutoff(replies: Sequence[str]) -> int | None:
     return named.most_common(1)[0][0] if named else None
 
 
-def _questions(lab: Lab, edge: int) -> Steps[list[Case]]:
+def _questions(lab: Lab, edge: int) -> Steps[Step, list[Case]]:
     before = [_ask(lab, ABOUT_A_YEAR.format(year=year)) for year in PAST_YEARS]
     after = [_ask(lab, ABOUT_A_YEAR.format(year=edge + later)) for later in YEARS_LATER]
     asked = yield from lab.ask("Questions about years before and after", [*before, *after])
@@ -105,7 +106,7 @@ def _copied(kind: str, result: Result, winner: str) -> Case:
 # --- the probe -------------------------------------------------------------------------------------------
 
 
-def _probe(lab: Lab, side: Side) -> Steps[Probe]:
+def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
     """Mean log-probability of each year over the dated sentences, as bare text."""
     span = range(FIRST_YEAR, LAST_YEAR + 1)
     scores: dict[int, list[float]] = {year: [] for year in span}

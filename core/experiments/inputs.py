@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..steps import Steps
 from ..types import SIDES, Comparison, Framing, Result, Side, Turn
 from ..what_if import parting
-from .lab import Lab, Steps, name, quoted, same_bits
-from .values import Cell, Exhibit, Finding, Table
+from .lab import Lab, name, quoted, same_bits
+from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
 REPLY_TOKENS = 28
@@ -32,7 +33,7 @@ class Parting:
     inputs_equal: bool
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     start = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     variants, left_out = _possible(lab, _variants(lab, start))
     controls = [start] * 3

@@ -4,22 +4,19 @@ Knows comparisons and their results, not what any experiment is about.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from .. import prompts
 from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
+from ..steps import Steps
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
 from .values import Step
 
-T = TypeVar("T")
-Steps = Generator[Step, None, T]  # says what is being done, and ends in a T
-
 # Asks one thing in a new process; raises UserError when none can be started.
-NewProcess = Callable[[Comparison, Lease], Generator[None, None, Result]]
+NewProcess = Callable[[Comparison, Lease], Steps[None, Result]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,9 @@ class Lab:
             return str(error)
         return ""
 
-    def ask(self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0) -> Steps[tuple[Result, ...]]:
+    def ask(
+        self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0
+    ) -> Steps[Step, tuple[Result, ...]]:
         """Run comparisons, as many at once as there are slots (or `at_once`); their results in the same order.
 
         No more wait in the queue than can run, so that other visitors get their turn in between.

@@ -7,8 +7,9 @@ from time import perf_counter
 from .. import checkpoints
 from ..checkpoints import TrainingCost
 from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
+from ..steps import Steps
 from ..types import SIDES, Comparison, Result, Side
-from .lab import Lab, Steps, name, same_bits
+from .lab import Lab, name, same_bits
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about the sea."
@@ -28,7 +29,7 @@ class Crowd:
         return sum(len(result.side(side).token_ids) for result in self.results[: self.copies]) / self.seconds
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     yield Step(text="Timing how fast this machine copies memory", done=0, total=1)
     bandwidth = {side: copy_bandwidth(lab.lease.side(side).engine.device) for side in SIDES}
@@ -44,7 +45,7 @@ def run(lab: Lab) -> Steps[Finding]:
     return _judge(lab, alone, crowds, bandwidth, costs)
 
 
-def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Crowd]:
+def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Step, Crowd]:
     """So many copies at once, a few times: all the replies, and the shortest time (others use this machine too)."""
     seconds: list[float] = []
     results: list[Result] = []

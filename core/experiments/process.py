@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,6 +18,7 @@ from .. import checkpoints
 from ..errors import UserError
 from ..pool import Lease
 from ..settings import Settings
+from ..steps import Steps
 from ..types import SIDES, Answer, Comparison, Result
 
 APP = Path(__file__).parent.parent.parent / "app.py"
@@ -45,7 +45,7 @@ class NewProcesses:
     _child: _Child | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, comparison: Comparison, lease: Lease) -> Generator[None, None, Result]:
+    def ask(self, comparison: Comparison, lease: Lease) -> Steps[None, Result]:
         """The result of a comparison without history in a new process; yields while it waits.
 
         Raises:

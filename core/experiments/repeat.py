@@ -4,9 +4,10 @@ import random
 from collections.abc import Sequence
 
 from ..errors import UserError
+from ..steps import Steps, watch
 from ..types import SIDES, Comparison, Result, Side
 from ..what_if import parting
-from .lab import Lab, Steps, name, quoted, same_bits
+from .lab import Lab, name, quoted, same_bits
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about a dog."
@@ -17,7 +18,7 @@ OTHER_SEEDS = (1, 2, 3)
 _NEIGHBOUR_WORDS = ("sun", "rain", "dog", "house", "red", "seven", "why", "tell", "story", "river", "names", "king")
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     alone = yield from lab.ask(f"The same comparison {REPEATS} times, alone", [asked] * REPEATS, at_once=1)
     crowded = yield from _among_neighbours(lab, asked)
@@ -37,7 +38,7 @@ def run(lab: Lab) -> Steps[Finding]:
     return _judge(alone, crowded, elsewhere, why_not, seeds, greedy, swept)
 
 
-def _among_neighbours(lab: Lab, asked: Comparison) -> Steps[tuple[Result, ...]]:
+def _among_neighbours(lab: Lab, asked: Comparison) -> Steps[Step, tuple[Result, ...]]:
     """The comparison again and again, with random others in every other slot; only its own results."""
     draw = random.Random()
     batch = []
@@ -59,24 +60,18 @@ def _neighbour(lab: Lab, draw: random.Random) -> Comparison:
     )
 
 
-def _in_a_new_process(lab: Lab, asked: Comparison) -> Steps[tuple[Result | None, str]]:
+def _in_a_new_process(lab: Lab, asked: Comparison) -> Steps[Step, tuple[Result | None, str]]:
     """The result from a new process, or None and why there is none."""
     doing = "Once more in a new process, which loads the weights again"
     yield Step(text=doing, done=0, total=1)
-    waiting = lab.new_process(asked, lab.lease)
     try:
-        while True:
-            try:
-                next(waiting)
-            except StopIteration as end:
-                yield Step(text=doing, done=1, total=1)
-                return end.value, ""
-            yield Step(text=doing, done=0, total=1)
+        waiting = lab.new_process(asked, lab.lease)
+        result = yield from watch(waiting, lambda nothing: Step(text=doing, done=0, total=1))
     except UserError as error:
         yield Step(text=f"{doing}: left out, {error}", done=1, total=1)
         return None, str(error)
-    finally:
-        waiting.close()
+    yield Step(text=doing, done=1, total=1)
+    return result, ""
 
 
 def _judge(

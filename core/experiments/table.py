@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..steps import Steps
 from . import answers, correction, costume, cutoff, inputs, ledger, repeat, weights
-from .lab import Lab, Steps
-from .values import Finding
+from .lab import Lab
+from .values import Finding, Step
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Experiment:
     runs: str
     judged: str
     look: str
-    run: Callable[[Lab], Steps[Finding]]
+    run: Callable[[Lab], Steps[Step, Finding]]
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (

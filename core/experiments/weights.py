@@ -1,8 +1,9 @@
 """Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
 
 from .. import checkpoints
+from ..steps import Steps
 from ..types import SIDES, Result, Side, Turn
-from .lab import Lab, Steps, name, quoted
+from .lab import Lab, name, quoted
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -14,7 +15,7 @@ PROMPTS = (
 REPLY_TOKENS = 32
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     before = yield from _fingerprints(lab, "Taking the fingerprint of every weight before the chat")
     results: list[Result] = []
     turns: list[Turn] = []
@@ -28,7 +29,7 @@ def run(lab: Lab) -> Steps[Finding]:
     return _judge(lab, before, after, gradients, results)
 
 
-def _fingerprints(lab: Lab, doing: str) -> Steps[dict[Side, str]]:
+def _fingerprints(lab: Lab, doing: str) -> Steps[Step, dict[Side, str]]:
     found: dict[Side, str] = {}
     for done, side in enumerate(SIDES):
         yield Step(text=doing, done=done, total=len(SIDES))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from .. import experiments
 from ..errors import UserError
-from ..experiments import Experiment, NewProcesses, Step, Steps, Verdict
+from ..experiments import Experiment, NewProcesses, Step, Verdict
 from ..pool import Pool
+from ..steps import Steps
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def perform(
         running.close()
 
 
-def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Verdict]:
+def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, Verdict]:
     opening = pool.open(pair)
     while True:
         try:
