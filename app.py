@@ -3,7 +3,7 @@
 python app.py                     serve the page (the default)
 python app.py compare --prompt X  run one comparison and print both replies
 python app.py replay FILE         run a receipt again and say whether the replies are the same
-python app.py diff A B            say which inputs of two receipts differ, and where the replies part
+python app.py diff A B            say which inputs of two receipts differ, and where the replies diverge
 python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
 python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
 python app.py pairs               list the model pairs
@@ -39,10 +39,11 @@ from core.steps import finish  # noqa: E402
 from core.types import (  # noqa: E402
     DEFAULT_SAMPLING,
     FRAMINGS,
+    SIDE_NAMES,
     SIDES,
     Comparison,
-    Context,
     Conversation,
+    LensContext,
     Receipt,
     Result,
     Sampling,
@@ -209,7 +210,7 @@ def _plain(result: Result) -> str:
         answer = result.side(side)
         speed = f"{len(answer.token_ids)} tokens, {answer.finish_reason}"
         blocks.append(
-            f"=== {answer.checkpoint.name} ({'base' if side == 'base' else 'post-trained'}; weights {answer.weights_sha256[:8]}; {speed})\n{answer.text}"
+            f"=== {answer.checkpoint.name} ({SIDE_NAMES[side]}; weights {answer.weights_sha256[:8]}; {speed})\n{answer.text}"
         )
     return "\n\n".join(blocks)
 
@@ -280,7 +281,7 @@ def _lens_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", choices=SIDES, default="post", help="whose reply (default: post)")
     parser.add_argument(
         "--reads",
-        choices=get_args(Context),
+        choices=get_args(LensContext),
         default="identical",
         help="what the sibling reads: the identical token ids (default), or its own framing of the conversation",
     )
@@ -375,7 +376,7 @@ COMMANDS = {
         _replay_flags,
         "run a receipt again; exit status 0 identical, 1 diverged, 2 not replayable here",
     ),
-    "diff": (run_diff, _diff_flags, "say which inputs of two receipts differ, and where the replies part"),
+    "diff": (run_diff, _diff_flags, "say which inputs of two receipts differ, and where the replies diverge"),
     "experiment": (run_experiment, _experiment_flags, "run a guided experiment, or all, and print what it found"),
     "lens": (run_lens, _lens_flags, "say, token by token, what post-training changed in a reply"),
     "pairs": (

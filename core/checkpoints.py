@@ -37,7 +37,7 @@ from .types import CheckpointInfo, Side, Value
 HOME = Path(__file__).parent.parent / "checkpoints"
 SPARE_BYTES = 2**29  # left free when deciding whether something fits
 
-Report = Callable[
+ReportProgress = Callable[
     [str, float | None], None
 ]  # what is going on, and how much of it is done (0 to 1) where that is known
 
@@ -279,7 +279,7 @@ class Checkpoint:
         self.engine.close()
 
 
-def bring(source: Source, hub: Hub, report: Report) -> Path:
+def bring(source: Source, hub: Hub, report: ReportProgress) -> Path:
     """The folder with the files of a source, downloaded if they are not here yet."""
     if source.folder is not None:
         return source.folder
@@ -289,7 +289,7 @@ def bring(source: Source, hub: Hub, report: Report) -> Path:
     return hub.download(source.repository, lambda done: report(f"Downloading {source.name} ({size:,.0f} MB)", done))
 
 
-def load(source: Source, hub: Hub, settings: Settings, placement: Placement, report: Report) -> Checkpoint:
+def load(source: Source, hub: Hub, settings: Settings, placement: Placement, report: ReportProgress) -> Checkpoint:
     """Load, fingerprint and certify one model.
 
     Raises:
@@ -391,7 +391,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> froz
 
 
 def check_same_vocabulary(base: Checkpoint, post: Checkpoint) -> None:
-    """The same id must mean the same text on both sides, or the luck they share would mean nothing.
+    """The same id must mean the same text on both sides, or the noise they share (common random numbers) would mean nothing.
 
     Control tokens may be renamed or added; ordinary tokens may not differ.
 

@@ -18,9 +18,10 @@ from .errors import UserError
 from .pool import Lease
 from .prompts import Prompt
 from .types import (
+    SIDE_NAMES,
     SIDES,
     Comparison,
-    Departure,
+    DrawDivergence,
     EngineInfo,
     Event,
     Failure,
@@ -54,7 +55,7 @@ class _Writer:
     logprobs: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
     text: str = ""
-    departure: Departure | None = None
+    divergence: DrawDivergence | None = None
     finish: Finish | None = None
     error: str | None = None
     started_at: float | None = None
@@ -81,8 +82,8 @@ class _Writer:
                 self.margins.append(event.margin)
                 if event.id not in self.checkpoint.stop_ids:
                     self._read(event.id)
-            case Departure():
-                self.departure = self.departure or event
+            case DrawDivergence():
+                self.divergence = self.divergence or event
             case Finish():
                 self.phase, self.finish = "done", event
                 self.text = self._whole_text()
@@ -128,7 +129,7 @@ class Run:
         lease: the loaded pair; the caller releases it.
         sides: whom to ask; only a run of both has a result.
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
-            computed from scratch, and the first token that differs is reported (`departure`).
+            computed from scratch, and the first token that differs is reported (`divergence`).
 
     Raises:
         UserError: a prompt does not fit or cannot be built. Nothing has been started then.
@@ -184,9 +185,9 @@ class Run:
         """The fingerprint of the engine that writes this side."""
         return self._asked[side].info()
 
-    def departure(self, side: Side) -> Departure | None:
+    def divergence(self, side: Side) -> DrawDivergence | None:
         """In a replay: where this side first drew another token than was recorded."""
-        return self._writers[side].departure
+        return self._writers[side].divergence
 
     def stop(self, *sides: Side) -> None:
         """Stop these sides (or both) at their next step; what they have written stands. Safe from any thread."""
@@ -245,7 +246,7 @@ class Run:
         """
         writer = self._writers[side]
         if writer.error is not None:
-            raise UserError(f"The {'base' if side == 'base' else 'post-trained'} side failed: {writer.error}")
+            raise UserError(f"The {SIDE_NAMES[side]} side failed: {writer.error}")
         assert writer.finish is not None, "asked for a result before the reply was finished"
         return SideResult(
             checkpoint=writer.checkpoint.info,

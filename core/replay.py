@@ -24,10 +24,11 @@ from .errors import Unreplayable, UserError
 from .pool import Lease, Pool, Progress
 from .steps import Steps
 from .types import (
+    SIDE_NAMES,
     SIDES,
     Choice,
-    Departure,
     Divergence,
+    DrawDivergence,
     EngineInfo,
     Outcome,
     Receipt,
@@ -108,12 +109,9 @@ def _other_weights(lease: Lease, receipt: Receipt) -> list[str]:
         recorded, here = receipt.side(side), lease.side(side)
         if recorded.weights_sha256 != here.weights_sha256:
             reasons.append(
-                f"Other weights on the {_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
+                f"Other weights on the {SIDE_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
             )
     return reasons
-
-
-_NAMES = {"base": "base", "post": "post-trained"}
 
 
 def _start(lease: Lease, receipt: Receipt) -> Run:
@@ -127,7 +125,7 @@ def _start(lease: Lease, receipt: Receipt) -> Run:
         if (recorded.prompt_sha256, recorded.prompt_tokens) != (here.sha256, len(here.token_ids)):
             run.stop()
             raise Unreplayable(
-                f"The same conversation gives the {_NAMES[side]} side other token ids here: {recorded.prompt_tokens:,} with sha256 {recorded.prompt_sha256[:12]} in the receipt, {len(here.token_ids):,} with {here.sha256[:12]} here, so its tokenizer or chat template is another."
+                f"The same conversation gives the {SIDE_NAMES[side]} side other token ids here: {recorded.prompt_tokens:,} with sha256 {recorded.prompt_sha256[:12]} in the receipt, {len(here.token_ids):,} with {here.sha256[:12]} here, so its tokenizer or chat template is another."
             )
     return run
 
@@ -140,7 +138,7 @@ def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
         for name in sorted(there.keys() | now.keys()):
             if there.get(name) != now.get(name):
                 change = f"{name} was {there.get(name, 'not recorded')}, here it is {now.get(name, 'not there')}"
-                changed.setdefault(change, []).append(_NAMES[side])
+                changed.setdefault(change, []).append(SIDE_NAMES[side])
     return [f"On the {' and the '.join(names)} side {change}." for change, names in changed.items()]
 
 
@@ -165,7 +163,7 @@ def _run(lease: Lease, receipt: Receipt) -> Steps[Progress, Verdict]:
         for side in SIDES:
             written = len(snapshot.reply(side).token_ids)
             done += min(written, len(receipt.side(side).token_ids))
-            if run.departure(side) or written >= _enough(receipt.side(side)):
+            if run.divergence(side) or written >= _enough(receipt.side(side)):
                 run.stop(side)
         yield Progress(f"Replaying: {done:,} of {total:,} tokens", done / max(1, total))
     return _verdict(run, receipt)
@@ -182,10 +180,10 @@ def _verdict(run: Run, receipt: Receipt) -> Verdict:
     for side in SIDES:
         reply, recorded = snapshot.reply(side), receipt.side(side)
         if reply.error is not None:
-            raise UserError(f"The {_NAMES[side]} side failed during the replay: {reply.error}")
+            raise UserError(f"The {SIDE_NAMES[side]} side failed during the replay: {reply.error}")
         sides[side] = _judge(run, side, recorded, reply, engines[side])
-    parted = any(verdict.divergence for verdict in sides.values())
-    outcome: Outcome = "diverged" if parted else "identical"
+    diverged = any(verdict.divergence for verdict in sides.values())
+    outcome: Outcome = "diverged" if diverged else "identical"
     return Verdict(outcome=outcome, warnings=tuple(warnings(receipt, engines)), base=sides["base"], post=sides["post"])
 
 
@@ -193,16 +191,16 @@ def _verdict(run: Run, receipt: Receipt) -> Verdict:
 
 
 def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: EngineInfo) -> SideVerdict:
-    departure = run.departure(side)
-    same = departure.step if departure else min(len(recorded.token_ids), len(reply.token_ids))
+    found = run.divergence(side)
+    same = found.step if found else min(len(recorded.token_ids), len(reply.token_ids))
     drift = _drift(recorded.margins[:same], reply.margins[:same])
-    if departure is None and _ended_alike(recorded, reply):
+    if found is None and _ended_alike(recorded, reply):
         return SideVerdict(tokens=same, drift=drift, divergence=None)
-    if departure is None:
+    if found is None:
         return SideVerdict(tokens=same, drift=drift, divergence=_ended_apart(run, side, recorded, reply, same))
     no_drift_allowed = recorded.engine == here and here.certified
-    allowance = 0.0 if no_drift_allowed else _allowance(departure, recorded, here, drift)
-    divergence = _parted(run, side, departure, recorded, allowance)
+    allowance = 0.0 if no_drift_allowed else _allowance(found, recorded, here, drift)
+    divergence = _drew_another(run, side, found, recorded, allowance)
     return SideVerdict(tokens=same, drift=drift, divergence=divergence)
 
 
@@ -246,16 +244,14 @@ def _ended_apart(run: Run, side: Side, recorded: SideReceipt, reply: Reply, step
     )
 
 
-def _parted(run: Run, side: Side, departure: Departure, recorded: SideReceipt, allowance: float) -> Divergence:
-    ahead = recorded.margins[departure.step] if recorded.margins else None
-    behind = departure.behind
+def _drew_another(run: Run, side: Side, found: DrawDivergence, recorded: SideReceipt, allowance: float) -> Divergence:
+    ahead = recorded.margins[found.step] if recorded.margins else None
+    behind = found.behind
     shift = None if ahead is None or behind is None else ahead + behind
     return Divergence(
-        step=departure.step,
-        recorded=Choice(
-            id=departure.expected, text=_spell(run, side, departure.expected), logit=departure.expected_logit
-        ),
-        replayed=Choice(id=departure.drawn, text=_spell(run, side, departure.drawn), logit=departure.drawn_logit),
+        step=found.step,
+        recorded=Choice(id=found.expected, text=_spell(run, side, found.expected), logit=found.expected_logit),
+        replayed=Choice(id=found.drawn, text=_spell(run, side, found.drawn), logit=found.drawn_logit),
         recorded_margin=ahead,
         replayed_margin=behind,
         shift=shift,
@@ -264,10 +260,10 @@ def _parted(run: Run, side: Side, departure: Departure, recorded: SideReceipt, a
     )
 
 
-def _allowance(departure: Departure, recorded: SideReceipt, here: EngineInfo, drift: float | None) -> float:
+def _allowance(found: DrawDivergence, recorded: SideReceipt, here: EngineInfo, drift: float | None) -> float:
     """How far rounding may move two scores against each other, in nats after warping (see the head of this file)."""
     roundoff = max(_ROUNDOFF.get(dtype, 0.0) for dtype in (recorded.engine.dtype, here.dtype))
-    size = max(1.0, abs(departure.drawn_logit or 0.0), abs(departure.expected_logit or 0.0))
+    size = max(1.0, abs(found.drawn_logit or 0.0), abs(found.expected_logit or 0.0))
     rounding = _ROUNDING * roundoff * size / (recorded.sampling.temperature or 1.0)
     return max(rounding, _OBSERVED * min(drift or 0.0, rounding))
 

@@ -161,6 +161,28 @@ def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
     assert ended.returncode == 0, ended.stderr
 
 
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def public_names(file: Path) -> set[str]:
+    """The public classes and type aliases of a module."""
+    found = set()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.add(node.targets[0].id)
+    return {name for name in found if name[0].isupper() and not name.isupper()}
+
+
+def test_no_two_classes_or_aliases_share_a_name():
+    """Outside of the page, whose rooms each have a View of their own."""
+    owners: dict[str, Path] = {}
+    for file in sorted((ROOT / "core").rglob("*.py")):
+        for name in () if "ui" in file.parts else public_names(file):
+            assert owners.setdefault(name, file) == file, f"{name} is in {owners[name]} and in {file}"
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 

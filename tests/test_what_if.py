@@ -11,6 +11,7 @@ import pytest
 import app
 from core import lens, receipts, what_if, wording
 from core.compare import compare
+from core.difference import first_divergence
 from core.errors import UserError
 from core.pool import Progress
 from core.steps import finish
@@ -61,10 +62,10 @@ def test_a_sweep_goes_from_the_base_to_the_post_trained_reply(lease, space):
     points = [point for point in what_if.sweep(lease, asked, space, (1.0, 0.0, 0.5)) if point is not None]
     assert [point.amount for point in points] == [0.0, 0.5, 1.0]
     assert points[0].token_ids == plain.base.token_ids
-    assert points[0].parts is None
+    assert points[0].divergence is None
     assert points[-1].token_ids == plain.post.token_ids
     assert points[-1].text == plain.post.text
-    assert points[-1].parts == what_if.parting(plain.base.token_ids, plain.post.token_ids)
+    assert points[-1].divergence == first_divergence(plain.base.token_ids, plain.post.token_ids)
     half = compare(lease, asked.model_copy(update={"dial": Dial(amount=0.5, space=space)}))
     assert points[1].token_ids == half.post.token_ids
 
@@ -76,11 +77,11 @@ def test_closing_a_sweep_stops_it(lease):
     assert compare(lease, comparison(max_new_tokens=3)).post.token_ids
 
 
-def test_parting():
-    assert what_if.parting((1, 2, 3), (1, 2, 3)) is None
-    assert what_if.parting((1, 2, 3), (1, 5, 3)) == 1
-    assert what_if.parting((1, 2), (1, 2, 3)) == 2
-    assert what_if.parting((), (1,)) == 0
+def test_the_first_divergence():
+    assert first_divergence((1, 2, 3), (1, 2, 3)) is None
+    assert first_divergence((1, 2, 3), (1, 5, 3)) == 1
+    assert first_divergence((1, 2), (1, 2, 3)) == 2
+    assert first_divergence((), (1,)) == 0
 
 
 def test_the_grid_parts_the_gain_into_weights_and_template(lease):

@@ -132,7 +132,7 @@ class LockStep:
             raise ArithmeticError("the mix of their outputs is not a number here; try --dtype float32")
         expected = self.request.expected[step - self.request.prefilled :][:1]
         if expected and expected[0] != drawn.token:
-            self.emit(sampling.departure(logits, seen, self.request, step, drawn))
+            self.emit(sampling.divergence(logits, seen, self.request, step, drawn))
         return drawn
 
     def _end(self, heard: "list[Event | torch.Tensor]") -> Event:

@@ -456,7 +456,7 @@ class Engine:
             if job.expected not in (None, drawn.token):
                 at = slice(row, row + 1)
                 self._emit(
-                    job, sampling.departure(logits[at], self._seen([job], logits[at]), job.request, job.step, drawn)
+                    job, sampling.divergence(logits[at], self._seen([job], logits[at]), job.request, job.step, drawn)
                 )
             self._take(job, drawn)
 

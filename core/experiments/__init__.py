@@ -13,24 +13,24 @@ from . import report
 from .lab import Lab, NewProcess
 from .process import NewProcesses
 from .table import EXPERIMENTS, Experiment, find
-from .values import Finding, Step, Verdict
+from .values import ExperimentVerdict, Finding, Step
 
 __all__ = [
     "EXPERIMENTS",
     "Experiment",
+    "ExperimentVerdict",
     "Finding",
     "Lab",
     "NewProcess",
     "NewProcesses",
     "Step",
-    "Verdict",
     "find",
     "perform",
     "report",
 ]
 
 
-def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> Steps[Step, Verdict]:
+def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> Steps[Step, ExperimentVerdict]:
     """Run one experiment, yielding its steps. Closing the generator stops what is under way.
 
     Raises:
@@ -38,7 +38,7 @@ def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> St
     """
     began = perf_counter()
     finding = yield from experiment.run(Lab(lease, date.today().isoformat(), new_process))
-    return Verdict(
+    return ExperimentVerdict(
         experiment=experiment.name,
         pair=lease.pair.id,
         base_sha256=lease.base.weights_sha256,

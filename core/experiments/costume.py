@@ -84,7 +84,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Level:
+class RungSummary:
     """A whole rung. Shares of 1; divergences KL(post || base) in nats, None where nothing could be read."""
 
     rung: Rung
@@ -145,14 +145,14 @@ def _drawn_only(whole: Lens, comparison: Comparison) -> Lens | None:
     return whole.model_copy(update={"shifts": shifts}) if shifts else None
 
 
-def _levels(readings: Sequence[Reading]) -> list[Level]:
+def _levels(readings: Sequence[Reading]) -> list[RungSummary]:
     levels = []
     for rung in LADDER:
         of_it = [reading for reading in readings if reading.rung is rung]
         if of_it:
             read = [reading.lens for reading in of_it if reading.lens is not None]
             levels.append(
-                Level(
+                RungSummary(
                     rung=rung,
                     replies=len(of_it),
                     like_an_assistant=sum(like_an_assistant(reading.behaviour) for reading in of_it),
@@ -202,7 +202,7 @@ def _judge(readings: Sequence[Reading], left_out: Sequence[str]) -> Finding:
     )
 
 
-def _details(levels: Sequence[Level]) -> list[str]:
+def _details(levels: Sequence[RungSummary]) -> list[str]:
     first, all_of_it = mean([level.kl_first for level in levels]), mean([level.kl for level in levels])
     if first is None or all_of_it is None:
         return ["The base model could read none of these replies."]
@@ -212,7 +212,7 @@ def _details(levels: Sequence[Level]) -> list[str]:
     ]
 
 
-def _ladder_table(levels: Sequence[Level]) -> Table:
+def _ladder_table(levels: Sequence[RungSummary]) -> Table:
     return Table(
         title="Rung by rung",
         columns=("Rung", "Replies", "Like the assistant", "Shifted tokens", "KL, first five tokens", "KL, whole reply"),
@@ -244,7 +244,7 @@ def _reply_table(readings: Sequence[Reading]) -> Table:
     )
 
 
-def _rate_plot(levels: Sequence[Level]) -> Plot:
+def _rate_plot(levels: Sequence[RungSummary]) -> Plot:
     return Plot(
         title="How much of the costume is left",
         x_label="rung",
@@ -257,7 +257,7 @@ def _rate_plot(levels: Sequence[Level]) -> Plot:
     )
 
 
-def _divergence_plot(levels: Sequence[Level]) -> Plot:
+def _divergence_plot(levels: Sequence[RungSummary]) -> Plot:
     return Plot(
         title="How far the post-trained model is from the base",
         x_label="rung",

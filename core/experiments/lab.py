@@ -4,7 +4,7 @@ Knows comparisons and their results, not what any experiment is about.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .. import prompts
@@ -12,7 +12,7 @@ from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
 from ..steps import Steps
-from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+from ..types import DEFAULT_SAMPLING, SIDE_NAMES, SIDES, Comparison, Conversation, Result, Side, SideResult, Turn
 from .values import Step
 
 # Asks one thing in a new process; raises UserError when none can be started.
@@ -90,8 +90,9 @@ def same_bits(a: SideResult, b: SideResult) -> bool:
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
 
 
-def name(side: str) -> str:
-    return "base" if side == "base" else "post-trained"
+def named(sides: Iterable[Side]) -> str:
+    """Sides as a sentence names them: "base and the post-trained"."""
+    return " and the ".join(SIDE_NAMES[side] for side in sides)
 
 
 def quoted(text: str, length: int = 90) -> str:

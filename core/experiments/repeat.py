@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
+from ..difference import first_divergence
 from ..errors import UserError
 from ..steps import Steps, watch
-from ..types import SIDES, Comparison, Result, Side
-from ..what_if import parting
-from .lab import Lab, name, quoted, same_bits
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
+from .lab import Lab, named, quoted, same_bits
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about a dog."
@@ -99,7 +99,7 @@ def _judge(
     if broken:
         sentence = f"The same inputs did not always give the same output here: replies differed {' and '.join(broken)}. {_certification(reference)}"
     elif moved:
-        sentence = f"All {total} repetitions were identical, but at temperature 0 the {' and the '.join(map(name, moved))} model followed the seed; that must not happen."
+        sentence = f"All {total} repetitions were identical, but at temperature 0 the {named(moved)} model followed the seed; that must not happen."
     else:
         sentence = f"Same inputs, same output: {total} of {total} repetitions are identical on both sides, token by token and bit by bit, and at temperature 0 the seed changes nothing."
     return Finding(
@@ -132,7 +132,7 @@ def _judge(
 
 
 def _first(a: Result, b: Result, side: Side) -> int | None:
-    return parting(a.side(side).token_ids, b.side(side).token_ids)
+    return first_divergence(a.side(side).token_ids, b.side(side).token_ids)
 
 
 def _smallest_margin(result: Result, side: Side) -> float | None:
@@ -162,8 +162,8 @@ def _seed_detail(seeds: Sequence[Result], reference: Result) -> str:
 def _margin_detail(result: Result, side: Side) -> str:
     margin = _smallest_margin(result, side)
     if margin is None:
-        return f"The {name(side)} model never had a second choice."
-    return f"The closest decision of the {name(side)} reply was won by {margin:.4f}: rounding errors smaller than that could not have changed it."
+        return f"The {SIDE_NAMES[side]} model never had a second choice."
+    return f"The closest decision of the {SIDE_NAMES[side]} reply was won by {margin:.4f}: rounding errors smaller than that could not have changed it."
 
 
 def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, int]]) -> Table:
@@ -175,7 +175,7 @@ def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, 
 
 
 def _kept(swept: Sequence[Result], result: Result, side: Side) -> int:
-    """How many tokens are the same as at the lowest temperature before the replies part."""
+    """How many tokens are the same as at the lowest temperature before the replies diverge."""
     step = _first(result, swept[0], side)
     return len(result.side(side).token_ids) if step is None else step
 
@@ -204,7 +204,7 @@ def _sweep_plot(swept: Sequence[Result]) -> Plot:
         y_label="same tokens at the beginning",
         series=tuple(
             Series(
-                name=name(side),
+                name=SIDE_NAMES[side],
                 side=side,
                 points=tuple(
                     (result.comparison.sampling.temperature, float(_kept(swept, result, side))) for result in swept

@@ -87,7 +87,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         text="Yesterday it was friendly, today it is odd. Did somebody change the model? Perhaps. But there are other suspects: another system prompt, another temperature, one more turn in the history, a new seed. Here we act as detectives. We take one comparison and change one single input at a time, and note the first word at which each reply takes another path. And we do what every good detective does: the control, in which nothing is changed at all. If nothing changed and the reply still differed, the rule would be broken.",
         runs="One comparison, then the same with one input changed at a time, and several times with nothing changed; last, the same tokens to both models, so that only the weights differ.",
         judged="Shown when the controls are identical bit by bit, and for each model at least one changed input changed the reply.",
-        look="The token at which each reply parts, and the margin by which that decision had been won.",
+        look="The token at which each reply diverges, and the margin by which that decision had been won.",
         run=inputs.run,
     ),
     Experiment(

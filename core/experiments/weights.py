@@ -2,8 +2,8 @@
 
 from .. import checkpoints
 from ..steps import Steps
-from ..types import SIDES, Result, Side, Turn
-from .lab import Lab, name, quoted
+from ..types import SIDE_NAMES, SIDES, Result, Side, Turn
+from .lab import Lab, named, quoted
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -49,7 +49,9 @@ def _judge(
     if shown:
         sentence = f"Not one byte of the weights changed in {len(results)} turns. What grew is the text that is sent: from {first} tokens to {last} for the post-trained model."
     elif changed:
-        sentence = f"The weights of the {' and the '.join(map(name, changed))} model are not what they were. That must not happen; please report it."
+        sentence = (
+            f"The weights of the {named(changed)} model are not what they were. That must not happen; please report it."
+        )
     else:
         sentence = f"The weights stayed, but {sum(gradients.values())} parameters could receive gradients or the text did not grow; that must not happen."
     return Finding(
@@ -74,7 +76,7 @@ def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradient
         title="Fingerprints of the weights",
         columns=("Model", "Before the chat", "After the chat", "Same", "Parameters with a gradient"),
         rows=tuple(
-            (name(side), before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
+            (SIDE_NAMES[side], before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
             for side in SIDES
         ),
     )

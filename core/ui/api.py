@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..experiments import NewProcesses
 from ..pool import Pool
 from ..replay import replay
-from ..types import Comparison, Context, Side, explain
+from ..types import Comparison, LensContext, Side, explain
 
 Done = TypeVar("Done")
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
@@ -57,7 +57,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         `context` is what the sibling reads: the "identical" token ids, or its "own" framing.
         """
         try:
-            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, Context)
+            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, LensContext)
             lease = yield from _quietly(pool.open(written.comparison.pair))
             try:
                 yield canonical.dump((yield from _quietly(lens.report(lease, written, side_, context_))))

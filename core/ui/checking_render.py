@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from .. import wording
 from ..difference import Difference, InputDifference, Stretch
-from ..types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from ..types import SIDE_NAMES, SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
 
 _TONES = {"identical": "good", "diverged": "bad", "not replayable": "info"}
 
@@ -19,7 +19,7 @@ def summary(receipt: Receipt) -> str:
         ("Pair", receipt.comparison.pair),
         ("Earlier turns", str(len(receipt.comparison.conversation.turns))),
         ("Seed, temperature", f"{sampling.seed}, {sampling.temperature:g}"),
-        *((wording.SIDE_NAMES[side], _wrote(receipt, side)) for side in SIDES),
+        *((SIDE_NAMES[side].capitalize(), _wrote(receipt, side)) for side in SIDES),
         ("Machine", f"{receipt.base.engine.device}, {receipt.base.engine.dtype}, same-seed {receipt.app_version}"),
     ]
     return _facts(facts)
@@ -107,10 +107,10 @@ def explanation(found: Difference) -> str:
     tone = "bad" if found.unexplained else "good" if not found.inputs else "info"
     inputs = "".join(_input(change) for change in found.inputs)
     sent = "".join(
-        f"<h4>Sent to the {wording.SIDE_NAMES[side].lower()} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
+        f"<h4>Sent to the {SIDE_NAMES[side]} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
         for side, changes in found.sent.items()
     )
-    partings = _list(wording.parting_sentence(parting) for parting in found.partings)
+    partings = _list(wording.divergence_sentence(each) for each in found.divergences)
     table = (
         f"<table class='changes'><thead><tr><th scope='col'>Input</th><th scope='col'>What changed</th></tr></thead><tbody>{inputs}</tbody></table>"
         if inputs

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from ..experiments import EXPERIMENTS, Experiment, Step, Verdict
+from ..experiments import EXPERIMENTS, Experiment, ExperimentVerdict, Step
 from ..experiments.report import cell_text
 from ..experiments.values import Cell, Diff, Exhibit, Table
 from ..types import SIDES, SideResult
@@ -68,7 +68,7 @@ def _step(step: Step, now: bool) -> str:
 # --- the verdict -------------------------------------------------------------------------------------------
 
 
-def verdict(found: Verdict) -> str:
+def verdict(found: ExperimentVerdict) -> str:
     """The whole verdict, as computed from this run."""
     finding = found.finding
     shown = finding.outcome == "shown"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from .. import experiments
 from ..errors import UserError
-from ..experiments import Experiment, NewProcesses, Step, Verdict
+from ..experiments import Experiment, ExperimentVerdict, NewProcesses, Step
 from ..pool import Pool
 from ..steps import Steps
 
@@ -17,7 +17,7 @@ class View:
 
     experiment: Experiment
     steps: tuple[Step, ...] = ()
-    verdict: Verdict | None = None
+    verdict: ExperimentVerdict | None = None
     mistake: str = ""
     busy: bool = False
 
@@ -49,7 +49,7 @@ def perform(
         running.close()
 
 
-def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, Verdict]:
+def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, ExperimentVerdict]:
     opening = pool.open(pair)
     while True:
         try:

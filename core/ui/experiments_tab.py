@@ -9,7 +9,7 @@ import gradio as gr
 
 from .. import experiments, links, receipts
 from ..errors import UserError
-from ..experiments import Experiment, NewProcesses, Verdict
+from ..experiments import Experiment, ExperimentVerdict, NewProcesses
 from ..pool import Pool
 from ..types import Receipt
 from . import experiments_render as draw
@@ -163,7 +163,7 @@ class ExperimentsTab:
             return update | {self.notice: render.notice(view.mistake, "error")}
         return update | self._show_verdict(view.verdict)
 
-    def _show_verdict(self, verdict: Verdict) -> Update:
+    def _show_verdict(self, verdict: ExperimentVerdict) -> Update:
         exhibits = verdict.finding.exhibits
         labels = [(exhibit.label, i) for i, exhibit in enumerate(exhibits)]
         return {

@@ -21,8 +21,8 @@ from ..types import (
     SIDES,
     Candidate,
     Comparison,
-    Context,
     Dial,
+    LensContext,
     LensReport,
     Record,
     Shift,
@@ -105,7 +105,7 @@ def turn_of(chat: Chat, turn: int | None) -> _Turn:
 
 
 def read(
-    pool: Pool, chat: Chat, turn: int | None, side: Side, context: Context, stop: Stop
+    pool: Pool, chat: Chat, turn: int | None, side: Side, context: LensContext, stop: Stop
 ) -> Generator[View, None, None]:
     """Read one reply through both models, token by token. Closing the generator stops both."""
 
