@@ -25,13 +25,14 @@ configuration.quieten()  # before the libraries that read the environment
 from pydantic import TypeAdapter, ValidationError  # noqa: E402
 
 from core import canonical, lens, prompts, receipts, wording  # noqa: E402
-from core.checkpoints import known_pairs, tokenizers_at_hand  # noqa: E402
+from core.checkpoints.tokenizers import tokenizers_at_hand  # noqa: E402
 from core.compare import compare  # noqa: E402
 from core.difference import difference  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.experiments import EXPERIMENTS, Experiment, NewProcesses, Step, perform, report  # noqa: E402
 from core.experiments import find as find_experiment  # noqa: E402
 from core.hub import HuggingFaceHub  # noqa: E402
+from core.pairs import known_pairs  # noqa: E402
 from core.pool import Pool, Progress  # noqa: E402
 from core.replay import replay  # noqa: E402
 from core.settings import Settings  # noqa: E402

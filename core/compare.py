@@ -12,7 +12,8 @@ from time import monotonic
 from tokenizers.decoders import DecodeStream
 
 from . import prompts
-from .checkpoints import Checkpoint, check_room_for_another
+from .checkpoints.loading import Checkpoint
+from .checkpoints.memory import check_room_for_another
 from .engine import Engine, LogitsDial, Stoppable, WeightsDial
 from .errors import UserError
 from .pool import Lease
@@ -146,8 +147,7 @@ class Run:
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
         for side in sides:
-            checkpoint = lease.side(side)
-            prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
+            checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
@@ -158,7 +158,7 @@ class Run:
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
-                    stop_ids=stop_ids(lease),
+                    stop_ids=lease.stop_ids,
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
@@ -285,11 +285,6 @@ def _fitted(lease: Lease, comparison: Comparison, side: Side, prompt: Prompt) ->
     return fit(sampling, prompt, lease.base) if comparison.dial is not None and side == "post" else sampling
 
 
-def stop_ids(lease: Lease) -> frozenset[int]:
-    """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
-    return lease.base.stop_ids | lease.post.stop_ids
-
-
 def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
     """Who writes a side's reply. The dial turns the post-trained side."""
     dial = comparison.dial
@@ -302,7 +297,7 @@ def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsD
         lease.post.engine,
         dial.amount,
         one_at_a_time=lease.mixing,
-        check_room=lambda: check_room_for_another(lease.post),
+        check_room=lambda: check_room_for_another(lease.post.engine),
     )
 
 

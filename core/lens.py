@@ -19,7 +19,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from . import prompts
-from .checkpoints import Checkpoint
+from .checkpoints.loading import Checkpoint
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
@@ -67,7 +67,7 @@ def read(
         UserError: there is nothing to read, it does not fit, or one model lacks a token of it.
     """
     whole = [*comparison.prefill(side), *reply_ids]
-    asked = {each: _question(lease, comparison, each if context == "own" else side) for each in SIDES}
+    asked = {each: lease.prompt(comparison, each if context == "own" else side).question for each in SIDES}
     ids = _common(lease, asked, whole)
     spelling = Spelling(lease.side(side), asked[side], ids)
     luck = Luck(side, comparison.sampling, asked, ids)
@@ -177,10 +177,6 @@ def alternatives(
 
 
 # --- what is read -----------------------------------------------------------------------------------
-
-
-def _question(lease: Lease, comparison: Comparison, side: Side) -> tuple[int, ...]:
-    return prompts.build(comparison, side, lease.side(side).tokenizer, lease.post.tokenizer).question
 
 
 def _common(lease: Lease, asked: dict[Side, tuple[int, ...]], reply: Sequence[int]) -> tuple[int, ...]:

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakSet
 
-from . import checkpoints
-from .checkpoints import Checkpoint, Pair
+from . import prompts
+from .checkpoints import loading, sources
+from .checkpoints.loading import Checkpoint
 from .engine.device import place
 from .errors import NotEnoughMemory, UserError
 from .hub import Hub
+from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label
+from .prompts import Prompt
 from .settings import Settings
 from .steps import Steps, finish
-from .types import Side
+from .types import Comparison, Side
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ WAITING = Progress("Waiting for another model to load")
 
 @dataclass(frozen=True)
 class Lease:
-    """A loaded pair that stays loaded until it is released."""
+    """A loaded pair that stays loaded until it is released, or until the `with` block that it opens is left."""
 
     pair: Pair
     base: Checkpoint
@@ -49,9 +52,24 @@ class Lease:
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
+        return self.base.stop_ids | self.post.stop_ids
+
+    def prompt(self, comparison: Comparison, side: Side) -> Prompt:
+        """What a side is sent. Raises UserError when it cannot be asked this."""
+        return prompts.build(comparison, side, self.side(side).tokenizer, self.post.tokenizer)
+
     def release(self) -> None:
         """Safe to call more than once."""
         self._release()
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
 
 
 _Key = tuple[
@@ -90,13 +108,13 @@ class _Entry:
 
 
 class Pool:
-    """The models of this process."""
+    """The models of this process. Left as a `with` block, it unloads them."""
 
     def __init__(self, settings: Settings, hub: Hub):
         self.settings = settings
         self.hub = hub
-        self.pairs = checkpoints.known_pairs(settings)
-        self.default = checkpoints.default_pair(settings)
+        self.pairs = known_pairs(settings)
+        self.default = default_pair(settings)
         self._entries: dict[_Key, _Entry] = {}
         self._lock = threading.Lock()  # of the table
         self._mixing = threading.Lock()
@@ -112,7 +130,7 @@ class Pool:
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
-        pair = checkpoints.at_commits(checkpoints.find_pair(self.pairs, id), commits or {})
+        pair = at_commits(find_pair(self.pairs, id), commits or {})
         entries = self._take(pair)
         try:
             for entry in entries:
@@ -135,7 +153,7 @@ class Pool:
         try:
             base, post = (entry.loading.result() for entry in entries)
             if entries[1] not in entries[0].checked:
-                checkpoints.check_same_vocabulary(base, post)
+                loading.check_same_vocabulary(base, post)
                 entries[0].checked.add(entries[1])
         except BaseException:
             release()
@@ -148,11 +166,11 @@ class Pool:
 
     def start_loading(self, id: str) -> None:
         """Begin loading a pair for whoever asks for it next; a failure shows when they do."""
-        self._give_back(self._take(checkpoints.find_pair(self.pairs, id)))
+        self._give_back(self._take(find_pair(self.pairs, id)))
 
     def peek(self, id: str) -> Lease | None:
         """A lease when the pair is in memory already; never loads anything."""
-        pair = checkpoints.find_pair(self.pairs, id)
+        pair = find_pair(self.pairs, id)
         with self._lock:
             known = [self._entries.get(key) for key in _keys(pair)]
             entries = [entry for entry in known if entry is not None and entry.ready and not entry.broken]
@@ -166,6 +184,12 @@ class Pool:
         """Names of the models in memory."""
         with self._lock:
             return [entry.loading.result().info.name for entry in self._entries.values() if entry.ready]
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._loaders.shutdown(cancel_futures=True)
@@ -205,25 +229,25 @@ class Pool:
             failure = type(error)(*error.args)
         except Exception as error:
             log.exception("loading %s failed", entry.key[0])
-            what = checkpoints.label(entry.key[0])
+            what = label(entry.key[0])
             failure = UserError(f"{what} could not be loaded ({type(error).__name__}); the log of the app says more.")
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
         spec, adapter_base, index = entry.key
-        name = checkpoints.label(spec)
+        name = label(spec)
 
         def report(text: str, fraction: float | None) -> None:
             entry.progress = Progress(text, fraction)
 
         report(f"Looking for {name}", None)
-        source = checkpoints.find(spec, self.hub, adapter_base)
-        checkpoints.bring(source, self.hub, report)
+        source = sources.find(spec, self.hub, adapter_base)
+        sources.bring(source, self.hub, report)
         entry.progress = WAITING
         with self._memory:
             while True:
                 try:
-                    return checkpoints.load(source, self.hub, self.settings, place(self.settings, index), report)
+                    return loading.load(source, self.hub, self.settings, place(self.settings, index), report)
                 except NotEnoughMemory:
                     if not self._make_room():
                         raise

@@ -55,11 +55,8 @@ def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Steps[Progr
         UserError: a side failed while it was run.
     """
     try:
-        lease = yield from _open(pool, receipt, pair or receipt.comparison.pair)
-        try:
+        with (yield from _open(pool, receipt, pair or receipt.comparison.pair)) as lease:
             return (yield from _run(lease, receipt))
-        finally:
-            lease.release()
     except Unreplayable as error:
         return Verdict(outcome="not replayable", reasons=tuple(error.args))
 

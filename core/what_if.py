@@ -11,7 +11,7 @@ from itertools import product
 from typing import Literal
 
 from . import lens
-from .compare import Run, stop_ids
+from .compare import Run
 from .difference import first_divergence
 from .errors import UserError
 from .pool import Lease
@@ -49,8 +49,7 @@ def handover(
     Args:
         base_ids, post_ids: the whole replies, prefilled beginnings included.
     """
-    ends = stop_ids(lease)
-    base, post = (tuple(id for id in ids[:tokens] if id not in ends) for ids in (base_ids, post_ids))
+    base, post = (tuple(id for id in ids[:tokens] if id not in lease.stop_ids) for ids in (base_ids, post_ids))
     return comparison.model_copy(update={"prefill_base": post, "prefill_post": base})
 
 

@@ -5,9 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-from core.checkpoints import Checkpoint, Pair, stop_ids, weights_sha256
+from core.checkpoints.fingerprint import weights_sha256
+from core.checkpoints.loading import Checkpoint
+from core.checkpoints.tokenizers import stop_ids
 from core.engine import Engine
 from core.engine.engine import Shape
+from core.pairs import Pair
 from core.pool import Lease
 from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
 from tests import tiny

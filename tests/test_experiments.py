@@ -196,7 +196,7 @@ def test_repeat_notices_a_reply_that_differs(lease, monkeypatch):
 
 
 def test_a_new_process_needs_memory(pool, lease, monkeypatch):
-    monkeypatch.setattr("core.checkpoints.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("core.checkpoints.memory.free_bytes", lambda device: 1000)
     asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
     with pytest.raises(UserError, match=r"a second copy of this pair needs about \d\.\d GB and 0\.0 GB is free"):
         next(NewProcesses(pool.settings).ask(asked, lease))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import app
-from core import checkpoints, receipts, replay, wording
+from core import pairs, receipts, replay, wording
 from core.compare import Run, compare
 from core.engine import sampling
 from core.hub import HuggingFaceHub
@@ -338,10 +338,10 @@ def test_other_versions_and_another_machine_are_warnings(pool, original):
 
 
 def test_a_receipt_pins_the_commit_that_it_was_made_with():
-    pair = checkpoints.Pair(id="x", title="x", base="owner/base", post="owner/chat@main")
-    pinned = checkpoints.at_commits(pair, {"base": "a" * 40, "post": "b" * 40})
+    pair = pairs.Pair(id="x", title="x", base="owner/base", post="owner/chat@main")
+    pinned = pairs.at_commits(pair, {"base": "a" * 40, "post": "b" * 40})
     assert (pinned.base, pinned.post) == ("owner/base@" + "a" * 40, "owner/chat@" + "b" * 40)
-    assert checkpoints.at_commits(pair, {}) == pair
+    assert pairs.at_commits(pair, {}) == pair
 
 
 def test_commits_do_not_move_a_pair_that_lies_in_folders(pool, original):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from .. import checkpoints
-from ..checkpoints import Checkpoint
+from ..checkpoints.fingerprint import weights_sha256
+from ..checkpoints.loading import Checkpoint
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
 from .judging import holds
@@ -47,7 +47,7 @@ class CorrectionCase:
 
 
 def run(lab: Lab) -> Steps[Step, Finding]:
-    before = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    before = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
     asked = [_ask(lab, lie.question, ()) for lie in LIES]
     first = yield from lab.ask("Asking the questions", asked)
     histories = [(_turn(result),) for result in first]
@@ -61,7 +61,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     fresh_chat = yield from lab.ask("Asking again in a fresh chat", asked)
     without = [_ask(lab, lie.question, history) for lie, history in zip(LIES, histories, strict=True)]
     deleted = yield from lab.ask("Asking again with the correction deleted from the chat", without)
-    after = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    after = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
     cases = [CorrectionCase(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
     return _judge(lab, cases, weights_equal=before == after)
 

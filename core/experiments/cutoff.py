@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import lens, prompts
+from .. import lens
 from ..errors import UserError
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
@@ -122,8 +122,7 @@ def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
 
 
 def _bare(lab: Lab, side: Side, text: str) -> tuple[int, ...]:
-    comparison = lab.comparison(text, framing="document")
-    return prompts.build(comparison, side, lab.lease.side(side).tokenizer, lab.lease.post.tokenizer).token_ids
+    return lab.lease.prompt(lab.comparison(text, framing="document"), side).token_ids
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:
@@ -149,7 +148,7 @@ def _fall(probe: Probe, year: int) -> float:
 def _injected_years(lab: Lab) -> list[int]:
     """Years that the chat template itself writes into a prompt."""
     try:
-        built = prompts.build(lab.comparison("Hello"), "post", lab.lease.post.tokenizer, lab.lease.post.tokenizer)
+        built = lab.lease.prompt(lab.comparison("Hello"), "post")
     except UserError:
         return []
     return years(" ".join(piece.text for piece in built.pieces if piece.origin == "template"))

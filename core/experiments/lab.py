@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .. import prompts
 from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
@@ -51,9 +50,7 @@ class Lab:
         """Why this pair cannot be asked this (its template refuses it, it does not fit), or an empty text."""
         try:
             for side in SIDES:
-                checkpoint = self.lease.side(side)
-                prompt = prompts.build(comparison, side, checkpoint.tokenizer, self.lease.post.tokenizer)
-                fit(comparison.sampling, prompt, checkpoint)
+                fit(comparison.sampling, self.lease.prompt(comparison, side), self.lease.side(side))
         except UserError as error:
             return str(error)
         return ""

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from .. import checkpoints
-from ..checkpoints import TrainingCost
+from ..checkpoints.card import TrainingCost, training_cost
 from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
@@ -38,10 +37,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     crowds = []
     for copies in crowd_sizes(lab.slots):
         crowds.append((yield from _crowd(lab, asked, copies)))
-    costs = {
-        "base": checkpoints.training_cost(lab.lease.pair.base),
-        "post": checkpoints.training_cost(lab.lease.pair.post),
-    }
+    costs = {side: training_cost(lab.lease.pair.spec(side)) for side in SIDES}
     return _judge(lab, alone, crowds, bandwidth, costs)
 
 
@@ -69,7 +65,7 @@ def _judge(
     alone: Result,
     crowds: Sequence[Crowd],
     bandwidth: dict[Side, float],
-    costs: dict[str, TrainingCost | None],
+    costs: dict[Side, TrainingCost | None],
 ) -> Finding:
     different = sum(
         not same_bits(result.side(side), alone.side(side))
@@ -174,7 +170,7 @@ def _training_detail(result: Result, side: Side, cost: TrainingCost | None) -> s
     return f"Its card says that training the {SIDE_NAMES[side]} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {usage.prompt_tokens + usage.output_tokens:,} tokens and {seconds:.2f} seconds."
 
 
-def _training_table(result: Result, costs: dict[str, TrainingCost | None]) -> list[Table]:
+def _training_table(result: Result, costs: dict[Side, TrainingCost | None]) -> list[Table]:
     told = [(side, cost) for side in SIDES if (cost := costs[side]) is not None]
     if not told:
         return []

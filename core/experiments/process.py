@@ -14,7 +14,8 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from .. import checkpoints
+from .. import pairs
+from ..checkpoints import memory
 from ..errors import UserError
 from ..pool import Lease
 from ..settings import Settings
@@ -105,7 +106,7 @@ class NewProcesses:
         return _Child(comparison, process, output, errors)
 
     def _command(self, comparison: Comparison, lease: Lease) -> list[str]:
-        own = checkpoints.known_pairs(self.settings)[0].id == comparison.pair
+        own = pairs.known_pairs(self.settings)[0].id == comparison.pair
         # The context in use, so that less free memory than before does not choose a shorter one.
         context = min(lease.side(side).engine.context for side in SIDES)
         settings = replace(self.settings, pair=comparison.pair, context=context)
@@ -143,10 +144,10 @@ def _check_memory(lease: Lease) -> None:
     """Raises UserError when a second copy of the pair would not fit beside the first."""
     needed = dict.fromkeys((lease.base.engine.device, lease.post.engine.device), 0)
     for checkpoint in (lease.base, lease.post):
-        needed[checkpoint.engine.device] += checkpoints.bytes_in_use(checkpoint)
+        needed[checkpoint.engine.device] += memory.bytes_in_use(checkpoint.engine)
     for device, size in needed.items():
-        free = checkpoints.free_bytes(device)
-        spare = INTERPRETER_BYTES if device.type == "cpu" else checkpoints.SPARE_BYTES
+        free = memory.free_bytes(device)
+        spare = INTERPRETER_BYTES if device.type == "cpu" else memory.SPARE_BYTES
         if size + spare > free:
             raise UserError(
                 f"a second copy of this pair needs about {(size + spare) / 2**30:.1f} GB and {free / 2**30:.1f} GB is free"

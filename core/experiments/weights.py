@@ -1,6 +1,6 @@
 """Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
 
-from .. import checkpoints
+from ..checkpoints.fingerprint import gradients, weights_sha256
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Result, Side, Turn
 from .lab import Lab, named, quoted
@@ -25,15 +25,15 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         results.append(result)
         turns.append(Turn(prompt=prompt, base=result.base.text, post=result.post.text))
     after = yield from _fingerprints(lab, "Taking the fingerprint of every weight after the chat")
-    gradients = {side: checkpoints.gradients(lab.lease.side(side).model) for side in SIDES}
-    return _judge(lab, before, after, gradients, results)
+    trained = {side: gradients(lab.lease.side(side).model) for side in SIDES}
+    return _judge(lab, before, after, trained, results)
 
 
 def _fingerprints(lab: Lab, doing: str) -> Steps[Step, dict[Side, str]]:
     found: dict[Side, str] = {}
     for done, side in enumerate(SIDES):
         yield Step(text=doing, done=done, total=len(SIDES))
-        found[side] = checkpoints.weights_sha256(lab.lease.side(side).model)
+        found[side] = weights_sha256(lab.lease.side(side).model)
     yield Step(text=doing, done=len(SIDES), total=len(SIDES))
     return found
 

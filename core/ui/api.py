@@ -8,10 +8,10 @@ from gradio.events import api
 from pydantic import ValidationError
 
 from .. import canonical, experiments, lens, receipts
-from ..checkpoints import label
 from ..compare import Run
 from ..errors import UserError
 from ..experiments import NewProcesses
+from ..pairs import label
 from ..pool import Pool
 from ..replay import replay
 from ..types import Comparison, LensContext, Side, explain

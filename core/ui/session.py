@@ -13,10 +13,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from .. import links, prompts
-from ..checkpoints import find_pair
 from ..compare import Run
 from ..errors import UserError
 from ..links import Shared
+from ..pairs import find_pair
 from ..pool import Lease, Pool
 from ..prompts import Prompt
 from ..receipts import side_receipt

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..checkpoints import label
+from ..pairs import label
 from ..pool import Pool
 from ..types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Side
 from . import look, session
