@@ -12,11 +12,12 @@ from ..steps import Steps
 from . import report
 from .lab import Lab, NewProcess
 from .process import NewProcesses
-from .table import EXPERIMENTS, Experiment, find
+from .table import EXPERIMENTS, NAMES, Experiment, find
 from .values import ExperimentVerdict, Finding, Step
 
 __all__ = [
     "EXPERIMENTS",
+    "NAMES",
     "Experiment",
     "ExperimentVerdict",
     "Finding",

@@ -129,10 +129,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 
+NAMES = tuple(experiment.name for experiment in EXPERIMENTS)
+
+
 def find(name: str) -> Experiment:
     """Raises UserError when there is no experiment of this name."""
     for experiment in EXPERIMENTS:
         if experiment.name == name:
             return experiment
-    names = ", ".join(experiment.name for experiment in EXPERIMENTS)
-    raise UserError(f"There is no experiment {name!r}; choose one of {names}.")
+    raise UserError(f"There is no experiment {name!r}; choose one of {', '.join(NAMES)}.")
