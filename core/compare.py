@@ -63,6 +63,10 @@ class _Writer:
     first_at: float | None = None
     last_at: float | None = None
 
+    @property
+    def settled(self) -> bool:
+        return self.phase in ("done", "failed")
+
     def __post_init__(self) -> None:
         # The stream begins behind the prompt, so that a first token's leading space is kept.
         self._stream = DecodeStream(ids=list(self.prompt.question[-8:]), skip_special_tokens=True)
@@ -152,7 +156,7 @@ class Run:
             self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
-        self._asked = {side: _asked(lease, comparison, side) for side in sides}
+        self._engines = {side: _engine(lease, comparison, side) for side in sides}
         try:
             for side, writer in self._writers.items():
                 request = Request(
@@ -163,7 +167,7 @@ class Run:
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
                 )
-                self._tickets[side] = self._asked[side].submit(request, self._listener(side))
+                self._tickets[side] = self._engines[side].submit(request, self._listener(side))
         except BaseException:
             self.stop()
             raise
@@ -183,7 +187,7 @@ class Run:
 
     def engine(self, side: Side) -> EngineInfo:
         """The fingerprint of the engine that writes this side."""
-        return self._asked[side].info()
+        return self._engines[side].info()
 
     def divergence(self, side: Side) -> DrawDivergence | None:
         """In a replay: where this side first drew another token than was recorded."""
@@ -204,7 +208,7 @@ class Run:
         try:
             yield self.snapshot()
             due = monotonic() + period()
-            while not all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+            while not self._settled():
                 changed = self._take_until(due)
                 if changed:
                     yield self.snapshot()
@@ -227,8 +231,11 @@ class Run:
                 continue
             self._writers[side].take(event)
             changed = True
-            if all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+            if self._settled():
                 return True
+
+    def _settled(self) -> bool:
+        return all(writer.settled for writer in self._writers.values())
 
     def result(self) -> Result:
         """What was sent and what came back.
@@ -285,7 +292,7 @@ def _fitted(lease: Lease, comparison: Comparison, side: Side, prompt: Prompt) ->
     return fit(sampling, prompt, lease.base) if comparison.dial is not None and side == "post" else sampling
 
 
-def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
+def _engine(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
     """Who writes a side's reply. The dial turns the post-trained side."""
     dial = comparison.dial
     if side == "base" or dial is None:

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from .types import SIDE_NAMES, SIDES, Comparison, EngineInfo, Receipt, Renamed, Side, Turn, Value
+from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, Turn, Value
 
 _V = TypeVar("_V")
 
@@ -134,17 +134,12 @@ def _engines(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
     """What differs between the engine fingerprints; a change that both sides share is told once."""
     changes: dict[tuple[str, str, str], list[str]] = {}
     for side in SIDES:
-        a, b = _fields(first.side(side).engine), _fields(second.side(side).engine)
+        a, b = first.side(side).engine.texts(), second.side(side).engine.texts()
         for name in sorted(a.keys() | b.keys()):
             if a.get(name) != b.get(name):
                 changes.setdefault((name, a.get(name, "none"), b.get(name, "none")), []).append(SIDE_NAMES[side])
     for (name, before, after), sides in changes.items():
         yield InputDifference(name=f"engine ({' and '.join(sides)}), {name}", first=before, second=after)
-
-
-def _fields(info: EngineInfo) -> dict[str, str]:
-    plain = {name.replace("_", " "): str(value) for name, value in info if name not in ("versions", "certification")}
-    return plain | info.versions
 
 
 def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:

@@ -180,11 +180,6 @@ class Pool:
                 entry.users += 1
         return self._lease(pair, entries)
 
-    def loaded(self) -> list[str]:
-        """Names of the models in memory."""
-        with self._lock:
-            return [entry.loading.result().info.name for entry in self._entries.values() if entry.ready]
-
     def __enter__(self) -> "Pool":
         return self
 

@@ -131,22 +131,12 @@ def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
     """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse."""
     changed: dict[str, list[str]] = {}
     for side in SIDES:
-        there, now = _flat(receipt.side(side).engine), _flat(here[side])
+        there, now = receipt.side(side).engine.texts(), here[side].texts()
         for name in sorted(there.keys() | now.keys()):
             if there.get(name) != now.get(name):
                 change = f"{name} was {there.get(name, 'not recorded')}, here it is {now.get(name, 'not there')}"
                 changed.setdefault(change, []).append(SIDE_NAMES[side])
     return [f"On the {' and the '.join(names)} side {change}." for change, names in changed.items()]
-
-
-def _flat(info: EngineInfo) -> dict[str, str]:
-    """An engine fingerprint as names and values that people read."""
-    fields = {name: value for name, value in info if name not in ("versions", "sampler", "certification")}
-    plain = {
-        name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, value in fields.items()
-    }
-    return plain | info.versions
 
 
 # --- the run ------------------------------------------------------------------------------------------

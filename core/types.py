@@ -274,15 +274,6 @@ class Reply(Value):
     tokens_per_second: float | None = None
     error: str | None = None
 
-    @property
-    def settled(self) -> bool:
-        return self.phase in ("done", "failed")
-
-    @property
-    def smallest_margin(self) -> float | None:
-        known = [margin for margin in self.margins if margin is not None]
-        return min(known, default=None)
-
 
 class Snapshot(Value):
     """Both replies at one moment."""
@@ -292,10 +283,6 @@ class Snapshot(Value):
 
     def reply(self, side: Side) -> Reply:
         return self.base if side == "base" else self.post
-
-    @property
-    def settled(self) -> bool:
-        return self.base.settled and self.post.settled
 
 
 class CheckpointInfo(Value):
@@ -321,6 +308,15 @@ class EngineInfo(Value):
     versions: dict[str, str]
     certified: bool
     certification: str
+
+    def texts(self) -> dict[str, str]:
+        """What it says, by the names that people read. Where it was certified is told in other words, so it is left out."""
+        plain = {
+            name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for name, value in self
+            if name not in ("versions", "certification")
+        }
+        return plain | self.versions
 
 
 class SideResult(Value):

@@ -11,7 +11,7 @@ from core.checkpoints.tokenizers import stop_ids
 from core.engine import Engine
 from core.engine.engine import Shape
 from core.pairs import Pair
-from core.pool import Lease
+from core.pool import Lease, Pool
 from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
 from tests import tiny
 
@@ -39,6 +39,11 @@ def tiny_lease(
     finally:
         for checkpoint in checkpoints:
             checkpoint.close()
+
+
+def loaded(pool: Pool) -> list[str]:
+    """Names of the models that a pool has in memory."""
+    return sorted(entry.loading.result().info.name for entry in list(pool._entries.values()) if entry.ready)
 
 
 def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:

@@ -135,15 +135,7 @@ def test_no_part_of_the_product_escapes_the_import_rules():
     layers, no_gradio, no_torch, _ = PROJECT["tool"]["importlinter"]["contracts"]
     assert {name for layer in layers["layers"] for name in layer.split(" | ")} == parts
     assert set(no_gradio["source_modules"]) == parts - {"core.ui", "core.cli"}
-    assert parts - set(no_torch["source_modules"]) == {
-        "core.engine",
-        "core.lens",
-        "core.checkpoints",
-        *WITHOUT_TORCH_ANYWAY,
-    }
-
-
-WITHOUT_TORCH_ANYWAY = {"core.schemas"}  # imports nothing but the vocabulary
+    assert parts - set(no_torch["source_modules"]) == {"core.engine", "core.lens", "core.checkpoints"}
 
 
 def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():

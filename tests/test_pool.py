@@ -15,7 +15,7 @@ from core.pool import Pool
 from core.settings import Settings
 from core.types import CheckpointInfo, Comparison
 from tests import tiny
-from tests.pairs import comparison
+from tests.pairs import comparison, loaded
 
 ROWS = {"a": ("a-base", "a-chat"), "b": ("b-base", "b-chat"), "c": ("c-base", "c-chat"), "a2": ("a-base", "a-other")}
 
@@ -103,7 +103,7 @@ def test_a_pair_is_loaded_on_its_first_use_and_kept(pool, memory):
     first, second = pool.wait("a"), pool.wait("a")
     assert (first.base, first.post) == (second.base, second.post)
     assert sorted(memory.loads) == ["a-base", "a-chat"]
-    assert sorted(pool.loaded()) == ["a-base", "a-chat"]
+    assert loaded(pool) == ["a-base", "a-chat"]
 
 
 def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
@@ -220,7 +220,7 @@ def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
     for seed, name in enumerate(("a-base", "a-chat", "b-base", "b-chat")):
         tiny.save(home / name, tiny.model(seed=seed), tiny.tokenizer(tiny.CHATML))
     pool = Pool(Settings(device="cpu", dtype="float32", slots=2, threads=1, pair="a"), NoHub())
-    monkeypatch.setattr(fitting, "free_bytes", lambda device: 2**40 if len(pool.loaded()) < 2 else 2**20)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 2**40 if len(loaded(pool)) < 2 else 2**20)
     asked = Comparison.model_validate({**comparison(max_new_tokens=120).model_dump(), "pair": "a"})
     try:
         lease = pool.wait("a")
@@ -235,7 +235,7 @@ def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
         assert ids(run) == alone
         lease.release()
         use(pool, "b")
-        assert sorted(pool.loaded()) == ["b-base", "b-chat"]
+        assert loaded(pool) == ["b-base", "b-chat"]
         with pytest.raises(UserError, match="press Compare again"):
             Run(lease, asked)
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ..difference import first_divergence
 from ..errors import UserError
+from ..receipts import smallest_margin
 from ..steps import Steps, watch
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
 from .lab import Lab, named, quoted, same_bits
@@ -117,7 +118,7 @@ def _judge(
             "new_process": "identical"
             if elsewhere is not None and "in a new process" not in broken
             else why_not or "different",
-            **{f"{side}_smallest_margin": _smallest_margin(reference, side) for side in SIDES},
+            **{f"{side}_smallest_margin": smallest_margin(reference.side(side).margins) for side in SIDES},
             **{f"{side}_certified": reference.side(side).engine.certified for side in SIDES},
         },
         tables=(_repeat_table(repeats, equal), _sweep_table(swept)),
@@ -133,10 +134,6 @@ def _judge(
 
 def _first(a: Result, b: Result, side: Side) -> int | None:
     return first_divergence(a.side(side).token_ids, b.side(side).token_ids)
-
-
-def _smallest_margin(result: Result, side: Side) -> float | None:
-    return min((margin for margin in result.side(side).margins if margin is not None), default=None)
 
 
 def _certification(result: Result) -> str:
@@ -160,7 +157,7 @@ def _seed_detail(seeds: Sequence[Result], reference: Result) -> str:
 
 
 def _margin_detail(result: Result, side: Side) -> str:
-    margin = _smallest_margin(result, side)
+    margin = smallest_margin(result.side(side).margins)
     if margin is None:
         return f"The {SIDE_NAMES[side]} model never had a second choice."
     return f"The closest decision of the {SIDE_NAMES[side]} reply was won by {margin:.4f}: rounding errors smaller than that could not have changed it."

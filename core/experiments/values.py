@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..types import Comparison, Result, Side, Value
+from ..types import Result, Side, Value
 
 Cell = str | int | float | bool | None
 
@@ -93,7 +93,3 @@ class ExperimentVerdict(Value):
     post_sha256: str
     seconds: float
     finding: Finding
-
-    @property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        return tuple(exhibit.result.comparison for exhibit in self.finding.exhibits)
