@@ -27,7 +27,7 @@ from gradio_client import Client
 from benchmarks import clients, report
 from core import prompts
 from core import settings as configuration
-from core.checkpoints import Checkpoint
+from core.checkpoints.loading import Checkpoint
 from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool

@@ -12,15 +12,17 @@ from time import monotonic
 from tokenizers.decoders import DecodeStream
 
 from . import prompts
-from .checkpoints import Checkpoint, check_room_for_another
+from .checkpoints.loading import Checkpoint
+from .checkpoints.memory import check_room_for_another
 from .engine import Engine, LogitsDial, Stoppable, WeightsDial
 from .errors import UserError
 from .pool import Lease
 from .prompts import Prompt
 from .types import (
+    SIDE_NAMES,
     SIDES,
     Comparison,
-    Departure,
+    DrawDivergence,
     EngineInfo,
     Event,
     Failure,
@@ -54,12 +56,16 @@ class _Writer:
     logprobs: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
     text: str = ""
-    departure: Departure | None = None
+    divergence: DrawDivergence | None = None
     finish: Finish | None = None
     error: str | None = None
     started_at: float | None = None
     first_at: float | None = None
     last_at: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.phase in ("done", "failed")
 
     def __post_init__(self) -> None:
         # The stream begins behind the prompt, so that a first token's leading space is kept.
@@ -81,8 +87,8 @@ class _Writer:
                 self.margins.append(event.margin)
                 if event.id not in self.checkpoint.stop_ids:
                     self._read(event.id)
-            case Departure():
-                self.departure = self.departure or event
+            case DrawDivergence():
+                self.divergence = self.divergence or event
             case Finish():
                 self.phase, self.finish = "done", event
                 self.text = self._whole_text()
@@ -128,7 +134,7 @@ class Run:
         lease: the loaded pair; the caller releases it.
         sides: whom to ask; only a run of both has a result.
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
-            computed from scratch, and the first token that differs is reported (`departure`).
+            computed from scratch, and the first token that differs is reported (`divergence`).
 
     Raises:
         UserError: a prompt does not fit or cannot be built. Nothing has been started then.
@@ -145,24 +151,23 @@ class Run:
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
         for side in sides:
-            checkpoint = lease.side(side)
-            prompt = prompts.build(comparison, side, checkpoint.tokenizer, lease.post.tokenizer)
+            checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = _Writer(checkpoint, prompt, sampling)
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
-        self._asked = {side: _asked(lease, comparison, side) for side in sides}
+        self._engines = {side: _engine(lease, comparison, side) for side in sides}
         try:
             for side, writer in self._writers.items():
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
-                    stop_ids=stop_ids(lease),
+                    stop_ids=lease.stop_ids,
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
                 )
-                self._tickets[side] = self._asked[side].submit(request, self._listener(side))
+                self._tickets[side] = self._engines[side].submit(request, self._listener(side))
         except BaseException:
             self.stop()
             raise
@@ -182,11 +187,11 @@ class Run:
 
     def engine(self, side: Side) -> EngineInfo:
         """The fingerprint of the engine that writes this side."""
-        return self._asked[side].info()
+        return self._engines[side].info()
 
-    def departure(self, side: Side) -> Departure | None:
+    def divergence(self, side: Side) -> DrawDivergence | None:
         """In a replay: where this side first drew another token than was recorded."""
-        return self._writers[side].departure
+        return self._writers[side].divergence
 
     def stop(self, *sides: Side) -> None:
         """Stop these sides (or both) at their next step; what they have written stands. Safe from any thread."""
@@ -203,7 +208,7 @@ class Run:
         try:
             yield self.snapshot()
             due = monotonic() + period()
-            while not all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+            while not self._settled():
                 changed = self._take_until(due)
                 if changed:
                     yield self.snapshot()
@@ -226,8 +231,11 @@ class Run:
                 continue
             self._writers[side].take(event)
             changed = True
-            if all(writer.phase in ("done", "failed") for writer in self._writers.values()):
+            if self._settled():
                 return True
+
+    def _settled(self) -> bool:
+        return all(writer.settled for writer in self._writers.values())
 
     def result(self) -> Result:
         """What was sent and what came back.
@@ -245,7 +253,7 @@ class Run:
         """
         writer = self._writers[side]
         if writer.error is not None:
-            raise UserError(f"The {'base' if side == 'base' else 'post-trained'} side failed: {writer.error}")
+            raise UserError(f"The {SIDE_NAMES[side]} side failed: {writer.error}")
         assert writer.finish is not None, "asked for a result before the reply was finished"
         return SideResult(
             checkpoint=writer.checkpoint.info,
@@ -284,12 +292,7 @@ def _fitted(lease: Lease, comparison: Comparison, side: Side, prompt: Prompt) ->
     return fit(sampling, prompt, lease.base) if comparison.dial is not None and side == "post" else sampling
 
 
-def stop_ids(lease: Lease) -> frozenset[int]:
-    """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
-    return lease.base.stop_ids | lease.post.stop_ids
-
-
-def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
+def _engine(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
     """Who writes a side's reply. The dial turns the post-trained side."""
     dial = comparison.dial
     if side == "base" or dial is None:
@@ -301,7 +304,7 @@ def _asked(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsD
         lease.post.engine,
         dial.amount,
         one_at_a_time=lease.mixing,
-        check_room=lambda: check_room_for_another(lease.post),
+        check_room=lambda: check_room_for_another(lease.post.engine),
     )
 
 

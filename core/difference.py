@@ -1,15 +1,17 @@
-"""Why did it change? Two receipts side by side: the inputs that differ, and where each side's replies first part.
+"""Why did it change? Two receipts side by side: the inputs that differ, and where each side's replies first diverge.
 
 If no input differs the outputs must be equal; when they are not, that is a contradiction, and it is said.
 No model is run. This file knows receipts, not how they are shown.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, TypeVar
 
-from .types import SIDES, Comparison, EngineInfo, Receipt, Side, Turn, Value
+from pydantic import Field
+
+from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, Turn, Value
 
 _V = TypeVar("_V")
 
@@ -35,7 +37,7 @@ class InputDifference(Value):
     stretches: tuple[Stretch, ...] = ()
 
 
-class Parting(Value):
+class ReplyDivergence(Value):
     """The first step at which one side's two replies differ; an id is None where that reply had ended."""
 
     side: Side
@@ -46,7 +48,7 @@ class Parting(Value):
     second_margin: float | None
 
 
-class Difference(Value):
+class Difference(Renamed):
     """`sent` is a diff of the whole texts that were sent, by side, where both could be rebuilt and they differ.
 
     `unexplained`: an output differs although no input does.
@@ -54,7 +56,7 @@ class Difference(Value):
 
     inputs: tuple[InputDifference, ...]
     sent: dict[Side, tuple[Stretch, ...]]
-    partings: tuple[Parting, ...]
+    divergences: tuple[ReplyDivergence, ...] = Field(validation_alias="partings", serialization_alias="partings")
     unexplained: bool
 
 
@@ -64,12 +66,12 @@ Texts = Mapping[Side, str]  # what was sent to each side, whole
 def difference(first: Receipt, second: Receipt, texts: tuple[Texts, Texts] | None = None) -> Difference:
     """What differs between two receipts. `texts` are the texts that were sent, where they can be rebuilt."""
     inputs = tuple(_inputs(first, second))
-    partings = tuple(parting for side in SIDES if (parting := _parting(first, second, side)))
+    divergences = tuple(found for side in SIDES if (found := _divergence(first, second, side)))
     a, b = texts or ({}, {})
     sent = {
         side: tuple(stretches(a[side], b[side])) for side in SIDES if side in a and side in b and a[side] != b[side]
     }
-    return Difference(inputs=inputs, sent=sent, partings=partings, unexplained=bool(partings) and not inputs)
+    return Difference(inputs=inputs, sent=sent, divergences=divergences, unexplained=bool(divergences) and not inputs)
 
 
 # --- inputs ------------------------------------------------------------------------------------------
@@ -97,13 +99,12 @@ def _checkpoint(first: Receipt, second: Receipt, side: Side) -> Iterator[InputDi
     a, b = first.side(side), second.side(side)
     if a.weights_sha256 != b.weights_sha256:
         yield InputDifference(
-            name=f"weights ({_NAMES[side]})",
+            name=f"weights ({SIDE_NAMES[side]})",
             first=f"{a.checkpoint.name}, {a.weights_sha256[:16]}",
             second=f"{b.checkpoint.name}, {b.weights_sha256[:16]}",
         )
 
 
-_NAMES = {"base": "base", "post": "post-trained"}
 _OWN_WORDS = {"conversation", "prompt", "sampling"}  # fields of a comparison that are told apart below
 
 
@@ -125,7 +126,7 @@ def _history(first: tuple[Turn, ...], second: tuple[Turn, ...]) -> Iterator[Inpu
     for number, (a, b) in enumerate(zip(first, second, strict=False), 1):
         yield from _text(f"history, turn {number}, prompt", a.prompt, b.prompt)
         for side in SIDES:
-            yield from _text(f"history, turn {number}, {_NAMES[side]} reply", a.reply(side), b.reply(side))
+            yield from _text(f"history, turn {number}, {SIDE_NAMES[side]} reply", a.reply(side), b.reply(side))
     yield from _plain("history, number of turns", len(first), len(second))
 
 
@@ -133,17 +134,12 @@ def _engines(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
     """What differs between the engine fingerprints; a change that both sides share is told once."""
     changes: dict[tuple[str, str, str], list[str]] = {}
     for side in SIDES:
-        a, b = _fields(first.side(side).engine), _fields(second.side(side).engine)
+        a, b = first.side(side).engine.texts(), second.side(side).engine.texts()
         for name in sorted(a.keys() | b.keys()):
             if a.get(name) != b.get(name):
-                changes.setdefault((name, a.get(name, "none"), b.get(name, "none")), []).append(_NAMES[side])
+                changes.setdefault((name, a.get(name, "none"), b.get(name, "none")), []).append(SIDE_NAMES[side])
     for (name, before, after), sides in changes.items():
         yield InputDifference(name=f"engine ({' and '.join(sides)}), {name}", first=before, second=after)
-
-
-def _fields(info: EngineInfo) -> dict[str, str]:
-    plain = {name.replace("_", " "): str(value) for name, value in info if name not in ("versions", "certification")}
-    return plain | info.versions
 
 
 def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
@@ -153,29 +149,34 @@ def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
         same_words = first.comparison == second.comparison
         if same_words and a.prompt_sha256 != b.prompt_sha256:
             yield InputDifference(
-                name=f"token ids sent ({_NAMES[side]})",
+                name=f"token ids sent ({SIDE_NAMES[side]})",
                 first=f"{a.prompt_tokens} tokens, {a.prompt_sha256[:16]}",
                 second=f"{b.prompt_tokens} tokens, {b.prompt_sha256[:16]}",
             )
         if same_words:
             yield from _plain(
-                f"max new tokens as sent ({_NAMES[side]})", a.sampling.max_new_tokens, b.sampling.max_new_tokens
+                f"max new tokens as sent ({SIDE_NAMES[side]})", a.sampling.max_new_tokens, b.sampling.max_new_tokens
             )
         stopped = {a.finish_reason, b.finish_reason} & {"stopped"}
         if stopped and a.finish_reason != b.finish_reason:
-            yield InputDifference(name=f"Stop ({_NAMES[side]})", first=a.finish_reason, second=b.finish_reason)
+            yield InputDifference(name=f"Stop ({SIDE_NAMES[side]})", first=a.finish_reason, second=b.finish_reason)
 
 
 # --- outputs -----------------------------------------------------------------------------------------
 
 
-def _parting(first: Receipt, second: Receipt, side: Side) -> Parting | None:
+def first_divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """The first step at which two replies differ, None when they are the same. One that ends earlier differs where it ends."""
+    same = _common(first, second)
+    return None if same == len(first) == len(second) else same
+
+
+def _divergence(first: Receipt, second: Receipt, side: Side) -> ReplyDivergence | None:
     a, b = first.side(side), second.side(side)
-    longest = max(len(a.token_ids), len(b.token_ids))
-    step = next((i for i in range(longest) if a.token_ids[i : i + 1] != b.token_ids[i : i + 1]), None)
+    step = first_divergence(a.token_ids, b.token_ids)
     if step is None:
         return None
-    return Parting(
+    return ReplyDivergence(
         side=side,
         step=step,
         first_id=_at(a.token_ids, step),
@@ -216,7 +217,8 @@ def _stretch(kind: Kind, words: list[str]) -> Iterator[Stretch]:
         yield Stretch(kind=kind, text="".join(words))
 
 
-def _common(a: list[str], b: list[str]) -> int:
+def _common(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many leading items are the same."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .types import SIDES, Conversation, Message, Record, Side
+from .types import SIDE_NAMES, SIDES, Conversation, Mark, Message, Record, Side
 
 Chat = tuple[Record, ...]
 
@@ -26,7 +26,12 @@ def markdown(chat: Chat) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-_MARKS = {"base": "base", "post": "post-trained", "tie": "a tie", "neither": "both are bad"}
+_MARKS: dict[Mark, str] = {
+    "base": SIDE_NAMES["base"],
+    "post": SIDE_NAMES["post"],
+    "tie": "a tie",
+    "neither": "both are bad",
+}
 
 
 def _settings(record: Record) -> str:
@@ -37,7 +42,7 @@ def _settings(record: Record) -> str:
 
 def _model(record: Record, side: Side) -> str:
     """The model that wrote a reply, and by which weights."""
-    kind = "Base" if side == "base" else "Post-trained"
+    kind = SIDE_NAMES[side].capitalize()
     receipt = record.receipt(side)
     return f"{kind}: {receipt.checkpoint.name} (weights {receipt.weights_sha256[:16]})" if receipt else kind
 

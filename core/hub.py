@@ -22,7 +22,7 @@ UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
 # What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
 UNREACHABLE = (OSError, httpx2.HTTPError)
 
-Report = Callable[[float], None]  # fraction of the bytes that are here, 0 to 1
+ReportFraction = Callable[[float], None]  # fraction of the bytes that are here, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Repository:
 
 class Hub(Protocol):
     def look_up(self, id: str, revision: str | None) -> Repository: ...
-    def download(self, repository: Repository, report: Report) -> Path: ...
+    def download(self, repository: Repository, report: ReportFraction) -> Path: ...
 
 
 class HuggingFaceHub:
@@ -92,7 +92,7 @@ class HuggingFaceHub:
             {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()},
         )
 
-    def download(self, repository: Repository, report: Report) -> Path:
+    def download(self, repository: Repository, report: ReportFraction) -> Path:
         """The snapshot folder with the wanted files of this commit, downloading what is missing.
 
         Raises:

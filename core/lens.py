@@ -8,22 +8,36 @@ and what is drawn here only says what would have been drawn. This file knows no 
 import csv
 import io
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import log
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from tokenizers.decoders import DecodeStream
 
 from . import prompts
-from .checkpoints import Checkpoint
+from .checkpoints.loading import Checkpoint
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
-from .types import SIDES, Candidate, Comparison, Context, Failure, Lens, LensReport, Sampling, Shift, Side, Started
+from .steps import Steps, finish
+from .types import (
+    SIDE_NAMES,
+    SIDES,
+    Candidate,
+    Comparison,
+    Failure,
+    Lens,
+    LensContext,
+    LensReport,
+    Sampling,
+    Shift,
+    Side,
+    Started,
+)
 
 TOP = 5  # candidates kept at each position
 HEARTBEAT = 0.1  # seconds after which a reader that waits gives its caller a chance to stop
@@ -31,8 +45,8 @@ _BLOCK = 2**20  # numbers in one float64 tensor while figures are computed: 8 MB
 
 
 def read(
-    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
-) -> Generator[tuple[Shift, ...], None, Lens]:
+    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: LensContext = "identical"
+) -> Steps[tuple[Shift, ...], Lens]:
     """The lens of one side's reply: yields the next tokens' shifts as soon as both models have read them.
 
     Yields an empty tuple about ten times a second while it waits, so that it can be stopped: closing the
@@ -41,7 +55,7 @@ def read(
 
     Args:
         lease: the loaded pair; the caller releases it.
-        comparison: what the reply answers. Gives the prompts, the settings of the draw and the luck.
+        comparison: what the reply answers. Gives the prompts, the settings of the draw and its noise.
         reply_ids: the token ids that `side` drew; a prefilled beginning of the comparison goes before them.
         context: "identical" lets both models read the token ids that the writer was sent, "own" lets
             the sibling read its own framing of the same conversation.
@@ -53,7 +67,7 @@ def read(
         UserError: there is nothing to read, it does not fit, or one model lacks a token of it.
     """
     whole = [*comparison.prefill(side), *reply_ids]
-    asked = {each: _question(lease, comparison, each if context == "own" else side) for each in SIDES}
+    asked = {each: lease.prompt(comparison, each if context == "own" else side).question for each in SIDES}
     ids = _common(lease, asked, whole)
     spelling = Spelling(lease.side(side), asked[side], ids)
     luck = Luck(side, comparison.sampling, asked, ids)
@@ -96,8 +110,8 @@ class Finished(Protocol):
 
 
 def report(
-    lease: Lease, finished: Finished, side: Side, context: Context = "identical"
-) -> Generator[tuple[Shift, ...], None, LensReport]:
+    lease: Lease, finished: Finished, side: Side, context: LensContext = "identical"
+) -> Steps[tuple[Shift, ...], LensReport]:
     """`read` for one side of a finished comparison.
 
     Raises:
@@ -107,29 +121,17 @@ def report(
         here, there = lease.side(each).weights_sha256, finished.side(each).weights_sha256
         if here != there:
             raise UserError(
-                f"This reply was written with other weights on the {'base' if each == 'base' else 'post-trained'} side ({there[:8]}; here they are {here[:8]}); load those to look at it."
+                f"This reply was written with other weights on the {SIDE_NAMES[each]} side ({there[:8]}; here they are {here[:8]}); load those to look at it."
             )
     found = yield from read(lease, finished.comparison, side, finished.side(side).token_ids, context)
     return LensReport(comparison=finished.comparison, summary=found.summary(), lens=found)
 
 
-Outcome = TypeVar("Outcome")
-
-
-def run(reading: Generator[tuple[Shift, ...], None, Outcome]) -> Outcome:
-    """What `read` or `report` returns, for those who have nothing else to do meanwhile."""
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return end.value
-
-
 def whole(
-    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: Context = "identical"
+    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: LensContext = "identical"
 ) -> Lens:
     """The whole lens at once."""
-    return run(read(lease, comparison, side, reply_ids, context))
+    return finish(read(lease, comparison, side, reply_ids, context))
 
 
 def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:
@@ -175,10 +177,6 @@ def alternatives(
 
 
 # --- what is read -----------------------------------------------------------------------------------
-
-
-def _question(lease: Lease, comparison: Comparison, side: Side) -> tuple[int, ...]:
-    return prompts.build(comparison, side, lease.side(side).tokenizer, lease.post.tokenizer).question
 
 
 def _common(lease: Lease, asked: dict[Side, tuple[int, ...]], reply: Sequence[int]) -> tuple[int, ...]:
@@ -279,7 +277,10 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Luck:
-    """How the reply was drawn: the settings, and the token ids behind which each model reads it."""
+    """How the reply was drawn: the settings, and the token ids behind which each model reads it.
+
+    Luck is short for common random numbers: both models draw with the same noise.
+    """
 
     side: Side  # who wrote it
     settings: Sampling
@@ -334,7 +335,7 @@ def _block(luck: Luck, step: int, logits: dict[Side, torch.Tensor], spelling: Sp
         "first_choice_rank": ranks(sibling, sampling.winners(writer)),
         "logprob_base": base.gather(1, ids)[:, 0].tolist(),
         "logprob_post": post.gather(1, ids)[:, 0].tolist(),
-        "kl": divergence(post, base).tolist(),
+        "kl": kl_divergence(post, base).tolist(),
         "js": jensen_shannon(base, post).tolist(),
         "agreement": _agreement(luck.settings, warped, drawn).tolist(),
         "drawn_base": _candidates(spelling, drawn["base"], base),
@@ -368,7 +369,7 @@ def top(logprobs: torch.Tensor, count: int = TOP) -> list[list[tuple[int, float]
     ]
 
 
-def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+def kl_divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """KL(p || q) of each row, in nats, for log-probabilities [R, V]; at least 0 whatever the rounding."""
     weights = p.exp()
     return torch.where(weights > 0, weights * (p - q), 0).sum(1).clamp(min=0)
@@ -377,7 +378,7 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 def jensen_shannon(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Jensen-Shannon divergence of each row, in nats (at most log 2), for log-probabilities [R, V] (Lin, 1991)."""
     middle = torch.logaddexp(p, q) - log(2)
-    return (divergence(p, middle) + divergence(q, middle)) / 2
+    return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
 
 
 def _agreement(settings: Sampling, warped: dict[Side, torch.Tensor], drawn: dict[Side, torch.Tensor]) -> torch.Tensor:

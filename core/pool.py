@@ -7,19 +7,23 @@ for the same pair share one load and see the same progress.
 import gc
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakSet
 
-from . import checkpoints
-from .checkpoints import Checkpoint, Pair
+from . import prompts
+from .checkpoints import loading, sources
+from .checkpoints.loading import Checkpoint
 from .engine.device import place
 from .errors import NotEnoughMemory, UserError
 from .hub import Hub
+from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label
+from .prompts import Prompt
 from .settings import Settings
-from .types import Side
+from .steps import Steps, finish
+from .types import Comparison, Side
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ WAITING = Progress("Waiting for another model to load")
 
 @dataclass(frozen=True)
 class Lease:
-    """A loaded pair that stays loaded until it is released."""
+    """A loaded pair that stays loaded until it is released, or until the `with` block that it opens is left."""
 
     pair: Pair
     base: Checkpoint
@@ -51,16 +55,40 @@ class Lease:
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
+        return self.base.stop_ids | self.post.stop_ids
+
+    def prompt(self, comparison: Comparison, side: Side) -> Prompt:
+        """What a side is sent. Raises UserError when it cannot be asked this."""
+        return prompts.build(comparison, side, self.side(side).tokenizer, self.post.tokenizer)
+
     def release(self) -> None:
         """Safe to call more than once."""
         self._release()
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
+
+
+_Key = tuple[
+    str, str | None, int
+]  # a model's spec, what it is merged into if it is an adapter, and its place in the pair
+
+
+def _keys(pair: Pair) -> tuple[_Key, _Key]:
+    return (pair.base, None, 0), (pair.post, pair.base, 1)
 
 
 @dataclass(eq=False)
 class _Entry:
     """One model on its way into memory, or in it."""
 
-    key: tuple[str, str | None, int]
+    key: _Key
     loading: "Future[Checkpoint]"
     progress: Progress = WAITING
     users: int = 0
@@ -83,20 +111,20 @@ class _Entry:
 
 
 class Pool:
-    """The models of this process."""
+    """The models of this process. Left as a `with` block, it unloads them."""
 
     def __init__(self, settings: Settings, hub: Hub):
         self.settings = settings
         self.hub = hub
-        self.pairs = checkpoints.known_pairs(settings)
-        self.default = checkpoints.default_pair(settings)
-        self._entries: dict[tuple[str, str | None, int], _Entry] = {}
+        self.pairs = known_pairs(settings)
+        self.default = default_pair(settings)
+        self._entries: dict[_Key, _Entry] = {}
         self._lock = threading.Lock()  # of the table
         self._mixing = threading.Lock()
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
 
-    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Generator[Progress, None, Lease]:
+    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
 
         Args:
@@ -105,8 +133,19 @@ class Pool:
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
-        pair = checkpoints.at_commits(checkpoints.find_pair(self.pairs, id), commits or {})
-        entries = [self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)]
+        pair = at_commits(find_pair(self.pairs, id), commits or {})
+        entries = self._take(pair)
+        try:
+            for entry in entries:
+                while not wait([entry.loading], timeout=0.1).done:
+                    yield entry.progress
+        except BaseException:
+            self._give_back(entries)
+            raise
+        return self._lease(pair, entries)
+
+    def _lease(self, pair: Pair, entries: list[_Entry]) -> Lease:
+        """A lease on models that have been taken; they are given back when it is released, or when there can be none."""
         done = threading.Event()
 
         def release() -> None:
@@ -115,12 +154,9 @@ class Pool:
                 self._give_back(entries)
 
         try:
-            for entry in entries:
-                while not wait([entry.loading], timeout=0.1).done:
-                    yield entry.progress
             base, post = (entry.loading.result() for entry in entries)
             if entries[1] not in entries[0].checked:
-                checkpoints.check_same_vocabulary(base, post)
+                loading.check_same_vocabulary(base, post)
                 entries[0].checked.add(entries[1])
         except BaseException:
             release()
@@ -129,40 +165,29 @@ class Pool:
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""
-        opening, last = self.open(id), None
-        while True:
-            try:
-                progress = next(opening)
-            except StopIteration as end:
-                return end.value
-            if progress != last:
-                report(progress)
-            last = progress
+        return finish(self.open(id), report)
 
     def start_loading(self, id: str) -> None:
         """Begin loading a pair for whoever asks for it next; a failure shows when they do."""
-        pair = checkpoints.find_pair(self.pairs, id)
-        self._give_back([self._take(pair.base, None, 0), self._take(pair.post, pair.base, 1)])
+        self._give_back(self._take(find_pair(self.pairs, id)))
 
     def peek(self, id: str) -> Lease | None:
         """A lease when the pair is in memory already; never loads anything."""
-        pair = checkpoints.find_pair(self.pairs, id)
+        pair = find_pair(self.pairs, id)
         with self._lock:
-            entries = [self._entries.get((pair.base, None, 0)), self._entries.get((pair.post, pair.base, 1))]
-            if not all(entry is not None and entry.ready for entry in entries):
+            known = [self._entries.get(key) for key in _keys(pair)]
+            entries = [entry for entry in known if entry is not None and entry.ready and not entry.broken]
+            if len(entries) < len(known):
                 return None
-        opening = self.open(id)
-        try:
-            next(opening)
-        except StopIteration as end:
-            return end.value
-        opening.close()
-        return None
+            for entry in entries:
+                entry.users += 1
+        return self._lease(pair, entries)
 
-    def loaded(self) -> list[str]:
-        """Names of the models in memory."""
-        with self._lock:
-            return [entry.loading.result().info.name for entry in self._entries.values() if entry.ready]
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._loaders.shutdown(cancel_futures=True)
@@ -173,17 +198,18 @@ class Pool:
             if entry.ready:
                 entry.loading.result().close()
 
-    def _take(self, spec: str, adapter_base: str | None, index: int) -> _Entry:
-        """The entry of a model, with one more user; starts loading it when it is new or failed before."""
-        key = (spec, adapter_base, index)
+    def _take(self, pair: Pair) -> list[_Entry]:
+        """The entries of both models, with one more user; starts loading what is new or failed before."""
+        taken = []
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or entry.broken:
-                entry = _Entry(key, Future())
-                entry.loading = self._loaders.submit(self._load, entry)
-                self._entries[key] = entry
-            entry.users += 1
-            return entry
+            for key in _keys(pair):
+                entry = self._entries.get(key)
+                if entry is None or entry.broken:
+                    entry = self._entries[key] = _Entry(key, Future())
+                    entry.loading = self._loaders.submit(self._load, entry)
+                entry.users += 1
+                taken.append(entry)
+        return taken
 
     def _give_back(self, entries: list[_Entry]) -> None:
         with self._lock:
@@ -201,25 +227,25 @@ class Pool:
             failure = type(error)(*error.args)
         except Exception as error:
             log.exception("loading %s failed", entry.key[0])
-            what = checkpoints.label(entry.key[0])
+            what = label(entry.key[0])
             failure = UserError(f"{what} could not be loaded ({type(error).__name__}); the log of the app says more.")
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
         spec, adapter_base, index = entry.key
-        name = checkpoints.label(spec)
+        name = label(spec)
 
         def report(text: str, fraction: float | None) -> None:
             entry.progress = Progress(text, fraction)
 
         report(f"Looking for {name}", None)
-        source = checkpoints.find(spec, self.hub, adapter_base)
-        checkpoints.bring(source, self.hub, report)
+        source = sources.find(spec, self.hub, adapter_base)
+        sources.bring(source, self.hub, report)
         entry.progress = WAITING
         with self._memory:
             while True:
                 try:
-                    return checkpoints.load(source, self.hub, self.settings, place(self.settings, index), report)
+                    return loading.load(source, self.hub, self.settings, place(self.settings, index), report)
                 except NotEnoughMemory:
                     if not self._make_room():
                         raise

@@ -167,7 +167,7 @@ def _origins(messages: Sequence[Message]) -> list[Origin]:
 
 
 def _document(messages: Sequence[Message]) -> list[Piece]:
-    """The bare text. A reply continues its prompt directly; turns are parted by a blank line."""
+    """The bare text. A reply continues its prompt directly; a blank line separates turns."""
     pieces: list[Piece] = []
     for message, origin in zip(messages, _origins(messages), strict=True):
         if pieces and message.role == "user":

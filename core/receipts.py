@@ -46,13 +46,14 @@ def side_receipt(result: SideResult) -> SideReceipt:
         token_ids=result.token_ids,
         output_sha256=digest(result.token_ids),
         finish_reason=result.finish_reason,
-        smallest_margin=_smallest(result.margins),
+        smallest_margin=smallest_margin(result.margins),
         margins=result.margins,
         usage=result.usage,
     )
 
 
-def _smallest(margins: tuple[float | None, ...]) -> float | None:
+def smallest_margin(margins: tuple[float | None, ...]) -> float | None:
+    """Of the tokens that had a rival; None where none had."""
     return min((margin for margin in margins if margin is not None), default=None)
 
 
@@ -126,7 +127,7 @@ def _check_consistent(receipt: Receipt) -> None:
         checks = {
             "output_sha256": side.output_sha256 == digest(side.token_ids),
             "margins": len(side.margins) in (0, len(side.token_ids)),
-            "smallest_margin": not side.margins or side.smallest_margin == _smallest(side.margins),
+            "smallest_margin": not side.margins or side.smallest_margin == smallest_margin(side.margins),
             "sampling": _sent_as_asked(receipt, name),
         }
         for field, agrees in checks.items():

@@ -17,17 +17,18 @@ This file knows no page; progress is a generator's.
 """
 
 import re
-from collections.abc import Callable, Generator
 
 from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .pool import Lease, Pool, Progress
+from .steps import Steps
 from .types import (
+    SIDE_NAMES,
     SIDES,
     Choice,
-    Departure,
     Divergence,
+    DrawDivergence,
     EngineInfo,
     Outcome,
     Receipt,
@@ -43,10 +44,8 @@ _ROUNDING = 4
 _OBSERVED = 4
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-Replaying = Generator[Progress, None, Verdict]
 
-
-def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Replaying:
+def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Steps[Progress, Verdict]:
     """Run a receipt again, yielding progress; returns the verdict. Closing the generator stops it and frees the slots.
 
     Args:
@@ -56,32 +55,16 @@ def replay(pool: Pool, receipt: Receipt, pair: str | None = None) -> Replaying:
         UserError: a side failed while it was run.
     """
     try:
-        lease = yield from _open(pool, receipt, pair or receipt.comparison.pair)
-        try:
+        with (yield from _open(pool, receipt, pair or receipt.comparison.pair)) as lease:
             return (yield from _run(lease, receipt))
-        finally:
-            lease.release()
     except Unreplayable as error:
         return Verdict(outcome="not replayable", reasons=tuple(error.args))
-
-
-def finish(replaying: Replaying, report: Callable[[Progress], None] = lambda progress: None) -> Verdict:
-    """Follow a replay to its end, reporting progress where there is any."""
-    last = None
-    while True:
-        try:
-            progress = next(replaying)
-        except StopIteration as end:
-            return end.value
-        if progress != last:
-            report(progress)
-        last = progress
 
 
 # --- can it be replayed here? -------------------------------------------------------------------------
 
 
-def _open(pool: Pool, receipt: Receipt, pair: str) -> Generator[Progress, None, Lease]:
+def _open(pool: Pool, receipt: Receipt, pair: str) -> Steps[Progress, Lease]:
     """A lease on the pair, at the recorded commits where the pair's own are others.
 
     Raises:
@@ -123,12 +106,9 @@ def _other_weights(lease: Lease, receipt: Receipt) -> list[str]:
         recorded, here = receipt.side(side), lease.side(side)
         if recorded.weights_sha256 != here.weights_sha256:
             reasons.append(
-                f"Other weights on the {_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
+                f"Other weights on the {SIDE_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
             )
     return reasons
-
-
-_NAMES = {"base": "base", "post": "post-trained"}
 
 
 def _start(lease: Lease, receipt: Receipt) -> Run:
@@ -142,7 +122,7 @@ def _start(lease: Lease, receipt: Receipt) -> Run:
         if (recorded.prompt_sha256, recorded.prompt_tokens) != (here.sha256, len(here.token_ids)):
             run.stop()
             raise Unreplayable(
-                f"The same conversation gives the {_NAMES[side]} side other token ids here: {recorded.prompt_tokens:,} with sha256 {recorded.prompt_sha256[:12]} in the receipt, {len(here.token_ids):,} with {here.sha256[:12]} here, so its tokenizer or chat template is another."
+                f"The same conversation gives the {SIDE_NAMES[side]} side other token ids here: {recorded.prompt_tokens:,} with sha256 {recorded.prompt_sha256[:12]} in the receipt, {len(here.token_ids):,} with {here.sha256[:12]} here, so its tokenizer or chat template is another."
             )
     return run
 
@@ -151,28 +131,18 @@ def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
     """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse."""
     changed: dict[str, list[str]] = {}
     for side in SIDES:
-        there, now = _flat(receipt.side(side).engine), _flat(here[side])
+        there, now = receipt.side(side).engine.texts(), here[side].texts()
         for name in sorted(there.keys() | now.keys()):
             if there.get(name) != now.get(name):
                 change = f"{name} was {there.get(name, 'not recorded')}, here it is {now.get(name, 'not there')}"
-                changed.setdefault(change, []).append(_NAMES[side])
+                changed.setdefault(change, []).append(SIDE_NAMES[side])
     return [f"On the {' and the '.join(names)} side {change}." for change, names in changed.items()]
-
-
-def _flat(info: EngineInfo) -> dict[str, str]:
-    """An engine fingerprint as names and values that people read."""
-    fields = {name: value for name, value in info if name not in ("versions", "sampler", "certification")}
-    plain = {
-        name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, value in fields.items()
-    }
-    return plain | info.versions
 
 
 # --- the run ------------------------------------------------------------------------------------------
 
 
-def _run(lease: Lease, receipt: Receipt) -> Replaying:
+def _run(lease: Lease, receipt: Receipt) -> Steps[Progress, Verdict]:
     run = _start(lease, receipt)
     total = sum(len(receipt.side(side).token_ids) for side in SIDES)
     for snapshot in run.snapshots(lambda: 0.25):
@@ -180,7 +150,7 @@ def _run(lease: Lease, receipt: Receipt) -> Replaying:
         for side in SIDES:
             written = len(snapshot.reply(side).token_ids)
             done += min(written, len(receipt.side(side).token_ids))
-            if run.departure(side) or written >= _enough(receipt.side(side)):
+            if run.divergence(side) or written >= _enough(receipt.side(side)):
                 run.stop(side)
         yield Progress(f"Replaying: {done:,} of {total:,} tokens", done / max(1, total))
     return _verdict(run, receipt)
@@ -197,10 +167,10 @@ def _verdict(run: Run, receipt: Receipt) -> Verdict:
     for side in SIDES:
         reply, recorded = snapshot.reply(side), receipt.side(side)
         if reply.error is not None:
-            raise UserError(f"The {_NAMES[side]} side failed during the replay: {reply.error}")
+            raise UserError(f"The {SIDE_NAMES[side]} side failed during the replay: {reply.error}")
         sides[side] = _judge(run, side, recorded, reply, engines[side])
-    parted = any(verdict.divergence for verdict in sides.values())
-    outcome: Outcome = "diverged" if parted else "identical"
+    diverged = any(verdict.divergence for verdict in sides.values())
+    outcome: Outcome = "diverged" if diverged else "identical"
     return Verdict(outcome=outcome, warnings=tuple(warnings(receipt, engines)), base=sides["base"], post=sides["post"])
 
 
@@ -208,16 +178,16 @@ def _verdict(run: Run, receipt: Receipt) -> Verdict:
 
 
 def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: EngineInfo) -> SideVerdict:
-    departure = run.departure(side)
-    same = departure.step if departure else min(len(recorded.token_ids), len(reply.token_ids))
+    found = run.divergence(side)
+    same = found.step if found else min(len(recorded.token_ids), len(reply.token_ids))
     drift = _drift(recorded.margins[:same], reply.margins[:same])
-    if departure is None and _ended_alike(recorded, reply):
+    if found is None and _ended_alike(recorded, reply):
         return SideVerdict(tokens=same, drift=drift, divergence=None)
-    if departure is None:
+    if found is None:
         return SideVerdict(tokens=same, drift=drift, divergence=_ended_apart(run, side, recorded, reply, same))
     no_drift_allowed = recorded.engine == here and here.certified
-    allowance = 0.0 if no_drift_allowed else _allowance(departure, recorded, here, drift)
-    divergence = _parted(run, side, departure, recorded, allowance)
+    allowance = 0.0 if no_drift_allowed else _allowance(found, recorded, here, drift)
+    divergence = _drew_another(run, side, found, recorded, allowance)
     return SideVerdict(tokens=same, drift=drift, divergence=divergence)
 
 
@@ -261,16 +231,14 @@ def _ended_apart(run: Run, side: Side, recorded: SideReceipt, reply: Reply, step
     )
 
 
-def _parted(run: Run, side: Side, departure: Departure, recorded: SideReceipt, allowance: float) -> Divergence:
-    ahead = recorded.margins[departure.step] if recorded.margins else None
-    behind = departure.behind
+def _drew_another(run: Run, side: Side, found: DrawDivergence, recorded: SideReceipt, allowance: float) -> Divergence:
+    ahead = recorded.margins[found.step] if recorded.margins else None
+    behind = found.behind
     shift = None if ahead is None or behind is None else ahead + behind
     return Divergence(
-        step=departure.step,
-        recorded=Choice(
-            id=departure.expected, text=_spell(run, side, departure.expected), logit=departure.expected_logit
-        ),
-        replayed=Choice(id=departure.drawn, text=_spell(run, side, departure.drawn), logit=departure.drawn_logit),
+        step=found.step,
+        recorded=Choice(id=found.expected, text=_spell(run, side, found.expected), logit=found.expected_logit),
+        replayed=Choice(id=found.drawn, text=_spell(run, side, found.drawn), logit=found.drawn_logit),
         recorded_margin=ahead,
         replayed_margin=behind,
         shift=shift,
@@ -279,10 +247,10 @@ def _parted(run: Run, side: Side, departure: Departure, recorded: SideReceipt, a
     )
 
 
-def _allowance(departure: Departure, recorded: SideReceipt, here: EngineInfo, drift: float | None) -> float:
+def _allowance(found: DrawDivergence, recorded: SideReceipt, here: EngineInfo, drift: float | None) -> float:
     """How far rounding may move two scores against each other, in nats after warping (see the head of this file)."""
     roundoff = max(_ROUNDOFF.get(dtype, 0.0) for dtype in (recorded.engine.dtype, here.dtype))
-    size = max(1.0, abs(departure.drawn_logit or 0.0), abs(departure.expected_logit or 0.0))
+    size = max(1.0, abs(found.drawn_logit or 0.0), abs(found.expected_logit or 0.0))
     rounding = _ROUNDING * roundoff * size / (recorded.sampling.temperature or 1.0)
     return max(rounding, _OBSERVED * min(drift or 0.0, rounding))
 

@@ -9,10 +9,19 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from .difference import Difference
+from .experiments.values import ExperimentVerdict
 from .types import Answer, Comparison, LensReport, Receipt, Verdict
 
 FOLDER = Path(__file__).parent.parent / "docs" / "schemas"
-DESCRIBED: tuple[type[BaseModel], ...] = (Comparison, Answer, Receipt, Verdict, Difference, LensReport)
+DESCRIBED: tuple[type[BaseModel], ...] = (
+    Comparison,
+    Answer,
+    Receipt,
+    Verdict,
+    Difference,
+    LensReport,
+    ExperimentVerdict,
+)
 
 
 def documents() -> dict[str, str]:

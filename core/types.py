@@ -4,8 +4,9 @@ The same classes validate the page, the command line, the API, links and receipt
 no tensors, no widgets and no files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ from .errors import UserError
 
 Side = Literal["base", "post"]
 SIDES: tuple[Side, Side] = ("base", "post")
+SIDE_NAMES: Mapping[Side, str] = MappingProxyType({"base": "base", "post": "post-trained"})  # as people read them
 
 MAX_CHARACTERS = 400_000  # of any one text; the context length is the limit that people meet
 MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly, also in a browser
@@ -45,6 +47,12 @@ class Value(BaseModel):
     """A frozen value that refuses unknown fields, NaN and infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Renamed(Value):
+    """A value with a field that is called otherwise in JSON than here: its published name stays."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
 
 # --- what a person asks ---------------------------------------------------------------------
@@ -135,7 +143,7 @@ class Comparison(Value):
 
     `today` is the date that a chat template may inject (ISO 8601), pinned so that a replay next year
     sends the same tokens. `prefill_base` and `prefill_post` are token ids with which a side's reply
-    begins; that side goes on from there, under the luck of the steps that follow. `dial` turns the
+    begins; that side goes on from there, under the noise of the steps that follow. `dial` turns the
     post-trained side towards the base or beyond itself.
     """
 
@@ -163,10 +171,10 @@ class Comparison(Value):
 class Request(Value):
     """All that one engine sees: token ids, how to sample, where to stop. `reuse` allows prefill chunks kept from earlier requests.
 
-    The last `prefilled` token ids are the beginning of the reply: the steps, and with them the luck,
+    The last `prefilled` token ids are the beginning of the reply: the steps, and with them the noise,
     are counted from the first of them. `max_new_tokens` counts what is drawn.
 
-    `expected` are the tokens that an earlier run drew; a Departure is reported wherever another one is
+    `expected` are the tokens that an earlier run drew; a DrawDivergence is reported wherever another one is
     drawn. They change nothing that is drawn.
     """
 
@@ -204,7 +212,7 @@ class Token(Value):
     margin: float | None
 
 
-class Departure(Value):
+class DrawDivergence(Value):
     """A step at which the token drawn is not the expected one, and how close that was.
 
     `step` counts drawn tokens, without a prefilled beginning. Logits are as the model gave them, before any warping; None is not finite or
@@ -243,7 +251,7 @@ class Failure(Value):
     message: str
 
 
-Event = Queued | Started | Token | Departure | Finish | Failure
+Event = Queued | Started | Token | DrawDivergence | Finish | Failure
 
 
 # --- what people see ------------------------------------------------------------------------------
@@ -266,15 +274,6 @@ class Reply(Value):
     tokens_per_second: float | None = None
     error: str | None = None
 
-    @property
-    def settled(self) -> bool:
-        return self.phase in ("done", "failed")
-
-    @property
-    def smallest_margin(self) -> float | None:
-        known = [margin for margin in self.margins if margin is not None]
-        return min(known, default=None)
-
 
 class Snapshot(Value):
     """Both replies at one moment."""
@@ -284,10 +283,6 @@ class Snapshot(Value):
 
     def reply(self, side: Side) -> Reply:
         return self.base if side == "base" else self.post
-
-    @property
-    def settled(self) -> bool:
-        return self.base.settled and self.post.settled
 
 
 class CheckpointInfo(Value):
@@ -313,6 +308,15 @@ class EngineInfo(Value):
     versions: dict[str, str]
     certified: bool
     certification: str
+
+    def texts(self) -> dict[str, str]:
+        """What it says, by the names that people read. Where it was certified is told in other words, so it is left out."""
+        plain = {
+            name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for name, value in self
+            if name not in ("versions", "certification")
+        }
+        return plain | self.versions
 
 
 class SideResult(Value):
@@ -400,7 +404,7 @@ Outcome = Literal["identical", "diverged", "not replayable"]
 
 
 class Choice(Value):
-    """What was written at the step where two runs part: a token and its raw logit here. No id: the reply had ended."""
+    """What was written at the step where two runs diverge: a token and its raw logit here. No id: the reply had ended."""
 
     id: int | None
     text: str
@@ -505,7 +509,7 @@ class Record(Value):
 
 # Against which prompt the sibling scores a reply: the very token ids that its writer was sent, so that
 # only the weights differ, or the sibling's own framing of the same conversation.
-Context = Literal["identical", "own"]
+LensContext = Literal["identical", "own"]
 ShiftClass = Literal["unshifted", "marginal", "shifted"]
 
 
@@ -513,7 +517,7 @@ class LensChoice(Value):
     """Which reply of a comparison is looked at, and what the sibling reads."""
 
     side: Side
-    context: Context
+    context: LensContext
 
 
 class Candidate(Value):
@@ -530,8 +534,8 @@ class Shift(Value):
     Ranks count from 1, the model's first choice; `first_choice_rank` is the rank under the sibling of the
     token that the writer finds likeliest here, whether or not it was drawn. `kl` is KL(post || base) and `js` the Jensen-Shannon
     divergence of the two distributions over the whole vocabulary, in nats. `drawn_base` and
-    `drawn_post` are what each would draw here with the reply's own settings and luck, and `agreement`
-    is the probability that two such draws are equal when their luck is shared.
+    `drawn_post` are what each would draw here with the reply's own settings and noise, and `agreement`
+    is the probability that two such draws are equal when both get the same noise (common random numbers).
     """
 
     step: int
@@ -579,8 +583,8 @@ class Shares(Value):
     shifted: float
 
 
-class Summary(Value):
-    """What a lens says about a whole reply. Divergences in nats; `mean_kl_first_5` is over its first five tokens."""
+class Summary(Renamed):
+    """What a lens says about a whole reply. KL and JS in nats; `mean_kl_first_5` is over its first five tokens."""
 
     tokens: int
     shares: Shares
@@ -589,14 +593,14 @@ class Summary(Value):
     mean_js: float
     expected_agreement: float
     observed_agreement: float
-    first_parting: int | None
+    first_divergence: int | None = Field(validation_alias="first_parting", serialization_alias="first_parting")
 
 
 class Lens(Value):
     """A finished reply of `side`, token by token, under its writer and under its sibling."""
 
     side: Side
-    context: Context
+    context: LensContext
     shifts: tuple[Shift, ...]
 
     @property
@@ -615,16 +619,16 @@ class Lens(Value):
 
     @property
     def expected_agreement(self) -> float:
-        """The share of tokens on which the models should agree under shared luck, from the distributions alone."""
+        """The share of tokens on which the models should agree under common random numbers, from the distributions alone."""
         return _mean([shift.agreement for shift in self.shifts])
 
     @property
     def observed_agreement(self) -> float:
-        """The share of tokens on which they do agree under this reply's luck."""
+        """The share of tokens on which they do agree under this reply's noise."""
         return _mean([shift.agreed for shift in self.shifts])
 
     @property
-    def first_parting(self) -> int | None:
+    def first_divergence(self) -> int | None:
         """The first step at which the sibling would have written something else; None when there is none."""
         return next((shift.step for shift in self.shifts if not shift.agreed), None)
 
@@ -637,7 +641,7 @@ class Lens(Value):
             mean_js=_mean([shift.js for shift in self.shifts]),
             expected_agreement=self.expected_agreement,
             observed_agreement=self.observed_agreement,
-            first_parting=self.first_parting,
+            first_divergence=self.first_divergence,
         )
 
 

@@ -11,7 +11,8 @@ from itertools import product
 from typing import Literal
 
 from . import lens
-from .compare import Run, stop_ids
+from .compare import Run
+from .difference import first_divergence
 from .errors import UserError
 from .pool import Lease
 from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value
@@ -48,8 +49,7 @@ def handover(
     Args:
         base_ids, post_ids: the whole replies, prefilled beginnings included.
     """
-    ends = stop_ids(lease)
-    base, post = (tuple(id for id in ids[:tokens] if id not in ends) for ids in (base_ids, post_ids))
+    base, post = (tuple(id for id in ids[:tokens] if id not in lease.stop_ids) for ids in (base_ids, post_ids))
     return comparison.model_copy(update={"prefill_base": post, "prefill_post": base})
 
 
@@ -57,13 +57,13 @@ def handover(
 
 
 class Point(Value):
-    """One setting of the dial and what it wrote. `parts` is the first step at which it differs from the base end, None where it does not."""
+    """One setting of the dial and what it wrote. `divergence` is the first step at which it differs from the base end, None where it does not."""
 
     amount: float
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
-    parts: int | None
+    divergence: int | None
 
 
 def sweep(
@@ -95,14 +95,8 @@ def sweep(
             text=result.text,
             token_ids=result.token_ids,
             finish_reason=result.finish_reason,
-            parts=parting(base_end, result.token_ids),
+            divergence=first_divergence(base_end, result.token_ids),
         )
-
-
-def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """The first step at which two replies differ, None when they are the same. One that ends earlier differs where it ends."""
-    same = next((step for step, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    return min(len(first), len(second)) if same is None and len(first) != len(second) else same
 
 
 def replies(
@@ -131,7 +125,7 @@ def replies(
 # --- weights or template -----------------------------------------------------------------------------------
 
 
-class Cell(Value):
+class GridCell(Value):
     """What one set of weights writes under one framing, and how likely it finds the assistant's reply there.
 
     `logprob` is the mean log-probability (nats per token) of the reply that the post-trained weights
@@ -149,15 +143,15 @@ class Cell(Value):
 class Grid(Value):
     """Both sets of weights under both framings, with the system prompt or without it.
 
-    `by_weights` and `by_template` part the gain from base weights on bare text to post-trained weights
+    `by_weights` and `by_template` divide the gain from base weights on bare text to post-trained weights
     under the template, each as the mean over the two orders in which they can be put on (the Shapley
     value of two players, Shapley 1953); they add up to `total`. All in nats per token.
     """
 
     system: bool
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
 
-    def cell(self, weights: Side, framing: Framing) -> Cell:
+    def cell(self, weights: Side, framing: Framing) -> GridCell:
         return next(cell for cell in self.cells if (cell.weights, cell.framing) == (weights, framing))
 
     @property
@@ -200,12 +194,12 @@ def _grid(lease: Lease, comparison: Comparison) -> Generator[Grid | None, None, 
         else:
             found.append(result)
     reference = found[places.index(("post", "chat"))].token_ids
-    cells: list[Cell] = []
+    cells: list[GridCell] = []
     for (side, framing), result in zip(places, found, strict=True):
         scores = lens.logprobs(lease.side(side), result.prompt_token_ids, reference)
         yield None
         cells.append(
-            Cell(
+            GridCell(
                 weights=side,
                 framing=framing,
                 text=result.text,

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from .difference import Difference, InputDifference, Parting, Stretch, shorten
-from .types import SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
+from .difference import Difference, InputDifference, ReplyDivergence, Stretch, shorten
+from .types import SIDE_NAMES, SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
 
-SIDE_NAMES: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
 MAX_WARNINGS = 12
 
 
@@ -15,7 +14,7 @@ def headline(verdict: Verdict) -> str:
         return "Not replayable here."
     if verdict.outcome == "diverged":
         sides = [side for side in SIDES if (found := verdict.side(side)) and found.divergence]
-        return f"Diverged: the replay is not the recorded run ({' and '.join(SIDE_NAMES[side].lower() for side in sides)})."
+        return f"Diverged: the replay is not the recorded run ({' and '.join(SIDE_NAMES[side] for side in sides)})."
     drifts = [found.drift for side in SIDES if (found := verdict.side(side))]
     if all(drift == 0 for drift in drifts):
         return "Identical, bit for bit."
@@ -24,23 +23,21 @@ def headline(verdict: Verdict) -> str:
 
 def side_sentences(side: Side, verdict: SideVerdict) -> list[str]:
     """What came of one side."""
-    name = SIDE_NAMES[side]
+    name = SIDE_NAMES[side].capitalize()
     if verdict.divergence is None:
         return [f"{name}: {verdict.tokens:,} tokens, all the same{_drift(verdict)}."]
-    parting = verdict.divergence
-    first = (
-        f"{name}: the first {parting.step:,} tokens are the same{_drift(verdict)}; at step {parting.step} they part."
-    )
-    if parting.recorded.id is None or parting.replayed.id is None:
+    divergence = verdict.divergence
+    first = f"{name}: the first {divergence.step:,} tokens are the same{_drift(verdict)}; at step {divergence.step} they diverge."
+    if divergence.recorded.id is None or divergence.replayed.id is None:
         return [
             first,
-            f"Recorded: {_choice(parting, 'recorded')}. Replayed: {_choice(parting, 'replayed')}.",
+            f"Recorded: {_choice(divergence, 'recorded')}. Replayed: {_choice(divergence, 'replayed')}.",
             "One reply ends where the other goes on, which rounding cannot do: the receipt or the models are not what they say.",
         ]
     return [
         first,
-        f"Recorded: {_choice(parting, 'recorded')}, ahead by {_nats(parting.recorded_margin)}. Replayed: {_choice(parting, 'replayed')}, ahead of it by {_nats(parting.replayed_margin)}.",
-        judgement(parting),
+        f"Recorded: {_choice(divergence, 'recorded')}, ahead by {_nats(divergence.recorded_margin)}. Replayed: {_choice(divergence, 'replayed')}, ahead of it by {_nats(divergence.replayed_margin)}.",
+        judgement(divergence),
     ]
 
 
@@ -50,8 +47,8 @@ def _drift(verdict: SideVerdict) -> str:
     return ", margins to the last bit" if verdict.drift == 0 else f", margins moved by up to {verdict.drift:.2g} nats"
 
 
-def _choice(parting: Divergence, which: str) -> str:
-    choice = parting.recorded if which == "recorded" else parting.replayed
+def _choice(divergence: Divergence, which: str) -> str:
+    choice = divergence.recorded if which == "recorded" else divergence.replayed
     if choice.id is None:
         return choice.text
     logit = "" if choice.logit is None else f" with logit {choice.logit:.6g}"
@@ -62,16 +59,16 @@ def _nats(value: float | None) -> str:
     return "an unknown margin" if value is None else f"{value:.3g} nats"
 
 
-def judgement(parting: Divergence) -> str:
+def judgement(divergence: Divergence) -> str:
     """Whether rounding can have done it."""
-    if parting.within_drift is None:
+    if divergence.within_drift is None:
         return "How far the numbers moved cannot be told here, because the recorded token was ruled out or its margin is unknown."
-    moved = f"The two scores moved against each other by {_nats(parting.shift)}"
-    if parting.within_drift:
-        return f"{moved}; other hardware or libraries may round that far (up to {_nats(parting.allowance)}), so this is numeric drift."
-    if parting.allowance == 0:
+    moved = f"The two scores moved against each other by {_nats(divergence.shift)}"
+    if divergence.within_drift:
+        return f"{moved}; other hardware or libraries may round that far (up to {_nats(divergence.allowance)}), so this is numeric drift."
+    if divergence.allowance == 0:
         return f"{moved}; the engine fingerprint is the same and certified, so nothing may move: the receipt is not of this run, or this is a fault of the app worth reporting."
-    return f"{moved}; rounding explains {_nats(parting.allowance)} at most, so something else differs."
+    return f"{moved}; rounding explains {_nats(divergence.allowance)} at most, so something else differs."
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
@@ -96,7 +93,7 @@ def explanation(difference: Difference) -> str:
     inputs = "No input differs" if not count else f"{count} input{'s differ' if count > 1 else ' differs'}"
     if difference.unexplained:
         return f"{inputs}, but the replies do: this must not happen. One of the receipts is not of the run that it names, or the app broke its promise; please report it with both receipts."
-    if not difference.partings:
+    if not difference.divergences:
         return f"{inputs}, and the replies are the same, token for token."
     return f"{inputs}, and so do the replies." if count > 1 else f"{inputs}, and the replies differ."
 
@@ -107,15 +104,15 @@ def difference_lines(difference: Difference) -> Iterator[str]:
     for found in difference.inputs:
         yield f"  {found.name}: {_change(found)}"
     for side, changes in difference.sent.items():
-        yield f"  sent to the {SIDE_NAMES[side].lower()} side: {marked(changes)}"
-    yield from (f"  {parting_sentence(parting)}" for parting in difference.partings)
+        yield f"  sent to the {SIDE_NAMES[side]} side: {marked(changes)}"
+    yield from (f"  {divergence_sentence(divergence)}" for divergence in difference.divergences)
 
 
-def parting_sentence(parting: Parting) -> str:
-    """Where one side's two replies part."""
-    ids = [("the end" if id is None else f"token {id}") for id in (parting.first_id, parting.second_id)]
-    margins = f" (margins {_nats(parting.first_margin)} and {_nats(parting.second_margin)})"
-    return f"{SIDE_NAMES[parting.side]} replies part at step {parting.step}: {ids[0]} and {ids[1]}{margins}."
+def divergence_sentence(divergence: ReplyDivergence) -> str:
+    """Where one side's two replies diverge."""
+    ids = [("the end" if id is None else f"token {id}") for id in (divergence.first_id, divergence.second_id)]
+    margins = f" (margins {_nats(divergence.first_margin)} and {_nats(divergence.second_margin)})"
+    return f"{SIDE_NAMES[divergence.side].capitalize()} replies diverge at step {divergence.step}: {ids[0]} and {ids[1]}{margins}."
 
 
 def _change(found: InputDifference) -> str:
@@ -146,13 +143,13 @@ def lens_lines(report: LensReport) -> list[str]:
     """What a lens says about the whole reply, then a line for each token."""
     lens, summary = report.lens, report.summary
     read = "the same token ids" if lens.context == "identical" else "its own framing of the conversation"
-    parting = "never" if summary.first_parting is None else f"at step {summary.first_parting}"
+    first = "never" if summary.first_divergence is None else f"at step {summary.first_divergence}"
     shares = summary.shares
     return [
-        f"{SIDE_NAMES[lens.side]} reply, {summary.tokens:,} tokens; the sibling reads {read}",
+        f"{SIDE_NAMES[lens.side].capitalize()} reply, {summary.tokens:,} tokens; the sibling reads {read}",
         f"{shares.unshifted:.0%} unshifted, {shares.marginal:.0%} marginal, {shares.shifted:.0%} shifted",
         f"KL(post-trained || base) {summary.mean_kl:.3f} nats on average, {summary.mean_kl_first_5:.3f} over the first five tokens; Jensen-Shannon {summary.mean_js:.3f}",
-        f"With shared luck the models agree on {summary.observed_agreement:.0%} of the tokens ({summary.expected_agreement:.0%} expected); they first part {parting}",
+        f"With common random numbers the models agree on {summary.observed_agreement:.0%} of the tokens ({summary.expected_agreement:.0%} expected); they first diverge {first}",
         "",
         f"{'step':>5}  {'KL':>7}  {'log-ratio':>9}  {'rank base':>9}  {'rank post':>9}  {'class':<9}  token",
         *(_lens_line(shift) for shift in lens.shifts),

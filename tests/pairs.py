@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
-from core.checkpoints import Checkpoint, Pair, stop_ids, weights_sha256
+from core.checkpoints.fingerprint import weights_sha256
+from core.checkpoints.loading import Checkpoint
+from core.checkpoints.tokenizers import stop_ids
 from core.engine import Engine
 from core.engine.engine import Shape
-from core.pool import Lease, Progress
+from core.pairs import Pair
+from core.pool import Lease, Pool, Progress
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
 from tests import tiny
@@ -52,6 +55,11 @@ class OnePair:
 
     def peek(self, id: str) -> Lease:
         return self.lease
+
+
+def loaded(pool: Pool) -> list[str]:
+    """Names of the models that a pool has in memory."""
+    return sorted(entry.loading.result().info.name for entry in list(pool._entries.values()) if entry.ready)
 
 
 def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import torch
 
-from core.checkpoints import HOME, Checkpoint, Pair, default_pair, read_tokenizer
+from core.checkpoints.loading import Checkpoint
+from core.checkpoints.tokenizers import read_tokenizer
 from core.engine import Scored
+from core.pairs import HOME, Pair, default_pair
 from core.pool import Lease, Progress
 from core.settings import Settings
 from core.types import SIDES, CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage

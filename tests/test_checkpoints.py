@@ -10,8 +10,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, T5Config
 
-from core import checkpoints
-from core.checkpoints import Checkpoint, Pair, find, weights_sha256
+from core import pairs
+from core.checkpoints import loading, memory
+from core.checkpoints.fingerprint import weights_sha256
+from core.checkpoints.loading import Checkpoint
+from core.checkpoints.sources import find
 from core.engine.device import place
 from core.errors import NotEnoughMemory, UserError
 from core.hub import Repository
@@ -59,7 +62,7 @@ def load():
 
     def load_it(spec: Path | str, base: Path | None = None, *, hub=NO_HUB, settings=SETTINGS, report=print):
         source = find(str(spec), hub, str(base) if base else None)
-        loaded.append(checkpoints.load(source, hub, settings, place(settings), report))
+        loaded.append(loading.load(source, hub, settings, place(settings), report))
         return loaded[-1]
 
     yield load_it
@@ -82,7 +85,7 @@ def test_a_folder_is_loaded_with_its_tokenizer_its_ends_and_no_path_in_its_name(
     assert base.stop_ids == {0}
     assert post.stop_ids == {0, 2}, "the tokenizer's end of turn and all that generation_config lists"
     assert len(reply(base)) == 12
-    checkpoints.check_same_vocabulary(base, post)
+    loading.check_same_vocabulary(base, post)
 
 
 def test_the_commit_that_a_name_stands_for_is_recorded_and_progress_is_reported(pair, load):
@@ -260,20 +263,20 @@ def test_siblings_with_different_vocabularies_are_refused_by_the_first_token_tha
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (copy / "tokenizer.json").write_text(json.dumps(spelling))
     with pytest.raises(UserError, match=r"different vocabularies \(token 300 is .* choose two stages of the same"):
-        checkpoints.check_same_vocabulary(base, load(copy))
+        loading.check_same_vocabulary(base, load(copy))
 
 
 def test_control_tokens_may_be_added_or_renamed(pair, copy, load):
     text = (copy / "tokenizer.json").read_text().replace(tiny.TURN_START, "<|turn|>")
     (copy / "tokenizer.json").write_text(text)
-    checkpoints.check_same_vocabulary(load(pair[0]), load(copy))
+    loading.check_same_vocabulary(load(pair[0]), load(copy))
 
 
 # --- what fits ---------------------------------------------------------------------------------------------
 
 
 def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda device: 2**28)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**28)
     with pytest.raises(NotEnoughMemory, match=r"need about 0\.\d GB with their caches, and 0\.2 GB is free; choose"):
         load(pair[0])
 
@@ -281,12 +284,12 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
 def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
     config = tiny.model(max_position_embeddings=8192).config
     placement = place(SETTINGS)
-    per_token = checkpoints.kv_bytes_per_token(config, torch.float32)
+    per_token = memory.kv_bytes_per_token(config, torch.float32)
 
     def context_with(*sizes: int) -> int:
         """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        free = checkpoints.SPARE_BYTES + checkpoints.STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
-        return checkpoints.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
+        free = memory.SPARE_BYTES + memory.STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
+        return memory.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
 
     assert context_with(100_000) == 4096, "the default on a CPU"
     assert context_with(256, 1024, 2048) == 2048
@@ -299,7 +302,7 @@ def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_estimate_of_the_weights_is_their_size(tied):
     model = tiny.model(tie_word_embeddings=tied)
-    assert checkpoints.weight_bytes(model.config, torch.bfloat16) == sum(p.nbytes for p in model.parameters())
+    assert memory.weight_bytes(model.config, torch.bfloat16) == sum(p.nbytes for p in model.parameters())
 
 
 def test_a_device_that_is_not_there_is_refused():
@@ -312,24 +315,24 @@ def test_a_device_that_is_not_there_is_refused():
 
 
 def test_the_embedded_pair_opens_the_page_unless_another_is_named():
-    assert checkpoints.default_pair(Settings()).id == "embedded"
-    assert checkpoints.default_pair(Settings(pair="qwen3-0.6b")).base == "Qwen/Qwen3-0.6B-Base"
+    assert pairs.default_pair(Settings()).id == "embedded"
+    assert pairs.default_pair(Settings(pair="qwen3-0.6b")).base == "Qwen/Qwen3-0.6B-Base"
     with pytest.raises(UserError, match=r"There is no pair 'nobody' here; `python app\.py pairs` lists them"):
-        checkpoints.default_pair(Settings(pair="nobody"))
+        pairs.default_pair(Settings(pair="nobody"))
 
 
 def test_the_rows_of_the_file_have_ids_of_their_own_and_two_different_models():
-    rows = checkpoints.known_pairs(Settings())
+    rows = pairs.known_pairs(Settings())
     assert len({row.id for row in rows}) == len({row.title for row in rows}) == len(rows) >= 14
     assert all(row.base != row.post for row in rows)
 
 
 def test_ones_own_pair_comes_first_and_shows_no_path(pair):
     own = Settings(base=str(pair[0]), post=str(pair[1]))
-    row = checkpoints.known_pairs(own)[0]
-    assert row == checkpoints.default_pair(own)
-    assert row == Pair(
+    row = pairs.known_pairs(own)[0]
+    assert row == pairs.default_pair(own)
+    assert row == pairs.Pair(
         id="tiny-base | tiny-chat", title="tiny-base and tiny-chat", base=str(pair[0]), post=str(pair[1])
     )
-    assert checkpoints.default_pair(Settings(base="a/b", post="c/d@e", pair="embedded")).id == "a/b | c/d@e"
-    assert checkpoints.default_pair(Settings(base="a/b", post="c/d", pair="smollm3-3b")).id == "smollm3-3b"
+    assert pairs.default_pair(Settings(base="a/b", post="c/d@e", pair="embedded")).id == "a/b | c/d@e"
+    assert pairs.default_pair(Settings(base="a/b", post="c/d", pair="smollm3-3b")).id == "smollm3-3b"

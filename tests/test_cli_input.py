@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import app
+from core import cli
 from core.errors import UserError
 from core.settings import Settings
 from tests import tiny
@@ -54,6 +55,6 @@ def test_a_receipt_that_cannot_be_written_does_not_take_the_answer_with_it(capsy
 
 @pytest.mark.parametrize("port", ["\u00b2", "\u0665", "", "-1", "http"])
 def test_a_port_is_a_number_in_ascii(port):
-    flags = app._parser().parse_args(["pairs"])
+    flags = cli.parse(["pairs"])
     with pytest.raises(UserError, match=r"GRADIO_SERVER_PORT must be a number\."):
         Settings.read(flags, {"GRADIO_SERVER_PORT": port})

@@ -157,7 +157,7 @@ def test_a_third_model_does_not_outlive_its_reply(lease):
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_numbers(lease, monkeypatch):
-    monkeypatch.setattr("core.checkpoints.free_bytes", lambda device: 2**28)
+    monkeypatch.setattr("core.checkpoints.memory.free_bytes", lambda device: 2**28)
     with pytest.raises(
         UserError, match=r"takes about .* GB more, and 0.2 GB is free; turn the dial in the space of logits"
     ):

@@ -72,7 +72,7 @@ def test_every_field_of_a_comparison_is_an_input(field):
 
 def test_nothing_differs_between_a_run_and_its_repetition():
     found = difference(receipt(), receipt())
-    assert (found.inputs, found.partings, found.unexplained) == ((), (), False)
+    assert (found.inputs, found.divergences, found.unexplained) == ((), (), False)
     assert "No input differs, and the replies are the same" in words(receipt(), receipt())
 
 
@@ -94,8 +94,8 @@ def test_a_reply_that_somebody_stopped_is_an_input_too():
     [((5, 1, 7), 1, (6, 1)), ((5, 6), 2, (7, None)), ((5, 6, 7, 8), 3, (None, 8)), ((), 0, (5, None))],
 )
 def test_the_step_where_replies_part_is_the_first(base, step, ids):
-    parting = difference(receipt(), after(prompt="x") if base is None else receipt(base=base)).partings[0]
-    assert (parting.side, parting.step, parting.first_id, parting.second_id) == ("base", step, *ids)
+    divergence = difference(receipt(), after(prompt="x") if base is None else receipt(base=base)).divergences[0]
+    assert (divergence.side, divergence.step, divergence.first_id, divergence.second_id) == ("base", step, *ids)
 
 
 @settings(deadline=None)

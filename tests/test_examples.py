@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from core import receipts
-from core.replay import finish, replay
+from core.replay import replay
+from core.steps import finish
 from core.types import SIDES
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "capital-of-france.json"

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from core import experiments
+from core.difference import first_divergence
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, NewProcesses, Verdict, cutoff, report
+from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, cutoff, report
 from core.experiments.correction import token_diff
 from core.experiments.costume import LADDER
 from core.experiments.judging import behaviour, holds, years
@@ -23,7 +24,6 @@ from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import Settings
 from core.types import SIDES
-from core.what_if import parting
 from tests import tiny
 
 NAMES = [experiment.name for experiment in EXPERIMENTS]
@@ -61,7 +61,7 @@ def no_new_process(comparison, lease):
     yield
 
 
-def perform(name: str, lease: Lease, new_process=no_new_process) -> tuple[list[experiments.Step], Verdict]:
+def perform(name: str, lease: Lease, new_process=no_new_process) -> tuple[list[experiments.Step], ExperimentVerdict]:
     steps, running = [], experiments.perform(experiments.find(name), lease, new_process)
     while True:
         try:
@@ -71,11 +71,11 @@ def perform(name: str, lease: Lease, new_process=no_new_process) -> tuple[list[e
 
 
 @pytest.fixture(scope="module")
-def verdict(lease) -> Callable[[str], Verdict]:
+def verdict(lease) -> Callable[[str], ExperimentVerdict]:
     """The verdict of an experiment on the random pair, run once."""
-    known: dict[str, Verdict] = {}
+    known: dict[str, ExperimentVerdict] = {}
 
-    def get(name: str) -> Verdict:
+    def get(name: str) -> ExperimentVerdict:
         if name not in known:
             known[name] = perform(name, lease)[1]
         return known[name]
@@ -94,7 +94,7 @@ def test_on_random_weights_nothing_crashes_and_the_verdict_can_be_printed_and_re
     assert found.finding.sentence.endswith(".")
     assert found.finding.exhibits, "there is something to open in Compare"
     assert all(len(row) == len(table.columns) for table in found.finding.tables for row in table.rows)
-    assert Verdict.model_validate_json(found.model_dump_json()) == found
+    assert ExperimentVerdict.model_validate_json(found.model_dump_json()) == found
     assert experiments.find(name).title in report.whole(experiments.find(name), found)
 
 
@@ -196,7 +196,7 @@ def test_repeat_notices_a_reply_that_differs(lease, monkeypatch):
 
 
 def test_a_new_process_needs_memory(pool, lease, monkeypatch):
-    monkeypatch.setattr("core.checkpoints.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("core.checkpoints.memory.free_bytes", lambda device: 1000)
     asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
     with pytest.raises(UserError, match=r"a second copy of this pair needs about \d\.\d GB and 0\.0 GB is free"):
         next(NewProcesses(pool.settings).ask(asked, lease))
@@ -240,7 +240,7 @@ def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
     assert rows["nothing (control)"][3] == rows["nothing (control)"][6] == "never"
     first, *others = finding.exhibits
     seed = next(exhibit.result for exhibit in others if "seed" in exhibit.label)
-    step = parting(first.result.base.token_ids, seed.base.token_ids)
+    step = first_divergence(first.result.base.token_ids, seed.base.token_ids)
     assert rows["seed"][3] == step + 1
     assert rows["seed"][4] == round(first.result.base.margins[step], 4)
 

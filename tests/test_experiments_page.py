@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from core import experiments, receipts
 from core.compare import compare
-from core.experiments import EXPERIMENTS, Lab, NewProcesses, Verdict
+from core.experiments import EXPERIMENTS, ExperimentVerdict, Lab, NewProcesses
 from core.experiments.values import Exhibit, Finding, Plot, Series, Table
 from core.hub import HuggingFaceHub
 from core.pool import Pool
@@ -179,9 +179,9 @@ def test_stop_ends_an_experiment_without_a_verdict(visitor, scripted):
 def test_a_class_that_runs_the_same_experiment_at_once_gets_the_same_verdict(url):
     clients = [Client(url, verbose=False) for _ in range(3)]  # a client may ask many things at once
 
-    def lesson(number: int) -> Verdict:
+    def lesson(number: int) -> ExperimentVerdict:
         answer = clients[number % len(clients)].submit("repeat", api_name="/experiment").result(timeout=600)
-        return Verdict.model_validate_json(json.dumps(answer))
+        return ExperimentVerdict.model_validate_json(json.dumps(answer))
 
     with ThreadPoolExecutor(CLASS) as threads:
         verdicts = list(threads.map(lesson, range(CLASS)))
@@ -220,7 +220,7 @@ def test_texts_of_models_are_escaped_everywhere(pool):
         ),
         exhibits=(Exhibit(label=hostile, result=evil),),
     )
-    found = Verdict(
+    found = ExperimentVerdict(
         experiment="x", pair=hostile, base_sha256="a" * 64, post_sha256="b" * 64, seconds=1, finding=finding
     )
     for drawn in (experiments_render.verdict(found), experiments_render.exhibit(finding.exhibits[0])):

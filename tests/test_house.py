@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-import app
+from core import cli
 from core.engine import sampling
 from core.settings import Settings
 from tests.engines import FAMILIES
@@ -60,7 +60,7 @@ def test_the_flags_that_are_written_down_exist(page):
     for line in lines:
         words = re.findall(r'"[^"]*"|\S+', line.split(" < ")[0].split("   ")[0])
         arguments = [word.strip('"') for word in words]
-        app._parser().parse_args(app._with_default_command(arguments))  # SystemExit fails the test
+        cli.parse(arguments)  # SystemExit fails the test
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -134,13 +134,8 @@ def test_no_part_of_the_product_escapes_the_import_rules():
     parts = {f"core.{path.stem}" for path in (ROOT / "core").iterdir() if path.name[:1].isalpha()}
     layers, no_gradio, no_torch, *_ = PROJECT["tool"]["importlinter"]["contracts"]
     assert {name for layer in layers["layers"] for name in layer.split(" | ")} == parts
-    assert set(no_gradio["source_modules"]) == parts - {"core.ui"}
-    assert parts - set(no_torch["source_modules"]) == {
-        "core.engine",
-        "core.lens",
-        "core.checkpoints",
-        *WITHOUT_TORCH_ANYWAY,
-    }
+    assert set(no_gradio["source_modules"]) == parts - {"core.ui", "core.cli"}
+    assert parts - set(no_torch["source_modules"]) == {"core.engine", "core.lens", "core.checkpoints"}
 
 
 def test_every_room_of_the_page_and_everything_that_they_share_stands_in_the_contracts():
@@ -149,9 +144,6 @@ def test_every_room_of_the_page_and_everything_that_they_share_stands_in_the_con
     independent, unknowing = PROJECT["tool"]["importlinter"]["contracts"][-2:]
     assert set(independent["modules"]) == set(unknowing["forbidden_modules"]) == rooms
     assert set(unknowing["source_modules"]) == shared
-
-
-WITHOUT_TORCH_ANYWAY = {"core.schemas"}  # imports nothing but the vocabulary
 
 
 def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
@@ -167,6 +159,43 @@ def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_help_and_the_list_of_pairs_wait_for_no_library():
+    heavy = {"torch", "transformers", "gradio", "huggingface_hub"}
+    for arguments in (["--help"], ["pairs"]):
+        script = (
+            "import sys, app\n"
+            "try: app.main(sys.argv[1:])\n"
+            "except SystemExit: pass\n"
+            f"assert not {heavy} & set(sys.modules), sorted({heavy} & set(sys.modules))\n"
+        )
+        command = [sys.executable, "-c", script, *arguments]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert "embedded" in ended.stdout or "list the model pairs" in ended.stdout
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def public_names(file: Path) -> set[str]:
+    """The public classes and type aliases of a module."""
+    found = set()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.add(node.targets[0].id)
+    return {name for name in found if name[0].isupper() and not name.isupper()}
+
+
+def test_no_two_classes_or_aliases_share_a_name():
+    """Outside of the page, whose rooms each have a View of their own."""
+    owners: dict[str, Path] = {}
+    for file in sorted((ROOT / "core").rglob("*.py")):
+        for name in () if "ui" in file.parts else public_names(file):
+            assert owners.setdefault(name, file) == file, f"{name} is in {owners[name]} and in {file}"
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -93,17 +93,17 @@ def test_bfloat16_scores_stay_close_to_what_was_recorded():
         assert sum(gaps) / len(gaps) < 0.05
 
 
-def test_the_first_parting_is_where_equal_prompts_part(lease):
+def test_the_first_parting_is_where_equal_prompts_diverge(lease):
     """Both models are sent the same text, so the sibling's own reply is what the lens says it would have drawn."""
     asked = comparison(temperature=0.8, framing_base="document", framing_post="document")
     result = compare(lease, asked)
     got = lens.whole(lease, asked, "base", result.base.token_ids)
-    parting = next(
+    divergence = next(
         (i for i, (a, b) in enumerate(zip(result.base.token_ids, result.post.token_ids, strict=False)) if a != b), None
     )
-    assert parting is not None
-    assert got.first_parting == parting
-    assert got.shifts[parting].drawn_post.id == result.post.token_ids[parting]
+    assert divergence is not None
+    assert got.first_divergence == divergence
+    assert got.shifts[divergence].drawn_post.id == result.post.token_ids[divergence]
 
 
 def test_a_sibling_with_the_same_weights_shifts_nothing():
@@ -114,7 +114,7 @@ def test_a_sibling_with_the_same_weights_shifts_nothing():
     assert all(shift.js == pytest.approx(0, abs=1e-12) for shift in got.shifts)
     assert got.expected_agreement == pytest.approx(1)
     assert got.observed_agreement == 1
-    assert got.first_parting is None
+    assert got.first_divergence is None
     assert got.shares.unshifted == 1, "an unlikely draw is no shift"
 
 

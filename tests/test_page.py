@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from core.types import DEFAULT_SAMPLING, Finish, Request
 from tests.browser import ask, at_most, ended, open_page, reload, reply
+from tests.pairs import loaded
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_choosing_another_pair_renames_the_panes_and_loads_nothing(visitor, url,
     ask(page, "Hello")
     expect(page.locator("#notice")).to_contain_text("cannot be reached")
     expect(page.locator("#prompt textarea")).to_have_value("Hello")
-    assert not any("SmolLM2" in name for name in pool.loaded())
+    assert not any("SmolLM2" in name for name in loaded(pool))
 
 
 # --- several people ------------------------------------------------------------------------------------

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from core import checkpoints
-from core.checkpoints import Checkpoint
+from core import pairs
+from core.checkpoints import loading
+from core.checkpoints import memory as fitting
+from core.checkpoints.loading import Checkpoint
 from core.compare import Run
 from core.errors import NotEnoughMemory, UserError
 from core.pool import Pool
 from core.settings import Settings
 from core.types import CheckpointInfo, Comparison
 from tests import tiny
-from tests.pairs import comparison
+from tests.pairs import comparison, loaded
 
 ROWS = {"a": ("a-base", "a-chat"), "b": ("b-base", "b-chat"), "c": ("c-base", "c-chat"), "a2": ("a-base", "a-other")}
 
@@ -69,7 +71,7 @@ def home(tmp_path, monkeypatch):
     ]
     rows.append('[[pair]]\nid = "far"\ntitle = "far"\nbase = "owner/far"\npost = "owner/far-chat"\n')
     (tmp_path / "pairs.toml").write_text("\n".join(rows), "utf-8")
-    monkeypatch.setattr(checkpoints, "HOME", tmp_path)
+    monkeypatch.setattr(pairs, "HOME", tmp_path)
     return tmp_path
 
 
@@ -80,7 +82,7 @@ def memory(home, monkeypatch) -> Memory:
         for file in ("config.json", "model.safetensors"):
             (home / name / file).touch()
     memory = Memory()
-    monkeypatch.setattr(checkpoints, "load", memory.load)
+    monkeypatch.setattr(loading, "load", memory.load)
     return memory
 
 
@@ -101,7 +103,7 @@ def test_a_pair_is_loaded_on_its_first_use_and_kept(pool, memory):
     first, second = pool.wait("a"), pool.wait("a")
     assert (first.base, first.post) == (second.base, second.post)
     assert sorted(memory.loads) == ["a-base", "a-chat"]
-    assert sorted(pool.loaded()) == ["a-base", "a-chat"]
+    assert loaded(pool) == ["a-base", "a-chat"]
 
 
 def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
@@ -169,7 +171,7 @@ def test_an_unexpected_failure_is_a_sentence_too(pool, monkeypatch, caplog):
     def fail(*arguments):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(checkpoints, "load", fail)
+    monkeypatch.setattr(loading, "load", fail)
     with pytest.raises(
         UserError, match=r"a-base could not be loaded \(ZeroDivisionError\); the log of the app says more\."
     ):
@@ -218,7 +220,7 @@ def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
     for seed, name in enumerate(("a-base", "a-chat", "b-base", "b-chat")):
         tiny.save(home / name, tiny.model(seed=seed), tiny.tokenizer(tiny.CHATML))
     pool = Pool(Settings(device="cpu", dtype="float32", slots=2, threads=1, pair="a"), NoHub())
-    monkeypatch.setattr(checkpoints, "free_bytes", lambda device: 2**40 if len(pool.loaded()) < 2 else 2**20)
+    monkeypatch.setattr(fitting, "free_bytes", lambda device: 2**40 if len(loaded(pool)) < 2 else 2**20)
     asked = Comparison.model_validate({**comparison(max_new_tokens=120).model_dump(), "pair": "a"})
     try:
         lease = pool.wait("a")
@@ -233,7 +235,7 @@ def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
         assert ids(run) == alone
         lease.release()
         use(pool, "b")
-        assert sorted(pool.loaded()) == ["b-base", "b-chat"]
+        assert loaded(pool) == ["b-base", "b-chat"]
         with pytest.raises(UserError, match="press Compare again"):
             Run(lease, asked)
     finally:
@@ -256,7 +258,7 @@ def test_a_model_whose_engine_has_failed_is_loaded_anew(pool, memory):
     lease.post.engine.closed = True
     lease.release()
     pool.wait("a").release()
-    assert memory.loads == ["a-base", "a-chat", "a-chat"]
+    assert sorted(memory.loads) == ["a-base", "a-chat", "a-chat"]
 
 
 def test_what_failed_is_forgotten_with_everything_it_held(pool, memory):

@@ -30,6 +30,11 @@ def refused(data) -> str:
     return str(refusal.value)
 
 
+def test_the_smallest_margin_ignores_tokens_that_had_no_rival():
+    assert receipts.smallest_margin((None, 0.5, 0.25, None)) == 0.25
+    assert receipts.smallest_margin((None,)) is None
+
+
 # --- identities ---------------------------------------------------------------------------------------
 
 MARGINS = st.one_of(st.none(), st.floats(0, 1e300))

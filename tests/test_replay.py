@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import app
-from core import checkpoints, receipts, replay, wording
+from core import pairs, receipts, replay, wording
 from core.compare import Run, compare
 from core.engine import sampling
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.prompts import digest
-from core.replay import finish
 from core.settings import Settings
-from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Departure, Dial, Receipt, Sampling, Turn
+from core.steps import finish
+from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Dial, DrawDivergence, Receipt, Sampling, Turn
 from tests import tiny
 from tests.engines import VOCABULARY, answer, naive_reply, random_model, request, running, tokens
 
@@ -124,10 +124,10 @@ def test_dialled_and_prefilled_replies_replay_and_are_checked_token_by_token(poo
     receipt = run(pool, asked(pool, more=more))
     assert verdict_of(pool, receipt).outcome == "identical"
     ids = receipt.post.token_ids
-    parting = verdict_of(
+    divergence = verdict_of(
         pool, resealed(receipt, "post", token_ids=(*ids[:3], (ids[3] + 1) % 300, *ids[4:]))
     ).post.divergence
-    assert (parting.step, parting.replayed.id, parting.replayed_margin > 0) == (3, ids[3], True)
+    assert (divergence.step, divergence.replayed.id, divergence.replayed_margin > 0) == (3, ids[3], True)
 
 
 ELSEWHERE = """
@@ -138,7 +138,7 @@ from core import receipts, replay
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.prompts import digest
-from core.replay import finish
+from core.steps import finish
 
 folder, name, partner = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 pool = Pool(settings_for(folder), HuggingFaceHub())
@@ -196,26 +196,26 @@ def test_a_forged_token_is_found_at_its_step_with_both_logits_and_margins(pool, 
     forged = resealed(original, side, token_ids=(*ids[:4], other, *ids[5:]))
     verdict = verdict_of(pool, forged)
     assert verdict.outcome == "diverged"
-    parting = verdict.side(side).divergence
-    assert (parting.step, parting.recorded.id, parting.replayed.id) == (4, other, ids[4])
-    assert parting.recorded.logit is not None
-    assert parting.replayed.logit is not None
-    assert parting.recorded_margin == original.side(side).margins[4]
-    assert parting.replayed_margin > 0
-    assert parting.within_drift is False, "the fingerprint is the same, so nothing may move"
+    divergence = verdict.side(side).divergence
+    assert (divergence.step, divergence.recorded.id, divergence.replayed.id) == (4, other, ids[4])
+    assert divergence.recorded.logit is not None
+    assert divergence.replayed.logit is not None
+    assert divergence.recorded_margin == original.side(side).margins[4]
+    assert divergence.replayed_margin > 0
+    assert divergence.within_drift is False, "the fingerprint is the same, so nothing may move"
     assert verdict.side("post" if side == "base" else "base").divergence is None
     text = "\n".join(wording.verdict_lines(verdict))
-    assert "at step 4 they part" in text
+    assert "at step 4 they diverge" in text
     assert "fault of the app" in text
 
 
 def test_a_forged_end_is_found(pool, original):
     longer = resealed(original, token_ids=(*original.base.token_ids, 7), margins=(), smallest_margin=None)
-    parting = verdict_of(pool, longer).base.divergence
-    assert (parting.step, parting.recorded.id, parting.replayed.id) == (len(original.base.token_ids), 7, None)
+    divergence = verdict_of(pool, longer).base.divergence
+    assert (divergence.step, divergence.recorded.id, divergence.replayed.id) == (len(original.base.token_ids), 7, None)
     shorter = resealed(original, token_ids=original.base.token_ids[:-1], margins=(), smallest_margin=None)
-    parting = verdict_of(pool, shorter).base.divergence
-    assert (parting.step, parting.recorded.id) == (len(original.base.token_ids) - 1, None)
+    divergence = verdict_of(pool, shorter).base.divergence
+    assert (divergence.step, divergence.recorded.id) == (len(original.base.token_ids) - 1, None)
     ended = "length" if original.base.finish_reason == "eos" else "eos"
     assert verdict_of(pool, resealed(original, finish_reason=ended)).outcome == "diverged"
 
@@ -227,7 +227,7 @@ def test_ids_that_no_vocabulary_has_are_a_divergence_and_harm_nobody(pool, origi
     assert verdict_of(pool, original).outcome == "identical"
 
 
-def test_the_departure_tells_the_logits_that_the_token_was_drawn_from():
+def test_the_divergence_tells_the_logits_that_the_token_was_drawn_from():
     """Against a naive decoder; the tokens that are drawn do not change."""
     model = random_model()
     for temperature, penalty in ((0, 1.0), (0.8, 1.3)):
@@ -238,17 +238,17 @@ def test_the_departure_tells_the_logits_that_the_token_was_drawn_from():
         with running(model) as engine:
             events = answer(engine, told)[0]
         assert tokens(events) == drawn
-        (departure,) = [event for event in events if isinstance(event, Departure)]
+        (divergence,) = [event for event in events if isinstance(event, DrawDivergence)]
         ids = [*plain.token_ids, *drawn[:5]]
         with torch.inference_mode():
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
         seen = torch.zeros(1, VOCABULARY, dtype=torch.bool)
         seen[0, ids] = True
         scores = sampling.score(logits[None], seen, [plain.sampling], [5])[0]
-        assert (departure.step, departure.drawn, departure.expected) == (5, drawn[5], wrong)
-        assert departure.drawn_logit == pytest.approx(float(logits[drawn[5]]), abs=1e-4)
-        assert departure.expected_logit == pytest.approx(float(logits[wrong]), abs=1e-4)
-        assert departure.behind == pytest.approx(float(scores[drawn[5]] - scores[wrong]), abs=1e-3)
+        assert (divergence.step, divergence.drawn, divergence.expected) == (5, drawn[5], wrong)
+        assert divergence.drawn_logit == pytest.approx(float(logits[drawn[5]]), abs=1e-4)
+        assert divergence.expected_logit == pytest.approx(float(logits[wrong]), abs=1e-4)
+        assert divergence.behind == pytest.approx(float(scores[drawn[5]] - scores[wrong]), abs=1e-3)
 
 
 def test_a_token_that_a_warper_rules_out_has_no_margin():
@@ -257,12 +257,12 @@ def test_a_token_that_a_warper_rules_out_has_no_margin():
     drawn = [draw.token for draw in naive_reply(model, plain)]
     with running(model) as engine:
         events = answer(engine, plain.model_copy(update={"expected": ((drawn[0] + 1) % VOCABULARY,)}))[0]
-    (departure,) = [event for event in events if isinstance(event, Departure)]
-    assert departure.behind is None
+    (divergence,) = [event for event in events if isinstance(event, DrawDivergence)]
+    assert divergence.behind is None
 
 
 def test_another_dtype_is_a_warning_and_its_rounding_is_told_from_a_forgery(folder, pool, original):
-    """The same weights in float32 instead of bfloat16, or the other way round, at a temperature at which replies part soon."""
+    """The same weights in float32 instead of bfloat16, or the other way round, at a temperature at which replies diverge soon."""
     here = original.base.engine.dtype
     other = Pool(settings_for(folder, dtype="float32" if here == "bfloat16" else "bfloat16"), HuggingFaceHub())
     try:
@@ -273,7 +273,7 @@ def test_another_dtype_is_a_warning_and_its_rounding_is_told_from_a_forgery(fold
             assert judged.divergence is None or judged.divergence.within_drift
             assert judged.drift > 0, "the numbers moved"
         ids = original.base.token_ids
-        far = replay._allowance(_departure(logit=20.0), original.base, original.base.engine, 0.0)
+        far = replay._allowance(_divergence(logit=20.0), original.base, original.base.engine, 0.0)
         assert far == pytest.approx(4 * 20 * replay._ROUNDOFF[here])
         forged = resealed(
             original,
@@ -286,8 +286,8 @@ def test_another_dtype_is_a_warning_and_its_rounding_is_told_from_a_forgery(fold
         other.close()
 
 
-def _departure(logit: float) -> Departure:
-    return Departure(step=0, drawn=1, expected=2, drawn_logit=logit, expected_logit=1.0, behind=0.1)
+def _divergence(logit: float) -> DrawDivergence:
+    return DrawDivergence(step=0, drawn=1, expected=2, drawn_logit=logit, expected_logit=1.0, behind=0.1)
 
 
 # --- not replayable -----------------------------------------------------------------------------------
@@ -338,10 +338,10 @@ def test_other_versions_and_another_machine_are_warnings(pool, original):
 
 
 def test_a_receipt_pins_the_commit_that_it_was_made_with():
-    pair = checkpoints.Pair(id="x", title="x", base="owner/base", post="owner/chat@main")
-    pinned = checkpoints.at_commits(pair, {"base": "a" * 40, "post": "b" * 40})
+    pair = pairs.Pair(id="x", title="x", base="owner/base", post="owner/chat@main")
+    pinned = pairs.at_commits(pair, {"base": "a" * 40, "post": "b" * 40})
     assert (pinned.base, pinned.post) == ("owner/base@" + "a" * 40, "owner/chat@" + "b" * 40)
-    assert checkpoints.at_commits(pair, {}) == pair
+    assert pairs.at_commits(pair, {}) == pair
 
 
 def test_commits_do_not_move_a_pair_that_lies_in_folders(pool, original):

@@ -12,9 +12,7 @@ from core.types import (
     Comparison,
     Conversation,
     Message,
-    Reply,
     Sampling,
-    Snapshot,
     Turn,
     explain,
 )
@@ -101,17 +99,6 @@ def test_settings_out_of_range_are_refused_by_name(name, value, sentence):
 def test_the_first_mistake_of_a_comparison_is_named(change, sentence):
     explained = refusal(Comparison, {**ASKED, **change})
     assert sentence in explained and "\n" not in explained and len(explained) < 200
-
-
-def test_a_snapshot_has_settled_when_both_sides_have():
-    done, failed, writing = (Reply(phase=phase) for phase in ("done", "failed", "writing"))
-    assert Snapshot(base=done, post=failed).settled
-    assert not Snapshot(base=done, post=writing).settled
-
-
-def test_the_smallest_margin_ignores_tokens_that_had_no_rival():
-    assert Reply(margins=(None, 0.5, 0.25, None)).smallest_margin == 0.25
-    assert Reply(margins=(None,)).smallest_margin is None
 
 
 @pytest.mark.parametrize("today", ["2024-13-45", "2023-02-29", "\u0662\u0660\u0662\u0664-01-01", "2024-1-1"])

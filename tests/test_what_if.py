@@ -11,8 +11,9 @@ import pytest
 import app
 from core import lens, receipts, what_if, wording
 from core.compare import compare
+from core.difference import first_divergence
 from core.errors import UserError
-from core.steps import Stop
+from core.steps import Stop, finish
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
 from core.ui.lens import session as lens_session
 from tests.pairs import OnePair, comparison, tiny_lease
@@ -59,10 +60,10 @@ def test_a_sweep_goes_from_the_base_to_the_post_trained_reply(lease, space):
     points = [point for point in what_if.sweep(lease, asked, space, (1.0, 0.0, 0.5)) if point is not None]
     assert [point.amount for point in points] == [0.0, 0.5, 1.0]
     assert points[0].token_ids == plain.base.token_ids
-    assert points[0].parts is None
+    assert points[0].divergence is None
     assert points[-1].token_ids == plain.post.token_ids
     assert points[-1].text == plain.post.text
-    assert points[-1].parts == what_if.parting(plain.base.token_ids, plain.post.token_ids)
+    assert points[-1].divergence == first_divergence(plain.base.token_ids, plain.post.token_ids)
     half = compare(lease, asked.model_copy(update={"dial": Dial(amount=0.5, space=space)}))
     assert points[1].token_ids == half.post.token_ids
 
@@ -74,11 +75,11 @@ def test_closing_a_sweep_stops_it(lease):
     assert compare(lease, comparison(max_new_tokens=3)).post.token_ids
 
 
-def test_parting():
-    assert what_if.parting((1, 2, 3), (1, 2, 3)) is None
-    assert what_if.parting((1, 2, 3), (1, 5, 3)) == 1
-    assert what_if.parting((1, 2), (1, 2, 3)) == 2
-    assert what_if.parting((), (1,)) == 0
+def test_the_first_divergence():
+    assert first_divergence((1, 2, 3), (1, 2, 3)) is None
+    assert first_divergence((1, 2, 3), (1, 5, 3)) == 1
+    assert first_divergence((1, 2), (1, 2, 3)) == 2
+    assert first_divergence((), (1,)) == 0
 
 
 def test_the_grid_parts_the_gain_into_weights_and_template(lease):
@@ -110,10 +111,10 @@ def test_equal_weights_leave_everything_to_the_template():
 
 
 def test_a_report_can_be_read_back_and_made_again(lease, result):
-    made = lens.run(lens.report(lease, result, "post"))
+    made = finish(lens.report(lease, result, "post"))
     assert LensReport.model_validate_json(made.model_dump_json()) == made
     again = compare(lease, made.comparison)
-    assert lens.run(lens.report(lease, again, "post")) == made
+    assert finish(lens.report(lease, again, "post")) == made
     assert made.summary.tokens == len(result.post.token_ids)
     assert made.summary.mean_kl == pytest.approx(sum(shift.kl for shift in made.lens.shifts) / len(made.lens.shifts))
     shares = made.summary.shares
@@ -123,7 +124,7 @@ def test_a_report_can_be_read_back_and_made_again(lease, result):
 def test_a_reply_of_other_weights_is_refused_with_both_fingerprints(lease, result):
     stranger = result.model_copy(update={"base": result.base.model_copy(update={"weights_sha256": "a" * 64})})
     with pytest.raises(UserError, match=r"base side \(aaaaaaaa; here they are [0-9a-f]{8}\)"):
-        lens.run(lens.report(lease, stranger, "post"))
+        finish(lens.report(lease, stranger, "post"))
 
 
 def test_the_table_holds_every_figure_and_no_formula(lease, result):
@@ -141,7 +142,7 @@ def test_the_table_holds_every_figure_and_no_formula(lease, result):
 
 
 def test_the_words_name_every_token_and_the_figures(lease, result):
-    made = lens.run(lens.report(lease, result, "base", "own"))
+    made = finish(lens.report(lease, result, "base", "own"))
     lines = wording.lens_lines(made)
     assert lines[0] == "Base reply, 40 tokens; the sibling reads its own framing of the conversation"
     assert len(lines) == 6 + 40

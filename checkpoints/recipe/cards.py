@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import report
 from checkpoints.recipe.documents import COLONIAL_TITLES, SOURCES
 from checkpoints.recipe.train import Spent
+from core.types import SIDE_NAMES, SIDES
 
 ABOUT = {
     "Base": (
@@ -148,9 +149,8 @@ def _voices(work: Path) -> str:
     ]
     for voice in json.loads((work / "voices.json").read_text()):
         blocks.append(f"**Seed {voice['seed']}: {voice['prompt']}**")
-        for side in ("base", "post"):
-            kind = "Base" if side == "base" else "Post-trained"
-            blocks.append(f"{kind}:\n\n```text\n{voice[side].strip()}\n```")
+        for side in SIDES:
+            blocks.append(f"{SIDE_NAMES[side].capitalize()}:\n\n```text\n{voice[side].strip()}\n```")
     return "\n\n".join(blocks)
 
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from checkpoints.recipe import judges, probes, train
 from checkpoints.recipe.probes import Probe
-from core.checkpoints import HOME
 from core.compare import compare
 from core.hub import HuggingFaceHub
+from core.pairs import HOME
 from core.pool import Lease, Pool
 from core.settings import EMBEDDED, Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, Side, Turn

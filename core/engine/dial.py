@@ -132,7 +132,7 @@ class LockStep:
             raise ArithmeticError("the mix of their outputs is not a number here; try --dtype float32")
         expected = self.request.expected[step - self.request.prefilled :][:1]
         if expected and expected[0] != drawn.token:
-            self.emit(sampling.departure(logits, seen, self.request, step, drawn))
+            self.emit(sampling.divergence(logits, seen, self.request, step, drawn))
         return drawn
 
     def _end(self, heard: "list[Event | torch.Tensor]") -> Event:
@@ -237,9 +237,8 @@ class OwnModel:
         model = mixed_model(self.dial.base.model, post.model, self.dial.amount)
         # One lane, of the length that the reply has in its parents' engines: the bits are those of a model that was loaded.
         shape = replace(post.shape, sizes=(self.size,), threads=post.level.threads)
-        engine = Engine(model, post.vocabulary, shape, post.level.attention)
+        engine = Engine(model, post.vocabulary, shape, post.level.attention, post.context)
         try:
-            engine.context = post.context
             self.dial.wrote_with(engine.info())
             news: SimpleQueue[Event] = SimpleQueue()
             self._ticket = engine.submit(self.request, news.put)

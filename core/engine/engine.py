@@ -127,13 +127,16 @@ class Engine:
         vocabulary: number of ids that the tokenizer knows; logits beyond are padding and never drawn.
         shape: slots, chunk, lane lengths and threads.
         attention: what to try first, "sdpa" or "eager".
+        context: how many tokens a prompt and its reply may have together; by default what the longest lane holds.
 
     Certification runs on the worker thread before the first request; the constructor waits for it.
     """
 
-    def __init__(self, model: PreTrainedModel, vocabulary: int, shape: Shape, attention: str):
+    def __init__(
+        self, model: PreTrainedModel, vocabulary: int, shape: Shape, attention: str, context: int | None = None
+    ):
         self.model, self.vocabulary, self.shape = model, vocabulary, shape
-        self.context = shape.sizes[-1]
+        self.context = context or shape.sizes[-1]
         self.level = certify.levels(attention, shape.threads)[0]
         self.certified = False
         self.device = next(model.get_input_embeddings().parameters()).device
@@ -456,7 +459,7 @@ class Engine:
             if job.expected not in (None, drawn.token):
                 at = slice(row, row + 1)
                 self._emit(
-                    job, sampling.departure(logits[at], self._seen([job], logits[at]), job.request, job.step, drawn)
+                    job, sampling.divergence(logits[at], self._seen([job], logits[at]), job.request, job.step, drawn)
                 )
             self._take(job, drawn)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from .device import figures_device
 from .slots import Masks, SlotCache
-from .step import Forward, Step, record
+from .step import DecodeStep, Forward, record
 
 Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of positions
 
@@ -86,7 +86,7 @@ class Lane:
         self._reading = SlotCache.empty(config, 1, length, chunk, self.device)
         rows = slots if together else 1
         self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
-        self._forward: Step = Forward(model, self.masks, length)
+        self._forward: DecodeStep = Forward(model, self.masks, length)
         self._allocate()
         self._forward = record(self._forward, self._writing[0], vocabulary)
 

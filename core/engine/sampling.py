@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..types import Departure, Request, Sampling
+from ..types import DrawDivergence, Request, Sampling
 
 VERSION = "v1"
 
@@ -202,7 +202,7 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
     return [Draw(int(token), logprob, margin if margin != float("inf") else None) for token, logprob, margin in table]
 
 
-def departure(logits: torch.Tensor, seen: torch.Tensor, request: Request, step: int, drawn: Draw) -> Departure:
+def divergence(logits: torch.Tensor, seen: torch.Tensor, request: Request, step: int, drawn: Draw) -> DrawDivergence:
     """How close it was, when a token was drawn that is not the one that the request expects.
 
     Args:
@@ -213,7 +213,7 @@ def departure(logits: torch.Tensor, seen: torch.Tensor, request: Request, step: 
     expected = request.expected[index]
     known = 0 <= expected < logits.shape[1]
     scores = score(logits, seen, [request.sampling], [step])
-    return Departure(
+    return DrawDivergence(
         step=index,
         drawn=drawn.token,
         expected=expected,

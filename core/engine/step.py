@@ -20,7 +20,7 @@ from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
 
-Step = Callable[..., torch.Tensor]  # (ids, positions, *keys and values) -> logits [rows, queries, vocabulary]
+DecodeStep = Callable[..., torch.Tensor]  # (ids, positions, *keys and values) -> logits [rows, queries, vocabulary]
 
 _tracing = threading.Lock()  # torch.jit.trace keeps its state in module globals
 
@@ -43,7 +43,7 @@ class Forward(torch.nn.Module):
         return logits
 
 
-def record(forward: Forward, cache: SlotCache, vocabulary: int) -> Step:
+def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
     """A replayable recording of `forward` over this cache's shapes, or `forward` itself where recording changes a bit.
 
     Call it, and what it returns, under `torch.jit.optimized_execution(False)`: no operation is fused.

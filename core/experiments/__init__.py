@@ -4,35 +4,34 @@ Knows comparisons, models and plain text. It does not know pages: the same steps
 shown in the browser, printed, and returned by the endpoint.
 """
 
-from collections.abc import Callable
 from datetime import date
 from time import perf_counter
 
 from ..pool import Lease
+from ..steps import Steps
 from . import report
-from .lab import Lab, NewProcess, Steps
+from .lab import Lab, NewProcess
 from .process import NewProcesses
-from .table import EXPERIMENTS, Experiment, find
-from .values import Finding, Step, Verdict
+from .table import EXPERIMENTS, NAMES, Experiment, find
+from .values import ExperimentVerdict, Finding, Step
 
 __all__ = [
     "EXPERIMENTS",
+    "NAMES",
     "Experiment",
+    "ExperimentVerdict",
     "Finding",
     "Lab",
     "NewProcess",
     "NewProcesses",
     "Step",
-    "Steps",
-    "Verdict",
     "find",
-    "finish",
     "perform",
     "report",
 ]
 
 
-def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> Steps[Verdict]:
+def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> Steps[Step, ExperimentVerdict]:
     """Run one experiment, yielding its steps. Closing the generator stops what is under way.
 
     Raises:
@@ -40,7 +39,7 @@ def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> St
     """
     began = perf_counter()
     finding = yield from experiment.run(Lab(lease, date.today().isoformat(), new_process))
-    return Verdict(
+    return ExperimentVerdict(
         experiment=experiment.name,
         pair=lease.pair.id,
         base_sha256=lease.base.weights_sha256,
@@ -48,14 +47,3 @@ def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> St
         seconds=round(perf_counter() - began, 2),
         finding=finding,
     )
-
-
-def finish(steps: Steps[Verdict], report_step: Callable[[Step], None] = lambda step: None) -> Verdict:
-    """Follow an experiment to its end, for those who have nothing else to do meanwhile."""
-    try:
-        while True:
-            report_step(next(steps))
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()

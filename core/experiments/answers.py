@@ -7,9 +7,10 @@ from itertools import product
 
 from .. import lens
 from ..errors import UserError
-from ..types import SIDES, Framing, Result, Side, SideResult
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Framing, Result, Side, SideResult
 from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, Steps, mean, name, quoted
+from .lab import Lab, mean, quoted
 from .values import Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
@@ -35,7 +36,7 @@ class Ending:
     answers: int
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     prompts = [prompt for kind in PROMPTS.values() for prompt in kind]
     results: dict[Framing, tuple[Result, ...]] = {}
     for framing in FRAMINGS:
@@ -141,7 +142,9 @@ def _grid(
         side, framing = place
         counts = Counter(judged[place])
         ends = sum(reply.finish_reason == "eos" for reply in _side(results, place))
-        rows.append((name(side), framing, *(counts[each] for each in _BEHAVIOURS), ends, _rounded(endings[place])))
+        rows.append(
+            (SIDE_NAMES[side], framing, *(counts[each] for each in _BEHAVIOURS), ends, _rounded(endings[place]))
+        )
     return Table(
         title="Weights and framing, two by two",
         columns=(

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from .. import checkpoints
-from ..checkpoints import Checkpoint
-from ..types import SIDES, Comparison, Result, Side, Turn
+from ..checkpoints.fingerprint import weights_sha256
+from ..checkpoints.loading import Checkpoint
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
 from .judging import holds
-from .lab import Lab, Steps, name, quoted
-from .values import Diff, DiffPart, Exhibit, Finding, Table
+from .lab import Lab, quoted
+from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 28
 TEMPERATURE = 0.3
@@ -35,7 +36,7 @@ LIES = (
 
 
 @dataclass(frozen=True)
-class Case:
+class CorrectionCase:
     """One question, asked in every way."""
 
     lie: Lie
@@ -45,8 +46,8 @@ class Case:
     deleted: Result
 
 
-def run(lab: Lab) -> Steps[Finding]:
-    before = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
+def run(lab: Lab) -> Steps[Step, Finding]:
+    before = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
     asked = [_ask(lab, lie.question, ()) for lie in LIES]
     first = yield from lab.ask("Asking the questions", asked)
     histories = [(_turn(result),) for result in first]
@@ -60,8 +61,8 @@ def run(lab: Lab) -> Steps[Finding]:
     fresh_chat = yield from lab.ask("Asking again in a fresh chat", asked)
     without = [_ask(lab, lie.question, history) for lie, history in zip(LIES, histories, strict=True)]
     deleted = yield from lab.ask("Asking again with the correction deleted from the chat", without)
-    after = [checkpoints.weights_sha256(lab.lease.side(side).model) for side in SIDES]
-    cases = [Case(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
+    after = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    cases = [CorrectionCase(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
     return _judge(lab, cases, weights_equal=before == after)
 
 
@@ -73,7 +74,7 @@ def _turn(result: Result) -> Turn:
     return Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)
 
 
-def _judge(lab: Lab, cases: Sequence[Case], *, weights_equal: bool) -> Finding:
+def _judge(lab: Lab, cases: Sequence[CorrectionCase], *, weights_equal: bool) -> Finding:
     used = {side: sum(holds(case.same_chat.side(side).text, case.lie.value) for case in cases) for side in SIDES}
     leaked = {
         side: sum(
@@ -94,7 +95,7 @@ def _judge(lab: Lab, cases: Sequence[Case], *, weights_equal: bool) -> Finding:
         details=(
             f"The fingerprints of all weights are {'equal' if weights_equal else 'NOT equal'} before and after.",
             *(
-                f"The {name(side)} model used the correction {used[side]} of {everywhere} times while it was in the text, and {leaked[side]} of {2 * everywhere} times when it was not."
+                f"The {SIDE_NAMES[side]} model used the correction {used[side]} of {everywhere} times while it was in the text, and {leaked[side]} of {2 * everywhere} times when it was not."
                 for side in SIDES
             ),
         ),
@@ -129,9 +130,9 @@ def _sentence(
     return f"Your correction was used while it stood in the text ({used['post']} of {cases} times by the post-trained model, {used['base']} of {cases} by the base). In a fresh chat both gave their first reply again, token for token, {cases} of {cases} times."
 
 
-def _table(cases: Sequence[Case], side: Side) -> Table:
+def _table(cases: Sequence[CorrectionCase], side: Side) -> Table:
     return Table(
-        title=f"The {name(side)} model",
+        title=f"The {SIDE_NAMES[side]} model",
         columns=("Question", "Correction", "First reply", "Same chat", "Used", "Fresh chat", "Correction deleted"),
         rows=tuple(
             (
@@ -146,12 +147,12 @@ def _table(cases: Sequence[Case], side: Side) -> Table:
     )
 
 
-def _clearest(cases: Sequence[Case]) -> Case:
+def _clearest(cases: Sequence[CorrectionCase]) -> CorrectionCase:
     """The first case in which the post-trained model used the correction; else the first."""
     return next((case for case in cases if holds(case.same_chat.post.text, case.lie.value)), cases[0])
 
 
-def _exhibits(case: Case) -> tuple[Exhibit, ...]:
+def _exhibits(case: CorrectionCase) -> tuple[Exhibit, ...]:
     return (
         Exhibit(label="Same chat, after the correction", result=case.same_chat),
         Exhibit(label="Fresh chat", result=case.fresh_chat),
@@ -159,10 +160,10 @@ def _exhibits(case: Case) -> tuple[Exhibit, ...]:
     )
 
 
-def _diffs(lab: Lab, case: Case) -> tuple[Diff, ...]:
+def _diffs(lab: Lab, case: CorrectionCase) -> tuple[Diff, ...]:
     return tuple(
         Diff(
-            title=f"What was sent to the {name(side)} model for \u201c{case.lie.question}\u201d",
+            title=f"What was sent to the {SIDE_NAMES[side]} model for \u201c{case.lie.question}\u201d",
             side=side,
             first="in the same chat",
             second=label,

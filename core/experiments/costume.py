@@ -1,14 +1,14 @@
 """Experiment "costume": the costume slips. From a plain question, rung by rung, to prompts that post-training hardly covers."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
 from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, Steps, mean, quoted
+from .lab import Lab, mean, quoted
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
@@ -84,7 +84,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Level:
+class RungSummary:
     """A whole rung. Shares of 1; divergences KL(post || base) in nats, None where nothing could be read."""
 
     rung: Rung
@@ -99,7 +99,7 @@ class Level:
         return self.like_an_assistant / self.replies
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked, left_out = [], []
     for rung in LADDER:
         for prompt in rung.prompts:
@@ -112,8 +112,9 @@ def run(lab: Lab) -> Steps[Finding]:
     results = yield from lab.ask("Down the ladder", [comparison for _, comparison in asked])
     readings = []
     for done, ((rung, comparison), result) in enumerate(zip(asked, results, strict=True)):
-        yield Step(text="Reading every reply with both models", done=done, total=len(results))
-        found = yield from _read(lab, comparison, result, done, len(results))
+        doing = Step(text="Reading every reply with both models", done=done, total=len(results))
+        yield doing
+        found = yield from _read(lab, comparison, result, doing)
         drawn = result.post.text.removeprefix(rung.begun)
         readings.append(Reading(rung, result, behaviour(comparison.prompt, drawn), found))
     yield Step(text="Reading every reply with both models", done=len(results), total=len(results))
@@ -129,17 +130,13 @@ def _ask(lab: Lab, rung: Rung, prompt: str) -> Comparison:
     return comparison.model_copy(update=changes)
 
 
-def _read(lab: Lab, comparison: Comparison, result: Result, done: int, total: int) -> Steps[Lens | None]:
+def _read(lab: Lab, comparison: Comparison, result: Result, doing: Step) -> Steps[Step, Lens | None]:
+    reading = lens.read(lab.lease, comparison, "post", result.post.token_ids)
     try:
-        with closing(lens.read(lab.lease, comparison, "post", result.post.token_ids)) as reading:
-            while True:
-                try:
-                    next(reading)
-                except StopIteration as end:
-                    return _drawn_only(end.value, comparison)
-                yield Step(text="Reading every reply with both models", done=done, total=total)
+        whole = yield from watch(reading, lambda shifts: doing)
     except UserError:  # a reply of which the base has not one token
         return None
+    return _drawn_only(whole, comparison)
 
 
 def _drawn_only(whole: Lens, comparison: Comparison) -> Lens | None:
@@ -148,14 +145,14 @@ def _drawn_only(whole: Lens, comparison: Comparison) -> Lens | None:
     return whole.model_copy(update={"shifts": shifts}) if shifts else None
 
 
-def _levels(readings: Sequence[Reading]) -> list[Level]:
+def _levels(readings: Sequence[Reading]) -> list[RungSummary]:
     levels = []
     for rung in LADDER:
         of_it = [reading for reading in readings if reading.rung is rung]
         if of_it:
             read = [reading.lens for reading in of_it if reading.lens is not None]
             levels.append(
-                Level(
+                RungSummary(
                     rung=rung,
                     replies=len(of_it),
                     like_an_assistant=sum(like_an_assistant(reading.behaviour) for reading in of_it),
@@ -205,7 +202,7 @@ def _judge(readings: Sequence[Reading], left_out: Sequence[str]) -> Finding:
     )
 
 
-def _details(levels: Sequence[Level]) -> list[str]:
+def _details(levels: Sequence[RungSummary]) -> list[str]:
     first, all_of_it = mean([level.kl_first for level in levels]), mean([level.kl for level in levels])
     if first is None or all_of_it is None:
         return ["The base model could read none of these replies."]
@@ -215,7 +212,7 @@ def _details(levels: Sequence[Level]) -> list[str]:
     ]
 
 
-def _ladder_table(levels: Sequence[Level]) -> Table:
+def _ladder_table(levels: Sequence[RungSummary]) -> Table:
     return Table(
         title="Rung by rung",
         columns=("Rung", "Replies", "Like the assistant", "Shifted tokens", "KL, first five tokens", "KL, whole reply"),
@@ -247,7 +244,7 @@ def _reply_table(readings: Sequence[Reading]) -> Table:
     )
 
 
-def _rate_plot(levels: Sequence[Level]) -> Plot:
+def _rate_plot(levels: Sequence[RungSummary]) -> Plot:
     return Plot(
         title="How much of the costume is left",
         x_label="rung",
@@ -260,7 +257,7 @@ def _rate_plot(levels: Sequence[Level]) -> Plot:
     )
 
 
-def _divergence_plot(levels: Sequence[Level]) -> Plot:
+def _divergence_plot(levels: Sequence[RungSummary]) -> Plot:
     return Plot(
         title="How far the post-trained model is from the base",
         x_label="rung",

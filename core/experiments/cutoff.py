@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import lens, prompts
+from .. import lens
 from ..errors import UserError
-from ..types import SIDES, Comparison, Result, Side, Turn
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
 from .judging import declines, holds, years
-from .lab import Lab, Steps, name, quoted
-from .values import Exhibit, Finding, Mark, Plot, Series, Step, Table
+from .lab import Lab, quoted
+from .values import Exhibit, Finding, Plot, PlotMark, Series, Step, Table
 
 REPLY_TOKENS = 32
 TEMPERATURE = 0.3
@@ -38,7 +39,7 @@ Probe = dict[int, float]  # year -> mean log-probability (nats)
 
 
 @dataclass(frozen=True)
-class Case:
+class CutoffCase:
     """A question, what came back, and whether that declines or (for a told fact) holds the value."""
 
     kind: str
@@ -46,7 +47,7 @@ class Case:
     holds: dict[Side, bool]
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     about = yield from lab.ask("Asking where its knowledge ends", [_ask(lab, prompt) for prompt in ABOUT_ITSELF])
     stated = stated_cutoff([result.post.text for result in about])
     probes: dict[Side, Probe] = {}
@@ -68,7 +69,7 @@ def stated_cutoff(replies: Sequence[str]) -> int | None:
     return named.most_common(1)[0][0] if named else None
 
 
-def _questions(lab: Lab, edge: int) -> Steps[list[Case]]:
+def _questions(lab: Lab, edge: int) -> Steps[Step, list[CutoffCase]]:
     before = [_ask(lab, ABOUT_A_YEAR.format(year=year)) for year in PAST_YEARS]
     after = [_ask(lab, ABOUT_A_YEAR.format(year=edge + later)) for later in YEARS_LATER]
     asked = yield from lab.ask("Questions about years before and after", [*before, *after])
@@ -94,35 +95,34 @@ def _questions(lab: Lab, edge: int) -> Steps[list[Case]]:
     ]
 
 
-def _declined(kind: str, result: Result) -> Case:
-    return Case(kind, result, {side: declines(result.side(side).text) for side in SIDES})
+def _declined(kind: str, result: Result) -> CutoffCase:
+    return CutoffCase(kind, result, {side: declines(result.side(side).text) for side in SIDES})
 
 
-def _copied(kind: str, result: Result, winner: str) -> Case:
-    return Case(kind, result, {side: holds(result.side(side).text, winner) for side in SIDES})
+def _copied(kind: str, result: Result, winner: str) -> CutoffCase:
+    return CutoffCase(kind, result, {side: holds(result.side(side).text, winner) for side in SIDES})
 
 
 # --- the probe -------------------------------------------------------------------------------------------
 
 
-def _probe(lab: Lab, side: Side) -> Steps[Probe]:
+def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
     """Mean log-probability of each year over the dated sentences, as bare text."""
     span = range(FIRST_YEAR, LAST_YEAR + 1)
     scores: dict[int, list[float]] = {year: [] for year in span}
     for done, sentence in enumerate(DATED):
-        yield Step(text=f"Which years does the {name(side)} model expect?", done=done, total=len(DATED))
+        yield Step(text=f"Which years does the {SIDE_NAMES[side]} model expect?", done=done, total=len(DATED))
         ids = [_bare(lab, side, sentence.format(year=year)) for year in span]
         begin = _common_length(ids)
         found = lens.alternatives(lab.lease.side(side), ids[0][:begin], [each[begin:] for each in ids])
         for year, score in zip(span, found, strict=True):
             scores[year].append(score)
-    yield Step(text=f"Which years does the {name(side)} model expect?", done=len(DATED), total=len(DATED))
+    yield Step(text=f"Which years does the {SIDE_NAMES[side]} model expect?", done=len(DATED), total=len(DATED))
     return {year: sum(found) / len(found) for year, found in scores.items()}
 
 
 def _bare(lab: Lab, side: Side, text: str) -> tuple[int, ...]:
-    comparison = lab.comparison(text, framing="document")
-    return prompts.build(comparison, side, lab.lease.side(side).tokenizer, lab.lease.post.tokenizer).token_ids
+    return lab.lease.prompt(lab.comparison(text, framing="document"), side).token_ids
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:
@@ -148,7 +148,7 @@ def _fall(probe: Probe, year: int) -> float:
 def _injected_years(lab: Lab) -> list[int]:
     """Years that the chat template itself writes into a prompt."""
     try:
-        built = prompts.build(lab.comparison("Hello"), "post", lab.lease.post.tokenizer, lab.lease.post.tokenizer)
+        built = lab.lease.prompt(lab.comparison("Hello"), "post")
     except UserError:
         return []
     return years(" ".join(piece.text for piece in built.pieces if piece.origin == "template"))
@@ -158,7 +158,7 @@ def _injected_years(lab: Lab) -> list[int]:
 
 
 def _judge(
-    cases: Sequence[Case],
+    cases: Sequence[CutoffCase],
     about: Sequence[Result],
     stated: int | None,
     estimated: dict[Side, int],
@@ -194,7 +194,7 @@ def _judge(
         sentence=sentence,
         details=(
             *(
-                f"The {name(side)} model stops expecting years after {estimated[side]}: there the log-probability falls most, by {_fall(probes[side], estimated[side]):.2f} nats."
+                f"The {SIDE_NAMES[side]} model stops expecting years after {estimated[side]}: there the log-probability falls most, by {_fall(probes[side], estimated[side]):.2f} nats."
                 for side in SIDES
             ),
             f"The chat template writes a date into the prompt: {', '.join(map(str, injected))}."
@@ -212,11 +212,11 @@ def _judge(
     )
 
 
-def _count(cases: Sequence[Case], kind: str, side: Side) -> int:
+def _count(cases: Sequence[CutoffCase], kind: str, side: Side) -> int:
     return sum(case.holds[side] for case in cases if case.kind == kind)
 
 
-def _table(cases: Sequence[Case], about: Sequence[Result]) -> Table:
+def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
     rows = [
         (
             "about itself",
@@ -257,7 +257,7 @@ def _table(cases: Sequence[Case], about: Sequence[Result]) -> Table:
 
 def _plot(probes: dict[Side, Probe], stated: int | None, estimated: dict[Side, int], injected: Sequence[int]) -> Plot:
     marks = dict.fromkeys(injected, "in the template")
-    marks |= {estimated[side]: f"{name(side)} falls" for side in SIDES}
+    marks |= {estimated[side]: f"{SIDE_NAMES[side]} falls" for side in SIDES}
     if estimated["base"] == estimated["post"]:
         marks[estimated["base"]] = "both fall"
     if stated is not None:
@@ -268,19 +268,21 @@ def _plot(probes: dict[Side, Probe], stated: int | None, estimated: dict[Side, i
         y_label="mean log-probability (nats)",
         series=tuple(
             Series(
-                name=name(side), side=side, points=tuple((float(year), score) for year, score in probes[side].items())
+                name=SIDE_NAMES[side],
+                side=side,
+                points=tuple((float(year), score) for year, score in probes[side].items()),
             )
             for side in SIDES
         ),
         marks=tuple(
-            Mark(x=float(year), text=f"{text} ({year})")
+            PlotMark(x=float(year), text=f"{text} ({year})")
             for year, text in marks.items()
             if FIRST_YEAR <= year <= LAST_YEAR
         ),
     )
 
 
-def _exhibits(cases: Sequence[Case], about: Sequence[Result]) -> tuple[Exhibit, ...]:
+def _exhibits(cases: Sequence[CutoffCase], about: Sequence[Result]) -> tuple[Exhibit, ...]:
     firsts = {case.kind: case.result for case in reversed(cases)}
     return (
         Exhibit(label="About itself", result=about[0]),

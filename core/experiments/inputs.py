@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..types import SIDES, Comparison, Framing, Result, Side, Turn
-from ..what_if import parting
-from .lab import Lab, Steps, name, quoted, same_bits
-from .values import Cell, Exhibit, Finding, Table
+from ..difference import first_divergence
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, Turn
+from .lab import Lab, named, quoted, same_bits
+from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
 REPLY_TOKENS = 28
@@ -24,15 +25,14 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Parting:
-    """Where a reply first parts from the first comparison's, and by how much that decision had been won there."""
+class Effect:
+    """What a changed input did to a reply: where it diverges from the first comparison's, and by how much that decision had been won there."""
 
     step: int | None
     margin: float | None
-    inputs_equal: bool
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     start = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     variants, left_out = _possible(lab, _variants(lab, start))
     controls = [start] * 3
@@ -65,12 +65,12 @@ def _possible(lab: Lab, variants: list[Variant]) -> tuple[list[Variant], list[st
     return [variant for variant in variants if not refused[variant.changed]], left_out
 
 
-def compared(first: Result, other: Result, side: Side) -> Parting:
+def compared(first: Result, other: Result, side: Side) -> Effect:
     """Compares one side of two results."""
     mine, theirs = first.side(side), other.side(side)
-    step = parting(mine.token_ids, theirs.token_ids)
+    step = first_divergence(mine.token_ids, theirs.token_ids)
     margin = mine.margins[step] if step is not None and step < len(mine.margins) else None
-    return Parting(step, margin, (mine.prompt_token_ids, mine.sampling) == (theirs.prompt_token_ids, theirs.sampling))
+    return Effect(step, margin)
 
 
 def _judge(
@@ -81,21 +81,21 @@ def _judge(
     swapped: Result,
     left_out: Sequence[str],
 ) -> Finding:
-    partings = [{side: compared(first, result, side) for side in SIDES} for result in changed]
+    effects = [{side: compared(first, result, side) for side in SIDES} for result in changed]
     broken = [side for side in SIDES if not all(same_bits(first.side(side), again.side(side)) for again in control)]
-    moved = {side: sum(row[side].step is not None for row in partings) for side in SIDES}
-    weights_step = parting(swapped.base.token_ids, swapped.post.token_ids)
+    moved = {side: sum(row[side].step is not None for row in effects) for side in SIDES}
+    weights_step = first_divergence(swapped.base.token_ids, swapped.post.token_ids)
     if broken:
-        sentence = f"With nothing changed, the {' and the '.join(map(name, broken))} reply was not the same every time. {first.post.engine.certification.capitalize()}."
+        sentence = f"With nothing changed, the {named(broken)} reply was not the same every time. {first.post.engine.certification.capitalize()}."
     elif not all(moved.values()):
-        still = [name(side) for side in SIDES if not moved[side]]
-        sentence = f"With nothing changed, nothing differed ({len(control)} of {len(control)} times). But the {' and the '.join(still)} model gave the same reply whatever was changed, so this pair does not show the contrast."
+        still = [side for side in SIDES if not moved[side]]
+        sentence = f"With nothing changed, nothing differed ({len(control)} of {len(control)} times). But the {named(still)} model gave the same reply whatever was changed, so this pair does not show the contrast."
     else:
         sentence = f"With nothing changed, nothing differed ({len(control)} of {len(control)} times, bit by bit). Changing one input changed the base reply in {moved['base']} of {len(variants)} cases and the post-trained reply in {moved['post']}."
     return Finding(
         outcome="not shown" if broken or not all(moved.values()) else "shown",
         sentence=sentence,
-        details=(*left_out, _weights_detail(swapped, weights_step), *_untouched(variants, partings)),
+        details=(*left_out, _weights_detail(swapped, weights_step), *_untouched(variants, effects)),
         figures={
             "controls": len(control),
             "control_identical": not broken,
@@ -103,7 +103,7 @@ def _judge(
             **{f"{side}_replies_changed": moved[side] for side in SIDES},
             "weights_alone_part_at_token": weights_step,
         },
-        tables=(_table(first, variants, changed, partings, control, swapped, weights_step),),
+        tables=(_table(first, variants, changed, effects, control, swapped, weights_step),),
         exhibits=(
             Exhibit(label="The first comparison", result=first),
             *(
@@ -120,14 +120,14 @@ def _weights_detail(swapped: Result, step: int | None) -> str:
         return "The two models cannot be sent the very same tokens here (their tokenizers begin a text differently), so the weights were not changed alone."
     if step is None:
         return "The two models were sent the very same tokens and gave the same reply: here the weights alone make no difference."
-    return f"The two models were sent the very same tokens, with the same luck. Only the weights differ, and the replies part at token {step + 1}."
+    return f"The two models were sent the very same tokens, with the same noise. Only the weights differ, and the replies diverge at token {step + 1}."
 
 
-def _untouched(variants: Sequence[Variant], partings: Sequence[dict[Side, Parting]]) -> list[str]:
+def _untouched(variants: Sequence[Variant], effects: Sequence[dict[Side, Effect]]) -> list[str]:
     """Says which change did not reach a reply, so that nobody takes an input for an effect."""
     kept = [
-        f"{variant.changed} ({name(side)})"
-        for variant, row in zip(variants, partings, strict=True)
+        f"{variant.changed} ({SIDE_NAMES[side]})"
+        for variant, row in zip(variants, effects, strict=True)
         for side in SIDES
         if row[side].step is None
     ]
@@ -138,7 +138,7 @@ def _table(
     first: Result,
     variants: Sequence[Variant],
     changed: Sequence[Result],
-    partings: Sequence[dict[Side, Parting]],
+    effects: Sequence[dict[Side, Effect]],
     control: Sequence[Result],
     swapped: Result,
     weights_step: int | None,
@@ -150,30 +150,30 @@ def _table(
     ]
     rows += [
         (variant.changed, variant.to, *_reply_cells(result, row))
-        for variant, result, row in zip(variants, changed, partings, strict=True)
+        for variant, result, row in zip(variants, changed, effects, strict=True)
     ]
-    where = "same reply" if weights_step is None else f"part at token {weights_step + 1}"
+    where = "same reply" if weights_step is None else f"diverge at token {weights_step + 1}"
     rows.append(("weights", where, quoted(swapped.base.text, 60), "", None, quoted(swapped.post.text, 60), "", None))
     return Table(
-        title="What was changed, and where the reply first parts from the first comparison's",
+        title="What was changed, and where the reply first diverges from the first comparison's",
         columns=(
             "Changed",
             "To",
             "Base reply",
-            "Parts at token",
+            "Diverges at token",
             "Margin there",
             "Post-trained reply",
-            "Parts at token",
+            "Diverges at token",
             "Margin there",
         ),
         rows=tuple(rows),
     )
 
 
-def _reply_cells(result: Result, partings: dict[Side, Parting] | None) -> tuple[Cell, ...]:
+def _reply_cells(result: Result, effects: dict[Side, Effect] | None) -> tuple[Cell, ...]:
     cells: list[Cell] = []
     for side in SIDES:
-        found = partings[side] if partings else None
+        found = effects[side] if effects else None
         where: Cell = None if found is None else "never" if found.step is None else found.step + 1
         margin = round(found.margin, 4) if found and found.margin is not None else None
         cells += [quoted(result.side(side).text, 60), where, margin]

@@ -4,22 +4,18 @@ Knows comparisons and their results, not what any experiment is about.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from .. import prompts
 from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
-from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+from ..steps import Steps
+from ..types import DEFAULT_SAMPLING, SIDE_NAMES, SIDES, Comparison, Conversation, Result, Side, SideResult, Turn
 from .values import Step
 
-T = TypeVar("T")
-Steps = Generator[Step, None, T]  # says what is being done, and ends in a T
-
 # Asks one thing in a new process; raises UserError when none can be started.
-NewProcess = Callable[[Comparison, Lease], Generator[None, None, Result]]
+NewProcess = Callable[[Comparison, Lease], Steps[None, Result]]
 
 
 @dataclass(frozen=True)
@@ -54,14 +50,14 @@ class Lab:
         """Why this pair cannot be asked this (its template refuses it, it does not fit), or an empty text."""
         try:
             for side in SIDES:
-                checkpoint = self.lease.side(side)
-                prompt = prompts.build(comparison, side, checkpoint.tokenizer, self.lease.post.tokenizer)
-                fit(comparison.sampling, prompt, checkpoint)
+                fit(comparison.sampling, self.lease.prompt(comparison, side), self.lease.side(side))
         except UserError as error:
             return str(error)
         return ""
 
-    def ask(self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0) -> Steps[tuple[Result, ...]]:
+    def ask(
+        self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0
+    ) -> Steps[Step, tuple[Result, ...]]:
         """Run comparisons, as many at once as there are slots (or `at_once`); their results in the same order.
 
         No more wait in the queue than can run, so that other visitors get their turn in between.
@@ -91,8 +87,9 @@ def same_bits(a: SideResult, b: SideResult) -> bool:
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
 
 
-def name(side: str) -> str:
-    return "base" if side == "base" else "post-trained"
+def named(sides: Iterable[Side]) -> str:
+    """Sides as a sentence names them: "base and the post-trained"."""
+    return " and the ".join(SIDE_NAMES[side] for side in sides)
 
 
 def quoted(text: str, length: int = 90) -> str:

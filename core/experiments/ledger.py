@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from .. import checkpoints
-from ..checkpoints import TrainingCost
+from ..checkpoints.card import TrainingCost, training_cost
 from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
-from ..types import SIDES, Comparison, Result, Side
-from .lab import Lab, Steps, name, same_bits
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
+from .lab import Lab, same_bits
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about the sea."
@@ -28,7 +28,7 @@ class Crowd:
         return sum(len(result.side(side).token_ids) for result in self.results[: self.copies]) / self.seconds
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     yield Step(text="Timing how fast this machine copies memory", done=0, total=1)
     bandwidth = {side: copy_bandwidth(lab.lease.side(side).engine.device) for side in SIDES}
@@ -37,14 +37,11 @@ def run(lab: Lab) -> Steps[Finding]:
     crowds = []
     for copies in crowd_sizes(lab.slots):
         crowds.append((yield from _crowd(lab, asked, copies)))
-    costs = {
-        "base": checkpoints.training_cost(lab.lease.pair.base),
-        "post": checkpoints.training_cost(lab.lease.pair.post),
-    }
+    costs = {side: training_cost(lab.lease.pair.spec(side)) for side in SIDES}
     return _judge(lab, alone, crowds, bandwidth, costs)
 
 
-def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Crowd]:
+def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Step, Crowd]:
     """So many copies at once, a few times: all the replies, and the shortest time (others use this machine too)."""
     seconds: list[float] = []
     results: list[Result] = []
@@ -68,7 +65,7 @@ def _judge(
     alone: Result,
     crowds: Sequence[Crowd],
     bandwidth: dict[Side, float],
-    costs: dict[str, TrainingCost | None],
+    costs: dict[Side, TrainingCost | None],
 ) -> Finding:
     different = sum(
         not same_bits(result.side(side), alone.side(side))
@@ -130,7 +127,7 @@ def _ledger(result: Result) -> Table:
         usage, each = result.side(side).usage, _milliseconds_per_token(result, side)
         rows.append(
             (
-                name(side),
+                SIDE_NAMES[side],
                 usage.prompt_tokens,
                 usage.reused_tokens,
                 usage.prefill_passes,
@@ -160,20 +157,20 @@ def _bandwidth_detail(lab: Lab, result: Result, side: Side, bandwidth: float) ->
     each = _milliseconds_per_token(result, side)
     size = _bytes(lab, side)
     if each is None:
-        return f"The {name(side)} reply was one token long, so there is no pass to time."
+        return f"The {SIDE_NAMES[side]} reply was one token long, so there is no pass to time."
     needed = 1000 * size / bandwidth
-    return f"Every pass of the {name(side)} model touches {size / 1e6:,.1f} MB of weights. This machine copied {bandwidth / 1e9:,.1f} GB in a second, so touching them once takes {needed:.2f} ms at least, and a pass took {each:.1f} ms ({needed / each:.0%} of it)."
+    return f"Every pass of the {SIDE_NAMES[side]} model touches {size / 1e6:,.1f} MB of weights. This machine copied {bandwidth / 1e9:,.1f} GB in a second, so touching them once takes {needed:.2f} ms at least, and a pass took {each:.1f} ms ({needed / each:.0%} of it)."
 
 
 def _training_detail(result: Result, side: Side, cost: TrainingCost | None) -> str:
     if cost is None:
-        return f"The card of the {name(side)} model does not tell what its training cost."
+        return f"The card of the {SIDE_NAMES[side]} model does not tell what its training cost."
     usage = result.side(side).usage
     seconds = usage.seconds_to_first_token + usage.seconds_decoding
-    return f"Its card says that training the {name(side)} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {usage.prompt_tokens + usage.output_tokens:,} tokens and {seconds:.2f} seconds."
+    return f"Its card says that training the {SIDE_NAMES[side]} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {usage.prompt_tokens + usage.output_tokens:,} tokens and {seconds:.2f} seconds."
 
 
-def _training_table(result: Result, costs: dict[str, TrainingCost | None]) -> list[Table]:
+def _training_table(result: Result, costs: dict[Side, TrainingCost | None]) -> list[Table]:
     told = [(side, cost) for side in SIDES if (cost := costs[side]) is not None]
     if not told:
         return []
@@ -190,7 +187,7 @@ def _training_table(result: Result, costs: dict[str, TrainingCost | None]) -> li
             ),
             rows=tuple(
                 (
-                    name(side),
+                    SIDE_NAMES[side],
                     cost.training_tokens,
                     cost.training_seconds,
                     cost.training_machine,
@@ -233,7 +230,7 @@ def _crowd_plot(crowds: Sequence[Crowd]) -> Plot:
         y_label="tokens per second",
         series=tuple(
             Series(
-                name=name(side),
+                name=SIDE_NAMES[side],
                 side=side,
                 points=tuple((float(crowd.copies), crowd.tokens_per_second(side)) for crowd in crowds),
             )

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
@@ -15,10 +14,12 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from .. import checkpoints
+from .. import pairs
+from ..checkpoints import memory
 from ..errors import UserError
 from ..pool import Lease
 from ..settings import Settings
+from ..steps import Steps
 from ..types import SIDES, Answer, Comparison, Result
 
 APP = Path(__file__).parent.parent.parent / "app.py"
@@ -45,7 +46,7 @@ class NewProcesses:
     _child: _Child | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, comparison: Comparison, lease: Lease) -> Generator[None, None, Result]:
+    def ask(self, comparison: Comparison, lease: Lease) -> Steps[None, Result]:
         """The result of a comparison without history in a new process; yields while it waits.
 
         Raises:
@@ -105,7 +106,7 @@ class NewProcesses:
         return _Child(comparison, process, output, errors)
 
     def _command(self, comparison: Comparison, lease: Lease) -> list[str]:
-        own = checkpoints.known_pairs(self.settings)[0].id == comparison.pair
+        own = pairs.known_pairs(self.settings)[0].id == comparison.pair
         # The context in use, so that less free memory than before does not choose a shorter one.
         context = min(lease.side(side).engine.context for side in SIDES)
         settings = replace(self.settings, pair=comparison.pair, context=context)
@@ -143,10 +144,10 @@ def _check_memory(lease: Lease) -> None:
     """Raises UserError when a second copy of the pair would not fit beside the first."""
     needed = dict.fromkeys((lease.base.engine.device, lease.post.engine.device), 0)
     for checkpoint in (lease.base, lease.post):
-        needed[checkpoint.engine.device] += checkpoints.bytes_in_use(checkpoint)
+        needed[checkpoint.engine.device] += memory.bytes_in_use(checkpoint.engine)
     for device, size in needed.items():
-        free = checkpoints.free_bytes(device)
-        spare = INTERPRETER_BYTES if device.type == "cpu" else checkpoints.SPARE_BYTES
+        free = memory.free_bytes(device)
+        spare = INTERPRETER_BYTES if device.type == "cpu" else memory.SPARE_BYTES
         if size + spare > free:
             raise UserError(
                 f"a second copy of this pair needs about {(size + spare) / 2**30:.1f} GB and {free / 2**30:.1f} GB is free"

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Sequence
 
+from ..difference import first_divergence
 from ..errors import UserError
-from ..types import SIDES, Comparison, Result, Side
-from ..what_if import parting
-from .lab import Lab, Steps, name, quoted, same_bits
+from ..receipts import smallest_margin
+from ..steps import Steps, watch
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
+from .lab import Lab, named, quoted, same_bits
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 PROMPT = "Tell me a story about a dog."
@@ -17,7 +19,7 @@ OTHER_SEEDS = (1, 2, 3)
 _NEIGHBOUR_WORDS = ("sun", "rain", "dog", "house", "red", "seven", "why", "tell", "story", "river", "names", "king")
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
     alone = yield from lab.ask(f"The same comparison {REPEATS} times, alone", [asked] * REPEATS, at_once=1)
     crowded = yield from _among_neighbours(lab, asked)
@@ -37,7 +39,7 @@ def run(lab: Lab) -> Steps[Finding]:
     return _judge(alone, crowded, elsewhere, why_not, seeds, greedy, swept)
 
 
-def _among_neighbours(lab: Lab, asked: Comparison) -> Steps[tuple[Result, ...]]:
+def _among_neighbours(lab: Lab, asked: Comparison) -> Steps[Step, tuple[Result, ...]]:
     """The comparison again and again, with random others in every other slot; only its own results."""
     draw = random.Random()
     batch = []
@@ -59,24 +61,18 @@ def _neighbour(lab: Lab, draw: random.Random) -> Comparison:
     )
 
 
-def _in_a_new_process(lab: Lab, asked: Comparison) -> Steps[tuple[Result | None, str]]:
+def _in_a_new_process(lab: Lab, asked: Comparison) -> Steps[Step, tuple[Result | None, str]]:
     """The result from a new process, or None and why there is none."""
     doing = "Once more in a new process, which loads the weights again"
     yield Step(text=doing, done=0, total=1)
-    waiting = lab.new_process(asked, lab.lease)
     try:
-        while True:
-            try:
-                next(waiting)
-            except StopIteration as end:
-                yield Step(text=doing, done=1, total=1)
-                return end.value, ""
-            yield Step(text=doing, done=0, total=1)
+        waiting = lab.new_process(asked, lab.lease)
+        result = yield from watch(waiting, lambda nothing: Step(text=doing, done=0, total=1))
     except UserError as error:
         yield Step(text=f"{doing}: left out, {error}", done=1, total=1)
         return None, str(error)
-    finally:
-        waiting.close()
+    yield Step(text=doing, done=1, total=1)
+    return result, ""
 
 
 def _judge(
@@ -104,7 +100,7 @@ def _judge(
     if broken:
         sentence = f"The same inputs did not always give the same output here: replies differed {' and '.join(broken)}. {_certification(reference)}"
     elif moved:
-        sentence = f"All {total} repetitions were identical, but at temperature 0 the {' and the '.join(map(name, moved))} model followed the seed; that must not happen."
+        sentence = f"All {total} repetitions were identical, but at temperature 0 the {named(moved)} model followed the seed; that must not happen."
     else:
         sentence = f"Same inputs, same output: {total} of {total} repetitions are identical on both sides, token by token and bit by bit, and at temperature 0 the seed changes nothing."
     return Finding(
@@ -122,7 +118,7 @@ def _judge(
             "new_process": "identical"
             if elsewhere is not None and "in a new process" not in broken
             else why_not or "different",
-            **{f"{side}_smallest_margin": _smallest_margin(reference, side) for side in SIDES},
+            **{f"{side}_smallest_margin": smallest_margin(reference.side(side).margins) for side in SIDES},
             **{f"{side}_certified": reference.side(side).engine.certified for side in SIDES},
         },
         tables=(_repeat_table(repeats, equal), _sweep_table(swept)),
@@ -137,11 +133,7 @@ def _judge(
 
 
 def _first(a: Result, b: Result, side: Side) -> int | None:
-    return parting(a.side(side).token_ids, b.side(side).token_ids)
-
-
-def _smallest_margin(result: Result, side: Side) -> float | None:
-    return min((margin for margin in result.side(side).margins if margin is not None), default=None)
+    return first_divergence(a.side(side).token_ids, b.side(side).token_ids)
 
 
 def _certification(result: Result) -> str:
@@ -165,10 +157,10 @@ def _seed_detail(seeds: Sequence[Result], reference: Result) -> str:
 
 
 def _margin_detail(result: Result, side: Side) -> str:
-    margin = _smallest_margin(result, side)
+    margin = smallest_margin(result.side(side).margins)
     if margin is None:
-        return f"The {name(side)} model never had a second choice."
-    return f"The closest decision of the {name(side)} reply was won by {margin:.4f}: rounding errors smaller than that could not have changed it."
+        return f"The {SIDE_NAMES[side]} model never had a second choice."
+    return f"The closest decision of the {SIDE_NAMES[side]} reply was won by {margin:.4f}: rounding errors smaller than that could not have changed it."
 
 
 def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, int]]) -> Table:
@@ -180,7 +172,7 @@ def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, 
 
 
 def _kept(swept: Sequence[Result], result: Result, side: Side) -> int:
-    """How many tokens are the same as at the lowest temperature before the replies part."""
+    """How many tokens are the same as at the lowest temperature before the replies diverge."""
     step = _first(result, swept[0], side)
     return len(result.side(side).token_ids) if step is None else step
 
@@ -209,7 +201,7 @@ def _sweep_plot(swept: Sequence[Result]) -> Plot:
         y_label="same tokens at the beginning",
         series=tuple(
             Series(
-                name=name(side),
+                name=SIDE_NAMES[side],
                 side=side,
                 points=tuple(
                     (result.comparison.sampling.temperature, float(_kept(swept, result, side))) for result in swept

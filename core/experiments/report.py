@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from .table import Experiment
-from .values import Cell, Table, Verdict
+from .values import Cell, ExperimentVerdict, Table
 
 
-def whole(experiment: Experiment, verdict: Verdict) -> str:
+def whole(experiment: Experiment, verdict: ExperimentVerdict) -> str:
     """Everything that one experiment found."""
     finding = verdict.finding
     head = f"{experiment.title} ({verdict.pair}): {finding.outcome.upper()}, in {verdict.seconds:.1f} s\n{finding.sentence}"
@@ -15,7 +15,7 @@ def whole(experiment: Experiment, verdict: Verdict) -> str:
     return "\n\n".join(blocks)
 
 
-def summary(verdicts: Iterable[Verdict]) -> str:
+def summary(verdicts: Iterable[ExperimentVerdict]) -> str:
     """One line for each experiment."""
     rows = tuple(
         (verdict.experiment, verdict.finding.outcome, f"{verdict.seconds:.1f} s", verdict.finding.sentence)

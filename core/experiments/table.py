@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..steps import Steps
 from . import answers, correction, costume, cutoff, inputs, ledger, repeat, weights
-from .lab import Lab, Steps
-from .values import Finding
+from .lab import Lab
+from .values import Finding, Step
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Experiment:
     runs: str
     judged: str
     look: str
-    run: Callable[[Lab], Steps[Finding]]
+    run: Callable[[Lab], Steps[Step, Finding]]
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -86,7 +87,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         text="Yesterday it was friendly, today it is odd. Did somebody change the model? Perhaps. But there are other suspects: another system prompt, another temperature, one more turn in the history, a new seed. Here we act as detectives. We take one comparison and change one single input at a time, and note the first word at which each reply takes another path. And we do what every good detective does: the control, in which nothing is changed at all. If nothing changed and the reply still differed, the rule would be broken.",
         runs="One comparison, then the same with one input changed at a time, and several times with nothing changed; last, the same tokens to both models, so that only the weights differ.",
         judged="Shown when the controls are identical bit by bit, and for each model at least one changed input changed the reply.",
-        look="The token at which each reply parts, and the margin by which that decision had been won.",
+        look="The token at which each reply diverges, and the margin by which that decision had been won.",
         run=inputs.run,
     ),
     Experiment(
@@ -128,10 +129,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 
 
+NAMES = tuple(experiment.name for experiment in EXPERIMENTS)
+
+
 def find(name: str) -> Experiment:
     """Raises UserError when there is no experiment of this name."""
     for experiment in EXPERIMENTS:
         if experiment.name == name:
             return experiment
-    names = ", ".join(experiment.name for experiment in EXPERIMENTS)
-    raise UserError(f"There is no experiment {name!r}; choose one of {names}.")
+    raise UserError(f"There is no experiment {name!r}; choose one of {', '.join(NAMES)}.")

@@ -4,10 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..types import Comparison, Result, Side, Value
+from ..types import Result, Side, Value
 
 Cell = str | int | float | bool | None
-Outcome = Literal["shown", "not shown"]
 
 
 class Step(Value):
@@ -32,7 +31,7 @@ class Series(Value):
     points: tuple[tuple[float, float], ...]
 
 
-class Mark(Value):
+class PlotMark(Value):
     """A vertical line with a word beside it."""
 
     x: float
@@ -46,7 +45,7 @@ class Plot(Value):
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[PlotMark, ...] = ()
     ticks: tuple[str, ...] = ()
 
 
@@ -75,7 +74,7 @@ class Exhibit(Value):
 class Finding(Value):
     """What an experiment found on this pair, computed from this run alone."""
 
-    outcome: Outcome
+    outcome: Literal["shown", "not shown"]
     sentence: str
     details: tuple[str, ...] = ()
     figures: dict[str, Cell] = Field(default_factory=dict)
@@ -85,7 +84,7 @@ class Finding(Value):
     exhibits: tuple[Exhibit, ...] = ()
 
 
-class Verdict(Value):
+class ExperimentVerdict(Value):
     """A finding, with the experiment and the weights that it is about."""
 
     experiment: str
@@ -94,7 +93,3 @@ class Verdict(Value):
     post_sha256: str
     seconds: float
     finding: Finding
-
-    @property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        return tuple(exhibit.result.comparison for exhibit in self.finding.exhibits)

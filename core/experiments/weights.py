@@ -1,8 +1,9 @@
 """Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
 
-from .. import checkpoints
-from ..types import SIDES, Result, Side, Turn
-from .lab import Lab, Steps, name, quoted
+from ..checkpoints.fingerprint import gradients, weights_sha256
+from ..steps import Steps
+from ..types import SIDE_NAMES, SIDES, Result, Side, Turn
+from .lab import Lab, named, quoted
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -14,7 +15,7 @@ PROMPTS = (
 REPLY_TOKENS = 32
 
 
-def run(lab: Lab) -> Steps[Finding]:
+def run(lab: Lab) -> Steps[Step, Finding]:
     before = yield from _fingerprints(lab, "Taking the fingerprint of every weight before the chat")
     results: list[Result] = []
     turns: list[Turn] = []
@@ -24,15 +25,15 @@ def run(lab: Lab) -> Steps[Finding]:
         results.append(result)
         turns.append(Turn(prompt=prompt, base=result.base.text, post=result.post.text))
     after = yield from _fingerprints(lab, "Taking the fingerprint of every weight after the chat")
-    gradients = {side: checkpoints.gradients(lab.lease.side(side).model) for side in SIDES}
-    return _judge(lab, before, after, gradients, results)
+    trained = {side: gradients(lab.lease.side(side).model) for side in SIDES}
+    return _judge(lab, before, after, trained, results)
 
 
-def _fingerprints(lab: Lab, doing: str) -> Steps[dict[Side, str]]:
+def _fingerprints(lab: Lab, doing: str) -> Steps[Step, dict[Side, str]]:
     found: dict[Side, str] = {}
     for done, side in enumerate(SIDES):
         yield Step(text=doing, done=done, total=len(SIDES))
-        found[side] = checkpoints.weights_sha256(lab.lease.side(side).model)
+        found[side] = weights_sha256(lab.lease.side(side).model)
     yield Step(text=doing, done=len(SIDES), total=len(SIDES))
     return found
 
@@ -48,7 +49,9 @@ def _judge(
     if shown:
         sentence = f"Not one byte of the weights changed in {len(results)} turns. What grew is the text that is sent: from {first} tokens to {last} for the post-trained model."
     elif changed:
-        sentence = f"The weights of the {' and the '.join(map(name, changed))} model are not what they were. That must not happen; please report it."
+        sentence = (
+            f"The weights of the {named(changed)} model are not what they were. That must not happen; please report it."
+        )
     else:
         sentence = f"The weights stayed, but {sum(gradients.values())} parameters could receive gradients or the text did not grow; that must not happen."
     return Finding(
@@ -73,7 +76,7 @@ def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradient
         title="Fingerprints of the weights",
         columns=("Model", "Before the chat", "After the chat", "Same", "Parameters with a gradient"),
         rows=tuple(
-            (name(side), before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
+            (SIDE_NAMES[side], before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
             for side in SIDES
         ),
     )

@@ -8,14 +8,14 @@ from gradio.events import api
 from pydantic import ValidationError
 
 from .. import canonical, experiments, lens, receipts
-from ..checkpoints import label
 from ..compare import Run
 from ..errors import UserError
 from ..experiments import NewProcesses
+from ..pairs import label
 from ..pool import Pool
 from ..replay import replay
 from ..steps import watch
-from ..types import Comparison, Context, Side, explain
+from ..types import Comparison, LensContext, Side, explain
 
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
 
@@ -57,7 +57,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         `context` is what the sibling reads: the "identical" token ids, or its "own" framing.
         """
         try:
-            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, Context)
+            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, LensContext)
             lease = yield from watch(pool.open(written.comparison.pair), _quiet)
             try:
                 yield canonical.dump((yield from watch(lens.report(lease, written, side_, context_), _quiet)))

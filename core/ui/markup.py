@@ -3,10 +3,10 @@
 import html
 from collections.abc import Iterable
 
-from ..types import FinishReason, Framing, Side
+from ..types import SIDE_NAMES, SIDES, FinishReason, Framing, Side
 
 FRAMING: dict[Framing, str] = {"document": "Document", "transcript": "Transcript", "chat": "Chat template"}
-KIND: dict[Side, str] = {"base": "Base", "post": "Post-trained"}
+KIND: dict[Side, str] = {side: SIDE_NAMES[side].capitalize() for side in SIDES}
 ENDED: dict[FinishReason, str] = {
     "eos": "Finished",
     "length": "Hit max tokens",

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 from pydantic import ValidationError
 
-from ..checkpoints import label
 from ..errors import UserError
+from ..pairs import label
 from ..pool import Pool
 from ..types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Comparison, Framing, Record, Sampling, Side, explain
 from . import theme

@@ -15,9 +15,9 @@ import gradio as gr
 from pydantic import ValidationError
 
 from .. import links
-from ..checkpoints import find_pair
 from ..errors import UserError
 from ..links import Shared
+from ..pairs import find_pair
 from ..pool import Pool
 from ..steps import Stop
 from ..types import Comparison, Record, Turn, Value

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...prompts import Piece, Prompt
-from ...types import SIDES, Record, Reply, Side, Snapshot
+from ...types import SIDE_NAMES, SIDES, Record, Reply, Side, Snapshot
 from ..escaping import safe_markdown, safe_plain
 from ..markup import ENDED, KIND, visible
 from ..visitor import has_receipt
@@ -168,7 +168,7 @@ def _sent_side(side: Side, prompt: Prompt) -> str:
     count, resent = len(prompt.token_ids), prompt.resent
     tokens = f"{count:,} tokens" + (f", {resent:,} re-sent" if resent else "")
     return (
-        f"<section class='sent {side}' aria-label='Sent to the {KIND[side].lower()} model'>"
+        f"<section class='sent {side}' aria-label='Sent to the {SIDE_NAMES[side]} model'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='sha256 of the token ids: {prompt.sha256}'>sha256 {prompt.sha256[:12]}</code></header>"
         f"<pre tabindex='0'>{''.join(_sent_runs(prompt.pieces))}</pre></section>"
     )

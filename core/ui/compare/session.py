@@ -19,8 +19,19 @@ from ...pool import Pool
 from ...prompts import Prompt
 from ...receipts import side_receipt
 from ...steps import Stop, watch
-from ...types import MAX_CHARACTERS, SIDES, Comparison, Conversation, Mark, Record, Side, Snapshot, Turn, explain
-from ..markup import KIND
+from ...types import (
+    MAX_CHARACTERS,
+    SIDE_NAMES,
+    SIDES,
+    Comparison,
+    Conversation,
+    Mark,
+    Record,
+    Side,
+    Snapshot,
+    Turn,
+    explain,
+)
 from ..sidebar import Choices
 from ..visitor import Chat, Opened, Session
 
@@ -53,7 +64,7 @@ def _shortened(run: Run) -> str:
     asked = run.comparison.sampling.max_new_tokens
     short = {side: run.sampling(side).max_new_tokens for side in SIDES if run.sampling(side).max_new_tokens < asked}
     return " ".join(
-        f"The {KIND[side].lower()} side had room for {tokens:,} new tokens, not {asked:,}: its context is nearly full."
+        f"The {SIDE_NAMES[side]} side had room for {tokens:,} new tokens, not {asked:,}: its context is nearly full."
         for side, tokens in short.items()
     )
 
@@ -158,10 +169,10 @@ def _finished(chat: Chat, run: Run, live: Live, before: Chat) -> View:
     comparison, snapshot = run.comparison, live.snapshot
     for side in SIDES:
         if len(snapshot.reply(side).text) > MAX_CHARACTERS:
-            said = f"The {KIND[side].lower()} side wrote more than {MAX_CHARACTERS:,} characters, which is more than a conversation holds; lower max new tokens and try again."
+            said = f"The {SIDE_NAMES[side]} side wrote more than {MAX_CHARACTERS:,} characters, which is more than a conversation holds; lower max new tokens and try again."
             return View(before, notice=said, tone="error", box=comparison.prompt)
     failed = [side for side in SIDES if snapshot.reply(side).error is not None]
-    sentences = " ".join(f"The {KIND[side].lower()} side failed: {snapshot.reply(side).error}" for side in failed)
+    sentences = " ".join(f"The {SIDE_NAMES[side]} side failed: {snapshot.reply(side).error}" for side in failed)
     if len(failed) == len(SIDES):
         return View(before, notice=sentences, tone="error", box=comparison.prompt)
     receipts = {side: None if side in failed else side_receipt(run.side_result(side)) for side in SIDES}
@@ -227,14 +238,14 @@ def _beyond_sight(shared: Shared) -> str:
     """What came with a link and is in no field of the page, in words."""
     comparison, dial = shared.comparison, shared.comparison.dial
     sentences = [
-        f" The {KIND[side].lower()} reply begins with {len(comparison.prefill(side)):,} given tokens."
+        f" The {SIDE_NAMES[side]} reply begins with {len(comparison.prefill(side)):,} given tokens."
         for side in SIDES
         if comparison.prefill(side)
     ]
     if dial is not None:
         sentences.append(f" The post-trained side is dialled to {dial.amount:g} in the space of {dial.space}.")
     if shared.lens is not None:
-        sentences.append(f" Then look at the {KIND[shared.lens.side].lower()} reply on the Token lens tab.")
+        sentences.append(f" Then look at the {SIDE_NAMES[shared.lens.side]} reply on the Token lens tab.")
     return "".join(sentences)
 
 
@@ -251,7 +262,7 @@ def _whether_shared(shared: Shared, record: Record) -> Banner:
     found = links.differences(shared, {side: record.receipt(side) for side in SIDES})
     if not found:
         return Banner("These are the replies that were shared, token for token.", "good")
-    reasons = "; ".join(f"{KIND[side].lower()}: {why}" for side, why in found.items())
+    reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}" for side, why in found.items())
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
 
 

@@ -3,10 +3,10 @@
 import html
 from collections.abc import Sequence
 
-from ...experiments import EXPERIMENTS, Experiment, Step, Verdict
+from ...experiments import EXPERIMENTS, Experiment, ExperimentVerdict, Step
 from ...experiments.report import cell_text
 from ...experiments.values import Cell, Diff, Exhibit, Table
-from ...types import SIDES, Side, SideResult
+from ...types import SIDE_NAMES, SIDES, Side, SideResult
 from ..markup import ENDED, KIND, listed, visible
 from . import plot
 from .session import View
@@ -68,7 +68,7 @@ def _step(step: Step, now: bool) -> str:
 # --- the verdict -------------------------------------------------------------------------------------------
 
 
-def verdict(found: Verdict) -> str:
+def verdict(found: ExperimentVerdict) -> str:
     """The whole verdict, as computed from this run."""
     finding = found.finding
     shown = finding.outcome == "shown"
@@ -139,9 +139,9 @@ def _side(side: Side, result: SideResult) -> str:
     return (
         f"<section class='sent {side}' aria-label='{KIND[side]}: sent and written'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='sha256 of the token ids: {result.prompt_sha256}'>sha256 {result.prompt_sha256[:12]}</code></header>"
-        f"<pre tabindex='0' aria-label='Sent to the {KIND[side].lower()} model'>{visible(result.prompt_text)}</pre>"
+        f"<pre tabindex='0' aria-label='Sent to the {SIDE_NAMES[side]} model'>{visible(result.prompt_text)}</pre>"
         f"<header class='wrote'><span>{wrote}</span></header>"
-        f"<pre tabindex='0' aria-label='Written by the {KIND[side].lower()} model'>{visible(result.text)}</pre></section>"
+        f"<pre tabindex='0' aria-label='Written by the {SIDE_NAMES[side]} model'>{visible(result.text)}</pre></section>"
     )
 
 

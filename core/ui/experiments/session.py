@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ... import experiments
 from ...errors import UserError
-from ...experiments import Experiment, NewProcesses, Step, Verdict
+from ...experiments import Experiment, ExperimentVerdict, NewProcesses, Step
 from ...pool import Pool, Progress
 from ...steps import Steps, Stop, Stopped, watch
 
@@ -16,7 +16,7 @@ class View:
 
     experiment: Experiment
     steps: tuple[Step, ...] = ()
-    verdict: Verdict | None = None
+    verdict: ExperimentVerdict | None = None
     mistake: str = ""
     busy: bool = False
 
@@ -47,7 +47,7 @@ def perform(
         yield replace(view, busy=False, mistake=str(error))
 
 
-def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, Verdict]:
+def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, ExperimentVerdict]:
     lease = yield from watch(pool.open(pair), _loading)
     try:
         return (yield from experiments.perform(experiment, lease, processes.ask))

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ... import experiments, links, receipts
 from ...errors import UserError
-from ...experiments import Experiment, Verdict
+from ...experiments import Experiment, ExperimentVerdict
 from ...experiments.values import Exhibit
 from ...types import Receipt
 from .. import delivery, markup
@@ -162,7 +162,7 @@ class Room:
             return update | {self.notice: markup.notice(view.mistake, "error")}
         return update | self._show_verdict(view.verdict)
 
-    def _show_verdict(self, verdict: Verdict) -> Update:
+    def _show_verdict(self, verdict: ExperimentVerdict) -> Update:
         exhibits = verdict.finding.exhibits
         labels = [(exhibit.label, i) for i, exhibit in enumerate(exhibits)]
         return {

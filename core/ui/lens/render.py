@@ -40,7 +40,7 @@ def sweep(points: Sequence[Point], space: str) -> str:
 
 def _point(point: Point, base: Point) -> str:
     same = _common(point.text, base.text)
-    where = f"token {point.parts + 1}" if point.parts is not None else "never"
+    where = f"token {point.divergence + 1}" if point.divergence is not None else "never"
     named = {0.0: " (base)", 1.0: " (post-trained)"}.get(point.amount, "")
     text = f"<span class='old'>{html.escape(point.text[:same])}</span>{html.escape(point.text[same:])}"
     return f"<tr><th scope='row'>{point.amount:g}{named}</th><td>{where}</td><td class='text'>{text}</td></tr>"

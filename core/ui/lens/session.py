@@ -17,7 +17,7 @@ from ...errors import UserError
 from ...pool import Lease, Pool
 from ...receipts import side_receipt
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, Candidate, Comparison, Context, Dial, Record, Shift, Side, SideReceipt, Turn
+from ...types import SIDES, Candidate, Comparison, Dial, LensContext, Record, Shift, Side, SideReceipt, Turn
 from ..visitor import Chat
 from . import render
 
@@ -82,7 +82,7 @@ def turn_of(chat: Chat, turn: Any) -> _Turn:
 Views = Generator[View, None, None]
 
 
-def read(pool: Pool, chat: Chat, turn: int | None, side: Side, context: Context, stop: Stop) -> Views:
+def read(pool: Pool, chat: Chat, turn: int | None, side: Side, context: LensContext, stop: Stop) -> Views:
     """Read one reply through both models, token by token. Closing the generator stops both."""
 
     def reading(lease: Lease) -> Views:

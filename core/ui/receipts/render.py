@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ... import wording
 from ...difference import Difference, InputDifference, Stretch
-from ...types import SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from ...types import SIDE_NAMES, SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
 from ..markup import KIND, listed
 
 _TONES = {"identical": "good", "diverged": "bad", "not replayable": "info"}
@@ -98,10 +98,10 @@ def explanation(found: Difference) -> str:
     tone = "bad" if found.unexplained else "good" if not found.inputs else "info"
     inputs = "".join(_input(change) for change in found.inputs)
     sent = "".join(
-        f"<h4>Sent to the {KIND[side].lower()} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
+        f"<h4>Sent to the {SIDE_NAMES[side]} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
         for side, changes in found.sent.items()
     )
-    partings = listed(wording.parting_sentence(parting) for parting in found.partings)
+    partings = listed(wording.divergence_sentence(each) for each in found.divergences)
     table = (
         f"<table class='changes'><thead><tr><th scope='col'>Input</th><th scope='col'>What changed</th></tr></thead><tbody>{inputs}</tbody></table>"
         if inputs

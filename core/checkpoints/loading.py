@@ -1,0 +1,152 @@
+"""Loading: a source -> a model in memory with its tokenizer and its engine, fingerprinted and certified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from ..engine import Engine
+from ..engine.device import Placement, deterministic_cuda
+from ..engine.slots import layer_kinds
+from ..errors import NotEnoughMemory, UserError
+from ..hub import Hub
+from ..settings import Settings
+from ..types import CheckpointInfo
+from . import memory
+from .fingerprint import weights_sha256
+from .sources import ReportProgress, Source, bring, reason
+from .tokenizers import read_tokenizer, stop_ids
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in memory with its tokenizer and its engine."""
+
+    info: CheckpointInfo
+    weights_sha256: str
+    tokenizer: PreTrainedTokenizerFast
+    stop_ids: frozenset[int]
+    model: PreTrainedModel
+    engine: Engine
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def load(source: Source, hub: Hub, settings: Settings, placement: Placement, report: ReportProgress) -> Checkpoint:
+    """Load, fingerprint and certify one model.
+
+    Raises:
+        UserError: it cannot be loaded here; the sentence says why and what to do.
+    """
+    folder = bring(source, hub, report)
+    weights_folder = bring(source.adapter_of, hub, report) if source.adapter_of else folder
+    config = read_config(weights_folder, source.name)
+    needed = memory.weight_bytes(config, placement.dtype)
+    shape = memory.choose_shape(config, placement, settings, needed, memory.free_bytes(placement.device))
+    report(f"Loading {source.name}", None)
+    tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
+    attention = "eager" if _wants_eager(config, placement) else "sdpa"
+    try:
+        model = read_weights(weights_folder, placement, attention)
+        if source.adapter_of:
+            model = merge_adapter(model, folder, source.name)
+        model.requires_grad_(False).eval()
+        report(f"Taking the fingerprint of {source.name}", None)
+        digest = weights_sha256(model)
+        report(f"Checking that neighbours do not change the bits of {source.name}", None)
+        engine = Engine(model, min(len(tokenizer), model.get_output_embeddings().weight.shape[0]), shape, attention)
+    except torch.OutOfMemoryError:
+        raise NotEnoughMemory(
+            f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."
+        ) from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{source.name} could not be loaded: {reason(error, source.name, folder, weights_folder)}."
+        ) from error
+    origin = f"{source.origin} on {source.adapter_of.origin}" if source.adapter_of else source.origin
+    info = CheckpointInfo(
+        name=source.name, source=origin, revision=source.revision, parameters=sum(p.numel() for p in model.parameters())
+    )
+    return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
+
+
+def read_config(folder: Path, name: str) -> PreTrainedConfig:
+    """The model's configuration.
+
+    Raises:
+        UserError: transformers does not know this kind of model, or it is not a decoder that writes text.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(
+            f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {reason(error, name, folder)}."
+        ) from error
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(
+            f"{name} is a {config.model_type} model, not a decoder that continues text; choose a causal language model."
+        )
+    layer_kinds(config.get_text_config())
+    return config
+
+
+def read_weights(folder: Path, placement: Placement, attention: str) -> PreTrainedModel:
+    if placement.device.type == "cuda":
+        deterministic_cuda()
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=placement.dtype,
+        device_map={"": placement.device},
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:
+    """The adapter merged into these weights, which are its own copy of the base.
+
+    Raises:
+        UserError: the adapter was trained on a model of another shape.
+    """
+    from peft import PeftModel  # imported here: it takes a second, and only adapters need it
+
+    try:
+        return PeftModel.from_pretrained(model, folder, local_files_only=True).merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"The adapter {name} does not fit its base model: {reason(error, name, folder)}.") from error
+
+
+def _wants_eager(config: PreTrainedConfig, placement: Placement) -> bool:
+    """Float32 on a CPU (sdpa was seen to depend on the slot there), and models that cap their attention scores."""
+    soft_cap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return bool(soft_cap) or (placement.device.type == "cpu" and placement.dtype == torch.float32)
+
+
+def check_same_vocabulary(base: Checkpoint, post: Checkpoint) -> None:
+    """The same id must mean the same text on both sides, or the noise they share (common random numbers) would mean nothing.
+
+    Control tokens may be renamed or added; ordinary tokens may not differ.
+
+    Raises:
+        UserError: naming the first token that differs.
+    """
+    mine, theirs = _ordinary_tokens(base.tokenizer), _ordinary_tokens(post.tokenizer)
+    for id in sorted(mine.keys() & theirs.keys()):
+        if mine[id] != theirs[id]:
+            raise UserError(
+                f"{base.info.name} and {post.info.name} have different vocabularies (token {id} is {mine[id]!r} in one and {theirs[id]!r} in the other); choose two stages of the same model."
+            )
+    if abs(len(mine) - len(theirs)) > 0.01 * len(mine):
+        raise UserError(
+            f"{base.info.name} and {post.info.name} have different vocabularies ({len(mine):,} and {len(theirs):,} tokens); choose two stages of the same model."
+        )
+
+
+def _ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    added = tokenizer.added_tokens_decoder
+    return {id: token for token, id in tokenizer.get_vocab().items() if id not in added}

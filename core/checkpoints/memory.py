@@ -1,0 +1,81 @@
+"""What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
+
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from ..engine import Engine
+from ..engine.device import Placement
+from ..engine.engine import STORE_BYTES, Shape, lane_sizes
+from ..engine.slots import kv_bytes_per_token, usable_context
+from ..errors import NotEnoughMemory
+from ..settings import Settings, usable_cores
+
+SPARE_BYTES = 2**29  # left free when deciding whether something fits
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: of the GPU, or of this process's share of the machine (a container's limit counts)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of the weights in `dtype`, from the shapes alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return sum(parameter.nbytes for parameter in model.parameters())  # tied ones count once
+
+
+def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Settings, weights: int, free: int) -> Shape:
+    """Slots, chunk and lane lengths: the longest context whose caches fit beside the weights.
+
+    Raises:
+        NotEnoughMemory: not even the shortest context fits; says how much is needed and how much is there.
+    """
+    text = config.get_text_config()
+    gpu = placement.device.type != "cpu"
+    slots = settings.slots or (16 if gpu else 4)
+    chunk = 256 if gpu else 64
+    wanted = min(usable_context(text), settings.context or (16384 if gpu else 4096))
+    per_token = kv_bytes_per_token(text, placement.dtype)
+    context = wanted
+    while True:
+        sizes = lane_sizes(context, chunk)
+        rows = sum(sizes) * (slots + 1) + sizes[-1]  # the slots and the prompt that is read; a reply that is scored
+        needed = weights + per_token * rows + STORE_BYTES + SPARE_BYTES
+        if needed <= free:
+            return Shape(slots, chunk, sizes, settings.threads or max(1, usable_cores() // 2))
+        if context <= 1024:
+            raise NotEnoughMemory(
+                f"These weights need about {needed / 2**30:.1f} GB with their caches, and {free / 2**30:.1f} GB is free; choose a smaller pair, fewer --slots or a shorter --context."
+            )
+        context //= 2
+
+
+def check_room_for_another(engine: Engine) -> None:
+    """Raises NotEnoughMemory when a second model of this size, with a lane for itself, does not fit beside what is loaded."""
+    needed = _model_bytes(engine.model, engine.context * (engine.shape.slots + 2)) + SPARE_BYTES
+    free = free_bytes(engine.device)
+    if needed > free:
+        raise NotEnoughMemory(
+            f"Mixing these weights takes about {needed / 2**30:.1f} GB more, and {free / 2**30:.1f} GB is free; turn the dial in the space of logits."
+        )
+
+
+def bytes_in_use(engine: Engine) -> int:
+    """Bytes that a loaded model takes: its weights, and its caches of keys and values."""
+    return _model_bytes(engine.model, sum(engine.shape.sizes) * (engine.shape.slots + 1))
+
+
+def _model_bytes(model: PreTrainedModel, positions: int) -> int:
+    """Bytes of the weights, and of the keys and values of so many positions."""
+    caches = positions * kv_bytes_per_token(model.config.get_text_config(), model.dtype)
+    return sum(parameter.nbytes for parameter in model.parameters()) + caches

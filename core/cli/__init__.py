@@ -1,0 +1,64 @@
+"""Same Seed: one prompt, one seed, one temperature; a base model and its post-trained sibling, side by side.
+
+python app.py                     serve the page (the default)
+python app.py compare --prompt X  run one comparison and print both replies
+python app.py replay FILE         run a receipt again and say whether the replies are the same
+python app.py diff A B            say which inputs of two receipts differ, and where the replies diverge
+python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
+python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
+python app.py pairs               list the model pairs
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import settings as configuration
+from ..errors import UserError
+from ..settings import Settings
+
+# Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
+# imported, so that help and the list of pairs wait for no library.
+COMMANDS = {
+    "serve": "serve the page (the default)",
+    "compare": "run one comparison and print both replies",
+    "replay": "run a receipt again; exit status 0 identical, 1 diverged, 2 not replayable here",
+    "diff": "say which inputs of two receipts differ, and where the replies diverge",
+    "experiment": "run a guided experiment, or all, and print what it found",
+    "lens": "say, token by token, what post-training changed in a reply",
+    "pairs": "list the model pairs",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit status: 0, or 2 after a mistake that is explained in one sentence.
+
+    `replay` also returns 1 for a receipt that runs and gives other replies.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    flags = parse(arguments)
+    try:
+        return flags.run(flags, Settings.read(flags, configuration.environment()))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of the command that is named first, or of `serve`. Raises SystemExit when they cannot be read."""
+    named = bool(arguments) and arguments[0] in (*COMMANDS, "-h", "--help")
+    chosen, *rest = arguments if named else ("serve", *arguments)
+    parser = argparse.ArgumentParser(
+        prog="python app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, help in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help)
+        if name == chosen:
+            module = import_module(f".{name}", __name__)
+            configuration.add_flags(command)
+            module.add_flags(command)
+            command.set_defaults(run=module.run)
+    return parser.parse_args([chosen, *rest])

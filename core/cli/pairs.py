@@ -1,0 +1,22 @@
+"""`python app.py pairs`: the list of pairs. Imports no library that reads models."""
+
+import argparse
+import json
+
+from ..pairs import known_pairs
+from ..settings import Settings
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+
+
+def run(flags: argparse.Namespace, settings: Settings) -> int:
+    pairs = known_pairs(settings)
+    if flags.json:
+        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+        return 0
+    width = max(len(pair.id) for pair in pairs)
+    for pair in pairs:
+        print(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
+    return 0

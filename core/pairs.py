@@ -1,0 +1,93 @@
+"""Which pairs there are: the rows of pairs.toml and the person's own, and where a spec lies on this machine.
+
+Knows names and folders, no model: whoever only asks for the list waits for no library.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from .errors import UserError
+from .settings import EMBEDDED, Settings
+from .types import Side, Value
+
+HOME = Path(__file__).parent.parent / "checkpoints"
+
+
+class Pair(Value):
+    """One row of pairs.toml."""
+
+    id: str
+    title: str
+    base: str
+    post: str
+
+    def spec(self, side: Side) -> str:
+        """What names a side's model: a folder, or a Hub id with an optional revision."""
+        return self.base if side == "base" else self.post
+
+
+def known_pairs(settings: Settings) -> tuple[Pair, ...]:
+    """The rows of pairs.toml, after the person's own pair when --base and --post name one."""
+    rows = TypeAdapter(tuple[Pair, ...]).validate_python(
+        tomllib.loads((HOME / "pairs.toml").read_text("utf-8"))["pair"]
+    )
+    if settings.base is None or settings.post is None:
+        return rows
+    own = Pair(
+        id=f"{label(settings.base)} | {label(settings.post)}",
+        title=f"{label(settings.base)} and {label(settings.post)}",
+        base=settings.base,
+        post=settings.post,
+    )
+    return (own, *rows)
+
+
+def default_pair(settings: Settings) -> Pair:
+    """The pair that the page opens with.
+
+    Raises:
+        UserError: --pair names no row.
+    """
+    rows = known_pairs(settings)
+    wanted = rows[0].id if settings.base is not None and settings.pair == EMBEDDED else settings.pair
+    return find_pair(rows, wanted)
+
+
+def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
+    """Raises UserError when no row has this id."""
+    for row in rows:
+        if row.id == id:
+            return row
+    raise UserError(f"There is no pair {id!r} here; `python app.py pairs` lists them, and --base with --post adds one.")
+
+
+def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
+    """The pair with these commits of its Hub repositories; what comes from a folder stays as it is."""
+
+    def pinned(side: Side, spec: str) -> str:
+        return f"{spec.partition('@')[0]}@{commits[side]}" if side in commits and folder(spec) is None else spec
+
+    return pair.model_copy(update={"base": pinned("base", pair.base), "post": pinned("post", pair.post)})
+
+
+def label(spec: str) -> str:
+    """How a source is called where people see it: its own name, never a path of the machine."""
+    path = Path(spec).expanduser()
+    return path.resolve().name if path.is_dir() or _is_path(spec) else spec
+
+
+def _is_path(spec: str) -> bool:
+    return spec.startswith((".", "/", "~"))
+
+
+def folder(spec: str) -> Path | None:
+    """Where a spec lies here; None for a Hub id. Raises UserError when it is a path to nothing."""
+    for place in (HOME / spec, Path(spec).expanduser()):
+        if place.is_dir():
+            return place.resolve()
+    if _is_path(spec):
+        raise UserError(f"There is no folder {label(spec)!r} on this machine; check the path.")
+    return None
