@@ -3,6 +3,7 @@
 import pytest
 
 from core.errors import UserError
+from core.pool import Lease
 from core.types import MAX_CHARACTERS
 from core.ui.compare import session
 from core.ui.visitor import BUSY, Kept
@@ -141,6 +142,6 @@ def test_a_prompt_that_cannot_be_rebuilt_is_a_sentence(tab, guest, monkeypatch):
     def refuse(*arguments):
         raise UserError("These models have no chat template.")
 
-    monkeypatch.setattr(session.prompts, "build", refuse)
+    monkeypatch.setattr(Lease, "prompt", refuse)
     guest.kept = Kept(records=(record("Hello", pair=PAIR.id),)).model_dump_json()
     assert "These models have no chat template." in guest.arrive()[tab.sent]

@@ -1,6 +1,7 @@
 """The named endpoints: what the page does, as JSON in and JSON out, through the same queue."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any, get_args
 
 import gradio as gr
@@ -17,6 +18,7 @@ from ..replay import replay
 from ..steps import watch
 from ..types import Comparison, LensContext, Side, explain
 
+Endpoint = Callable[..., Iterator[dict | None]]
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
 
 
@@ -27,67 +29,61 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
     what they ask of the models, when a client cancels or hangs up.
     """
 
+    @_spoken
     def compare_endpoint(comparison: dict) -> Iterator[dict | None]:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
-        try:
-            asked = Comparison.model_validate(comparison)
-            lease = yield from watch(pool.open(asked.pair), _quiet)
-            try:
-                run = Run(lease, asked)
-                for _ in run.snapshots(lambda: PERIOD):
-                    yield None
-                yield canonical.dump(receipts.answer(run.result()))
-            finally:
-                lease.release()
-        except ValidationError as error:
-            raise gr.Error(str(explain(error))) from None
-        except UserError as error:
-            raise gr.Error(str(error)) from None
+        asked = Comparison.model_validate(comparison)
+        with (yield from watch(pool.open(asked.pair), _quiet)) as lease:
+            run = Run(lease, asked)
+            for _ in run.snapshots(lambda: PERIOD):
+                yield None
+            yield canonical.dump(receipts.answer(run.result()))
 
+    @_spoken
     def replay_endpoint(receipt: dict) -> Iterator[dict | None]:
         """Run a receipt again, from scratch; returns the Verdict."""
-        try:
-            yield canonical.dump((yield from watch(replay(pool, receipts.from_data(receipt)), _quiet)))
-        except UserError as error:
-            raise gr.Error(str(error)) from None
+        yield canonical.dump((yield from watch(replay(pool, receipts.from_data(receipt)), _quiet)))
 
+    @_spoken
     def lens_endpoint(receipt: dict, side: str = "post", context: str = "identical") -> Iterator[dict | None]:
         """The token lens of one side ("base" or "post") of a receipt, or of what /compare returned; returns the LensReport.
 
         `context` is what the sibling reads: the "identical" token ids, or its "own" framing.
         """
-        try:
-            written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, LensContext)
-            lease = yield from watch(pool.open(written.comparison.pair), _quiet)
-            try:
-                yield canonical.dump((yield from watch(lens.report(lease, written, side_, context_), _quiet)))
-            finally:
-                lease.release()
-        except UserError as error:
-            raise gr.Error(str(error)) from None
+        written, side_, context_ = receipts.within(receipt), _chosen(side, Side), _chosen(context, LensContext)
+        with (yield from watch(pool.open(written.comparison.pair), _quiet)) as lease:
+            yield canonical.dump((yield from watch(lens.report(lease, written, side_, context_), _quiet)))
 
+    @_spoken
     def experiment_endpoint(name: str, pair: str | None = None) -> Iterator[dict | None]:
-        """Run a guided experiment on a pair (default: the page's); returns the Verdict, with the exact comparisons."""
-        try:
-            experiment = experiments.find(name)
-            lease = yield from watch(pool.open(pair or pool.default.id), _quiet)
-            try:
-                steps = experiments.perform(experiment, lease, processes.ask)
-                yield canonical.dump((yield from watch(steps, _quiet)))
-            finally:
-                lease.release()
-        except UserError as error:
-            raise gr.Error(str(error)) from None
+        """Run a guided experiment on a pair (default: the page's); returns the ExperimentVerdict, with the exact comparisons."""
+        experiment = experiments.find(name)
+        with (yield from watch(pool.open(pair or pool.default.id), _quiet)) as lease:
+            steps = experiments.perform(experiment, lease, processes.ask)
+            yield canonical.dump((yield from watch(steps, _quiet)))
 
     def pairs_endpoint() -> list[dict]:
         """The pairs that can be asked for; a model from a folder has its name only."""
         return [pair.model_dump() | {"base": label(pair.base), "post": label(pair.post)} for pair in pool.pairs]
 
-    api(compare_endpoint, api_name="compare", **limits)
-    api(replay_endpoint, api_name="replay", **limits)
-    api(lens_endpoint, api_name="lens", **limits)
-    api(experiment_endpoint, api_name="experiment", **limits)
+    for endpoint in (compare_endpoint, replay_endpoint, lens_endpoint, experiment_endpoint):
+        api(endpoint, api_name=endpoint.__name__.removesuffix("_endpoint"), **limits)
     api(pairs_endpoint, api_name="pairs", queue=False)
+
+
+def _spoken(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, whose mistakes by those who ask reach them as one sentence."""
+
+    @wraps(endpoint)
+    def spoken(*given: Any, **named: Any) -> Iterator[dict | None]:
+        try:
+            yield from endpoint(*given, **named)
+        except ValidationError as error:
+            raise gr.Error(str(explain(error))) from None
+        except UserError as error:
+            raise gr.Error(str(error)) from None
+
+    return spoken
 
 
 def _quiet(step: object) -> None:

@@ -175,17 +175,27 @@ class Visitor:
         session.chat, session.opened, session.elsewhere = (), None, ""
         return self._show(session) | self._tell(session, "begin")
 
-    def open(self, session: Session, shared: Shared, source: str) -> Update:
-        """Show what a receipt holds, as a link to it would; the visitor's own conversation waits meanwhile.
+    def on_open(
+        self, listener: Any, find: Callable[[Values], Shared], source: str, asked: set[Any], notice: Any
+    ) -> None:
+        """Let an event show what `find` finds in `asked`, as a link to it would; the visitor's own conversation waits meanwhile.
 
-        Raises:
-            UserError: its pair is not one of this app's.
+        A UserError of `find`, or a pair that is not one of this app's, is a sentence in `notice` and nothing else.
         """
-        elsewhere = _OWN if session.records else session.elsewhere
-        self._open(session, shared, source)
-        session.elsewhere = elsewhere
-        update = self._show(session) | self._tell(session, "begin", aside=True)
-        return update | {self.tabs: gr.Tabs(selected="compare")}
+
+        def opened(values: Values) -> Update:
+            session = self.of(values)
+            elsewhere = _OWN if session.records else session.elsewhere
+            try:
+                self._open(session, find(values), source)
+            except UserError as error:
+                return {notice: markup.notice(str(error), "error")}
+            session.elsewhere = elsewhere
+            update = self._show(session) | self._tell(session, "begin", aside=True)
+            return update | {self.tabs: gr.Tabs(selected="compare")}
+
+        outputs = [*self.outputs, notice]
+        listener(self.if_idle(opened, notice), asked | self.held, outputs, queue=False, **QUIET)
 
     # --- arriving ---------------------------------------------------------------------------------
 

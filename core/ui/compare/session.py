@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import links, prompts
+from ... import links
 from ...compare import Run
 from ...errors import UserError
 from ...links import Shared
@@ -123,19 +123,18 @@ def compare(
         yield View(shown, notice=str(error), tone="error", box=box)
         return
     try:
-        run = Run(lease, comparison)
-        stop.also(run.stop)
-        live = Live.of(run)
-        for snapshot in run.snapshots(lambda: _period(len(chat), slower())):
-            yield View(chat, replace(live, snapshot=snapshot), busy=True, box="")
-        finished = _finished(chat, run, replace(live, snapshot=run.snapshot()), shown)
-        if shared is not None and comparison == shared.comparison and finished.changed:
-            finished = replace(finished, banner=_whether_shared(shared, finished.chat[-1]))
-        yield finished
+        with lease:
+            run = Run(lease, comparison)
+            stop.also(run.stop)
+            live = Live.of(run)
+            for snapshot in run.snapshots(lambda: _period(len(chat), slower())):
+                yield View(chat, replace(live, snapshot=snapshot), busy=True, box="")
+            finished = _finished(chat, run, replace(live, snapshot=run.snapshot()), shown)
+            if shared is not None and comparison == shared.comparison and finished.changed:
+                finished = replace(finished, banner=_whether_shared(shared, finished.chat[-1]))
+            yield finished
     except UserError as error:
         yield View(shown, notice=str(error), tone="error", box=box)
-    finally:
-        lease.release()
 
 
 def _comparison(chat: Chat, prompt: str, choices: Choices) -> Comparison:
@@ -277,10 +276,6 @@ def prompts_of_last(pool: Pool, chat: Chat) -> dict[Side, Prompt] | None:
     lease = pool.peek(chat[-1].pair)
     if lease is None:
         return None
-    try:
+    with lease:
         comparison = chat[-1].comparison(chat[:-1])
-        return {
-            side: prompts.build(comparison, side, lease.side(side).tokenizer, lease.post.tokenizer) for side in SIDES
-        }
-    finally:
-        lease.release()
+        return {side: lease.prompt(comparison, side) for side in SIDES}

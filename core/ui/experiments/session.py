@@ -48,11 +48,8 @@ def perform(
 
 
 def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, ExperimentVerdict]:
-    lease = yield from watch(pool.open(pair), _loading)
-    try:
+    with (yield from watch(pool.open(pair), _loading)) as lease:
         return (yield from experiments.perform(experiment, lease, processes.ask))
-    finally:
-        lease.release()
 
 
 def _loading(progress: Progress) -> Step:

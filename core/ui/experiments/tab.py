@@ -76,16 +76,14 @@ class Room:
         self.back.click(self._back, visitor.held, outputs, js=_LEAVE, **at_once)
         this: set[Any] = {self.found, self.chosen}
         self.chosen.input(self._choose_exhibit, this, [self.inputs, self.notice], **at_once)
-        open_ = visitor.if_idle(self._open, self.notice)
-        self.open.click(open_, this | visitor.held, [*visitor.outputs, self.notice], **at_once)
-        self.page.delivery.on(
-            self.receipt.click, lambda values, event: delivery.receipt(self._receipt_of(values)), this, self.notice
+        visitor.on_open(self.open.click, self._shared, "guided experiment", this, self.notice)
+        hand_out = self.page.delivery
+        hand_out.on(
+            self.receipt.click, lambda values, event: delivery.receipt(self._receipt(values)), this, self.notice
         )
-        self.page.delivery.on(
+        hand_out.on(
             self.link.click,
-            lambda values, event: self.page.delivery.link(
-                links.of_receipt(self._receipt_of(values)), "this comparison"
-            ),
+            lambda values, event: hand_out.link(self._shared(values), "this comparison"),
             this,
             self.notice,
         )
@@ -189,12 +187,8 @@ class Room:
             raise UserError("This run is no longer in memory here; run the experiment again.")
         return verdict.finding.exhibits[chosen]
 
-    def _receipt_of(self, values: Values) -> Receipt:
+    def _receipt(self, values: Values) -> Receipt:
         return receipts.answer(self._exhibit(values).result).receipt
 
-    def _open(self, values: Values) -> Update:
-        try:
-            shared = links.of_receipt(self._receipt_of(values))
-            return self.visitor.open(self.visitor.of(values), shared, "guided experiment")
-        except UserError as error:
-            return {self.notice: markup.notice(str(error), "error")}
+    def _shared(self, values: Values) -> links.Shared:
+        return links.of_receipt(self._receipt(values))

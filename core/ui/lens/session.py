@@ -11,13 +11,15 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from pydantic import ValidationError
+
 from ... import canonical, lens, what_if
 from ...compare import Run
 from ...errors import UserError
 from ...pool import Lease, Pool
 from ...receipts import side_receipt
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, Candidate, Comparison, Dial, LensContext, Record, Shift, Side, SideReceipt, Turn
+from ...types import SIDES, Candidate, Comparison, Dial, LensContext, Record, Shift, Side, SideReceipt, Turn, explain
 from ..visitor import Chat
 from . import render
 
@@ -87,14 +89,8 @@ def read(pool: Pool, chat: Chat, turn: int | None, side: Side, context: LensCont
 
     def reading(lease: Lease) -> Views:
         found = turn_of(chat, turn)
-        head = {
-            "name": f"t{secrets.token_hex(4)}",
-            "side": side,
-            "context": context,
-            "turn": turn,
-            "of": _digest(found),
-        }
-        lines = json.dumps(head) + "\n"
+        head = {"side": side, "context": context, "turn": turn, "of": _digest(found)}
+        lines = json.dumps({**head, "name": f"t{secrets.token_hex(4)}"}) + "\n"
         yield View(lines=lines, busy=True)
 
         def drawn(fresh: tuple[Shift, ...]) -> View:
@@ -158,7 +154,7 @@ def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop)
 
     def ask(lease: Lease) -> Comparison:
         found = turn_of(chat, turn)
-        return what_if.handover(lease, found.comparison, found.whole("base"), found.whole("post"), tokens)
+        return what_if.handover(lease, found.comparison, found.whole("base"), found.whole("post"), int(tokens or 0))
 
     yield from _compare(pool, chat, turn, ask, stop)
 
@@ -232,12 +228,12 @@ def _with_models(
         lease = yield from watch(
             pool.open(chat[turn].pair), lambda progress: View(notice=str(progress), busy=True), stop
         )
-        try:
+        with lease:
             yield from work(lease)
-        finally:
-            lease.release()
     except Stopped:
         yield View(notice=stopped)
+    except ValidationError as error:
+        yield View(notice=str(explain(error)), tone="error")
     except UserError as error:
         yield View(notice=str(error), tone="error")
 

@@ -111,39 +111,22 @@ class Room:
         outputs = [self.view, self.report, self.what_if, self.made, self.notice, self.stop]
         once: dict[str, Any] = {"trigger_mode": "once", **MODELS, **QUIET}
         self.tab.select(self._turns, {*visitor.held, self.turn}, self.turn, queue=False, **QUIET)
-        starts: tuple[tuple[Any, Start], ...] = (
-            (
-                self.read.click,
-                lambda chat, values, event, stop: session.read(
-                    pool, chat, values[self.turn], values[self.side], values[self.context], stop
-                ),
-            ),
-            (
-                self.hand_over.click,
-                lambda chat, values, event, stop: session.hand_over(
-                    pool, chat, values[self.turn], int(values[self.handed] or 0), stop
-                ),
-            ),
-            (
-                self.dial.click,
-                lambda chat, values, event, stop: session.dial(
-                    pool, chat, values[self.turn], float(values[self.amount] or 0), values[self.space], stop
-                ),
-            ),
-            (
-                self.sweep.click,
-                lambda chat, values, event, stop: session.sweep(
-                    pool, chat, values[self.turn], values[self.space], stop
-                ),
-            ),
-            (
-                self.grid.click,
-                lambda chat, values, event, stop: session.grid(pool, chat, values[self.turn], stop),
-            ),
+
+        def starts(begin: Callable[..., session.Views], *parts: Any) -> Start:
+            """With the turn that is chosen and what `parts` hold."""
+            return lambda chat, values, event, stop: begin(
+                pool, chat, values[self.turn], *(values[part] for part in parts), stop
+            )
+
+        for listener, start in (
+            (self.read.click, starts(session.read, self.side, self.context)),
+            (self.hand_over.click, starts(session.hand_over, self.handed)),
+            (self.dial.click, starts(session.dial, self.amount, self.space)),
+            (self.sweep.click, starts(session.sweep, self.space)),
+            (self.grid.click, starts(session.grid)),
             # A candidate of the card was pressed.
             (self.view.branch, lambda chat, values, event, stop: session.branch(pool, chat, event, stop)),
-        )
-        for listener, start in starts:
+        ):
             listener(self._follow(start), asked, outputs, **once)
         visitor.on_stop(self.stop.click, NAME)
         open_ = visitor.if_idle(self._open, self.notice)

@@ -90,9 +90,8 @@ def _texts(pool: Pool, receipt: Receipt) -> Texts:
     lease = pool.peek(receipt.comparison.pair)
     if lease is None:
         return {}
-    try:
-        return prompts.texts(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
-    except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
-        return {}
-    finally:
-        lease.release()
+    with lease:
+        try:
+            return prompts.texts(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
+        except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
+            return {}

@@ -8,6 +8,7 @@ import gradio as gr
 
 from ... import export, links, wording
 from ...errors import UserError
+from ...types import Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, unchecked
@@ -85,8 +86,9 @@ class Room:
         asked = {self.dropped, *visitor.held}
         self.replay.click(self._replay, asked, running, trigger_mode="once", **MODELS, **QUIET)
         visitor.on_stop(self.stop.click, NAME)
-        open_ = visitor.if_idle(self._open, self.notice)
-        self.open.click(open_, asked, [*visitor.outputs, self.notice], **at_once)
+        visitor.on_open(
+            self.open.click, lambda values: links.of_receipt(self._dropped(values)), "receipt", asked, self.notice
+        )
         self.explain.click(self._explain, {*listed, *choices}, self.explanation, **QUIET)
         for button, (label, *_) in zip(self.exports, EXPORTS, strict=True):
             self.page.delivery.on(button.click, self._exporter(label), visitor.held, self.notice)
@@ -124,16 +126,24 @@ class Room:
             self.second: gr.update(choices=found, value=newest[-1] if newest else None),
         }
 
-    def _replay(self, values: Values) -> Iterator[Update]:
+    def _dropped(self, values: Values) -> Receipt:
+        """Raises UserError when the session that held it was lost."""
         if values[self.dropped] is None:
-            yield {self.notice: markup.notice("This receipt is no longer in memory here; drop it again.", "error")}
+            raise UserError("This receipt is no longer in memory here; drop it again.")
+        return values[self.dropped]
+
+    def _replay(self, values: Values) -> Iterator[Update]:
+        try:
+            receipt = self._dropped(values)
+        except UserError as error:
+            yield {self.notice: markup.notice(str(error), "error")}
             return
         visitor = self.visitor.of(values)
         stop = visitor.restart(NAME)
         done: Update = {self.replay: gr.update(interactive=True), self.stop: gr.update(visible=False)}
         begun: Update = {self.replay: gr.update(interactive=False), self.stop: gr.update(visible=True)}
         yield begun | {self.notice: markup.notice("")}
-        checks = session.check(self.page.pool, values[self.dropped], stop)
+        checks = session.check(self.page.pool, receipt, stop)
         try:
             for checked in checks:
                 if checked.progress is not None:
@@ -146,14 +156,6 @@ class Room:
         finally:
             checks.close()  # a closed tab stops the replay
             visitor.end(NAME, stop)
-
-    def _open(self, values: Values) -> Update:
-        if values[self.dropped] is None:
-            return {self.notice: markup.notice("This receipt is no longer in memory here; drop it again.", "error")}
-        try:
-            return self.visitor.open(self.visitor.of(values), links.of_receipt(values[self.dropped]), "receipt")
-        except UserError as error:
-            return {self.notice: markup.notice(str(error), "error")}
 
     def _explain(self, values: Values) -> str:
         chat = self.visitor.of(values).records
