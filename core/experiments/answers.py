@@ -7,9 +7,9 @@ from itertools import product
 
 from .. import lens
 from ..errors import UserError
+from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Framing, Result, Side, SideResult
-from .judging import Behaviour, behaviour, like_an_assistant
 from .lab import Lab, mean, quoted
 from .values import Exhibit, Finding, Step, Table
 

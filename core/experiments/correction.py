@@ -6,9 +6,9 @@ from difflib import SequenceMatcher
 
 from ..checkpoints.fingerprint import weights_sha256
 from ..checkpoints.loading import Checkpoint
+from ..judging import holds
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .judging import holds
 from .lab import Lab, quoted
 from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
-from .judging import Behaviour, behaviour, like_an_assistant
 from .lab import Lab, mean, quoted
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 

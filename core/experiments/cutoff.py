@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..judging import declines, holds, years
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .judging import declines, holds, years
 from .lab import Lab, quoted
 from .values import Exhibit, Finding, Plot, PlotMark, Series, Step, Table
 
