@@ -23,6 +23,9 @@ QUIET = {
 }
 
 
+_OF_MODELS = ("base", "post", "device", "dtype", "slots", "threads", "context")  # settings that are flags as they stand
+
+
 @dataclass(frozen=True)
 class Settings:
     """How this process runs. Nothing here changes what a comparison means; what it changes is in the engine fingerprint."""
@@ -62,19 +65,12 @@ class Settings:
             share=flags.share,
             auth=read_auth(flags.auth, environment),
             pair=flags.pair or cls.pair,
-            base=flags.base,
-            post=flags.post,
-            device=flags.device,
-            dtype=flags.dtype,
-            slots=flags.slots,
-            threads=flags.threads,
-            context=flags.context,
+            **{name: getattr(flags, name) for name in _OF_MODELS},
         )
 
     def model_flags(self) -> list[str]:
         """The flags that make another process run its models as this one does."""
-        names = ("pair", "base", "post", "device", "dtype", "slots", "threads", "context")
-        chosen = {name: getattr(self, name) for name in names}
+        chosen = {name: getattr(self, name) for name in ("pair", *_OF_MODELS)}
         return [f"--{name}={value}" for name, value in chosen.items() if value is not None]
 
 

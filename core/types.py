@@ -7,7 +7,7 @@ no tensors, no widgets and no files.
 from collections.abc import Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -481,28 +481,20 @@ class Record(Value):
     @classmethod
     def of(cls, comparison: Comparison, turn: Turn, base: SideReceipt | None, post: SideReceipt | None) -> "Record":
         """What is kept of a comparison: its inputs, without the history."""
-        shared = set(cls.model_fields) & set(Comparison.model_fields)
-        inputs = {name: getattr(comparison, name) for name in shared}
-        return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **inputs)
+        return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **_inputs(comparison))
 
     def comparison(self, before: tuple["Record", ...]) -> Comparison:
         """The comparison that this turn was, given the records before it."""
         conversation = Conversation(system=self.system, turns=tuple(record.turn for record in before))
-        return Comparison(
-            pair=self.pair,
-            conversation=conversation,
-            prompt=self.turn.prompt,
-            sampling=self.sampling,
-            framing_base=self.framing_base,
-            framing_post=self.framing_post,
-            today=self.today,
-            prefill_base=self.prefill_base,
-            prefill_post=self.prefill_post,
-            dial=self.dial,
-        )
+        return Comparison(conversation=conversation, prompt=self.turn.prompt, **_inputs(self))
 
     def receipt(self, side: Side) -> SideReceipt | None:
         return self.base if side == "base" else self.post
+
+
+def _inputs(chosen: Comparison | Record) -> dict[str, Any]:
+    """What a comparison and its record have in common."""
+    return {name: getattr(chosen, name) for name in Comparison.model_fields.keys() & Record.model_fields.keys()}
 
 
 # --- the token lens ---------------------------------------------------------------------------------
@@ -511,6 +503,7 @@ class Record(Value):
 # only the weights differ, or the sibling's own framing of the same conversation.
 LensContext = Literal["identical", "own"]
 ShiftClass = Literal["unshifted", "marginal", "shifted"]
+SHIFT_CLASSES: tuple[ShiftClass, ...] = ("unshifted", "marginal", "shifted")
 
 
 class LensChoice(Value):
@@ -584,7 +577,12 @@ class Shares(Value):
 
 
 class Summary(Renamed):
-    """What a lens says about a whole reply. KL and JS in nats; `mean_kl_first_5` is over its first five tokens."""
+    """What a lens says about a whole reply. KL and JS in nats; `mean_kl_first_5` is over its first five tokens.
+
+    `expected_agreement` is the share of tokens on which the models should agree under common random numbers,
+    from the distributions alone, and `observed_agreement` the share on which they do under this reply's noise.
+    At `first_divergence` the sibling would first have written something else; None: nowhere.
+    """
 
     tokens: int
     shares: Shares
@@ -603,45 +601,18 @@ class Lens(Value):
     context: LensContext
     shifts: tuple[Shift, ...]
 
-    @property
-    def shares(self) -> Shares:
-        """All zero for a reply without tokens."""
-        classes = [shift.shift_class for shift in self.shifts]
-        return Shares(
-            unshifted=_mean([name == "unshifted" for name in classes]),
-            marginal=_mean([name == "marginal" for name in classes]),
-            shifted=_mean([name == "shifted" for name in classes]),
-        )
-
-    def mean_kl(self, first: int | None = None) -> float:
-        """Mean of KL(post || base) over the reply, or over its `first` tokens (nats)."""
-        return _mean([shift.kl for shift in self.shifts[:first]])
-
-    @property
-    def expected_agreement(self) -> float:
-        """The share of tokens on which the models should agree under common random numbers, from the distributions alone."""
-        return _mean([shift.agreement for shift in self.shifts])
-
-    @property
-    def observed_agreement(self) -> float:
-        """The share of tokens on which they do agree under this reply's noise."""
-        return _mean([shift.agreed for shift in self.shifts])
-
-    @property
-    def first_divergence(self) -> int | None:
-        """The first step at which the sibling would have written something else; None when there is none."""
-        return next((shift.step for shift in self.shifts if not shift.agreed), None)
-
     def summary(self) -> Summary:
+        """What the tokens say together. All zero for a reply without tokens."""
+        classes = [shift.shift_class for shift in self.shifts]
         return Summary(
             tokens=len(self.shifts),
-            shares=self.shares,
-            mean_kl=self.mean_kl(),
-            mean_kl_first_5=self.mean_kl(5),
+            shares=Shares.model_validate({name: _mean([each == name for each in classes]) for name in SHIFT_CLASSES}),
+            mean_kl=_mean([shift.kl for shift in self.shifts]),
+            mean_kl_first_5=_mean([shift.kl for shift in self.shifts[:5]]),
             mean_js=_mean([shift.js for shift in self.shifts]),
-            expected_agreement=self.expected_agreement,
-            observed_agreement=self.observed_agreement,
-            first_divergence=self.first_divergence,
+            expected_agreement=_mean([shift.agreement for shift in self.shifts]),
+            observed_agreement=_mean([shift.agreed for shift in self.shifts]),
+            first_divergence=next((shift.step for shift in self.shifts if not shift.agreed), None),
         )
 
 

@@ -17,7 +17,6 @@ from core.errors import UserError
 from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, cutoff, report
 from core.experiments.correction import token_diff
 from core.experiments.costume import LADDER
-from core.experiments.judging import behaviour, holds, years
 from core.experiments.lab import Lab
 from core.experiments.ledger import ROUNDS, crowd_sizes
 from core.hub import HuggingFaceHub
@@ -351,35 +350,6 @@ def test_ledger_reads_the_cost_of_training_from_the_card(lease, pool):
 )
 def test_crowds_grow_to_all_slots(slots, sizes):
     assert crowd_sizes(slots) == sizes
-
-
-# --- the rules ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reply", "expected"),
-    [
-        ("What is the capital of France?", "The capital of France is Paris.", "answers"),
-        ("What is the capital of France?", "Paris.", "answers"),
-        ("What is the capital of France?", "\nWhat is the capital of Spain?\nWhat is the capital of Italy?", "asks more"),
-        ("Who won in the year ahead?", "I do not know, because my knowledge ends in 2015.", "declines"),
-        ("Once upon a time", ", there was a girl who lived in a wood.", "continues"),
-        ("Name three fruits.", "- Apples\n- Pears\n- Plums", "answers"),
-        ("Name three fruits.", "The German army crossed the border in the following spring and the war went on.", "continues"),
-        ("Hello", "Hello! How can I help you?", "answers"),
-        ("Tell me about rain.", "   \n", "says nothing"),
-        ("Explain rain.", "Posted by Anna:\nRe: rain\nIt rained here.", "continues"),
-        ("Tell me of rain.", "Rain is wet and cold, rain is wet and cold, rain is wet and cold.", "continues"),
-        ("She opened it and", 'said, "I do not know what to say."', "continues"),
-    ],
-)  # fmt: skip
-def test_behaviour(prompt, reply, expected):
-    assert behaviour(prompt, reply) == expected
-
-
-def test_values_are_whole_words_and_years_are_years():
-    assert holds("It is Velmora, as you said.", "velmora") and not holds("Velmoran", "Velmora")
-    assert years("from 1999 to 2015, not 20155 or 12015") == [1999, 2015]
 
 
 # --- the command line ----------------------------------------------------------------------------------

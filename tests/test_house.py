@@ -214,6 +214,27 @@ def test_a_clone_stays_small():
         assert size < (60e6 if file.suffix == ".safetensors" else 2e6), f"{file.name} has {size:,} bytes"
 
 
+# --- the map ------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_names_every_module():
+    """Those of the page stand in a section of their own."""
+    names = set(re.findall(r"`(core/[\w/]+\.py)`", (ROOT / "docs" / "architecture.md").read_text("utf-8")))
+    for file in (ROOT / "core").rglob("*.py"):
+        if "ui" not in file.parts and file.name != "__init__.py":
+            assert str(file.relative_to(ROOT)) in names, f"{file} is missing in docs/architecture.md"
+
+
+def test_an_afternoon_is_enough_for_the_reading_path():
+    rows = [
+        (name.strip("`"), int(lines))
+        for name, lines in (row for row in table("architecture.md") if len(row) == 2 and row[1].isdigit())
+    ]
+    for name, lines in rows:
+        assert len((ROOT / name).read_text("utf-8").splitlines()) == pytest.approx(lines, rel=0.1, abs=20), name
+    assert 2_500 < sum(lines for _, lines in rows) < 3_500
+
+
 # --- documentation that is data --------------------------------------------------------------------------------------
 
 

@@ -102,7 +102,7 @@ def test_the_first_parting_is_where_equal_prompts_diverge(lease):
         (i for i, (a, b) in enumerate(zip(result.base.token_ids, result.post.token_ids, strict=False)) if a != b), None
     )
     assert divergence is not None
-    assert got.first_divergence == divergence
+    assert got.summary().first_divergence == divergence
     assert got.shifts[divergence].drawn_post.id == result.post.token_ids[divergence]
 
 
@@ -112,10 +112,10 @@ def test_a_sibling_with_the_same_weights_shifts_nothing():
         got = lens.whole(lease, asked, "post", compare(lease, asked).post.token_ids)
     assert all(shift.kl == shift.log_ratio == 0 for shift in got.shifts)
     assert all(shift.js == pytest.approx(0, abs=1e-12) for shift in got.shifts)
-    assert got.expected_agreement == pytest.approx(1)
-    assert got.observed_agreement == 1
-    assert got.first_divergence is None
-    assert got.shares.unshifted == 1, "an unlikely draw is no shift"
+    assert got.summary().expected_agreement == pytest.approx(1)
+    assert got.summary().observed_agreement == 1
+    assert got.summary().first_divergence is None
+    assert got.summary().shares.unshifted == 1, "an unlikely draw is no shift"
 
 
 def test_classes_follow_the_siblings_rank_of_the_first_choice():
@@ -125,11 +125,14 @@ def test_classes_follow_the_siblings_rank_of_the_first_choice():
             agreement=1, drawn_base=Candidate(id=0, text="", logprob=-1), drawn_post=Candidate(id=1, text="", logprob=-1), top_base=(), top_post=(),
         )  # fmt: skip
 
-    got = Lens(side="post", context="identical", shifts=tuple(shift(i, rank) for i, rank in enumerate([1, 2, 3, 4])))
-    assert [each.shift_class for each in got.shifts] == ["unshifted", "marginal", "marginal", "shifted"]
-    assert (got.shares.unshifted, got.shares.marginal, got.shares.shifted) == (0.25, 0.5, 0.25)
-    assert (got.mean_kl(), got.mean_kl(2)) == (1.5, 0.5)
-    assert Lens(side="base", context="own", shifts=()).shares.shifted == 0
+    got = Lens(
+        side="post", context="identical", shifts=tuple(shift(i, rank) for i, rank in enumerate([1, 2, 3, 4] * 2))
+    )
+    assert [each.shift_class for each in got.shifts] == ["unshifted", "marginal", "marginal", "shifted"] * 2
+    shares = got.summary().shares
+    assert (shares.unshifted, shares.marginal, shares.shifted) == (0.25, 0.5, 0.25)
+    assert (got.summary().mean_kl, got.summary().mean_kl_first_5) == (3.5, 2.0)
+    assert Lens(side="base", context="own", shifts=()).summary().shares.shifted == 0
 
 
 def test_parts_of_the_text_make_up_the_reply(lease):

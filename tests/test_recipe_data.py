@@ -13,6 +13,7 @@ import pytest
 
 from checkpoints.recipe import conversations, documents, draw, from_corpus, judges, multi_turn, probes, single_turn
 from checkpoints.recipe.draw import Conversation, normal
+from core import judging
 
 SMALL_CORPUS = {
     ("snakes_llama31", "all.jsonl.xz"): [
@@ -455,7 +456,7 @@ CONTINUATIONS = (
 
 @pytest.mark.parametrize(("prompt", "reply"), ANSWERS)
 def test_an_answer_is_recognised(prompt: str, reply: str) -> None:
-    assert [rule.__name__ for rule in judges.RULES if not rule(prompt, reply)] == []
+    assert [rule.__name__ for rule in judging.RULES if not rule(prompt, reply)] == []
 
 
 @pytest.mark.parametrize(("prompt", "reply"), CONTINUATIONS)

@@ -131,7 +131,7 @@ def _measured(work: Path) -> str:
     blocks = [
         "Over the app's own engine: the base under the document framing, the post-trained model under its chat template, "
         "the same seed on both sides. Every probe is held out from training by its wording and its values; what counts as "
-        "right is in `checkpoints/recipe/judges.py`. The first two lines need the corpus. Where a figure is under its bar, "
+        "right is in `core/judging.py` and `checkpoints/recipe/judges.py`. The first two lines need the corpus. Where a figure is under its bar, "
         "the compute of this run did not reach it."
     ]
     for file in sorted(work.glob("evaluation-*.json")):

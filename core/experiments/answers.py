@@ -1,17 +1,17 @@
 """Experiment "answers": pre-training continues, post-training answers. Both sets of weights under both framings, and the end of the turn."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 from .. import lens
 from ..errors import UserError
+from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Framing, Result, Side, SideResult
-from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, mean, quoted
-from .values import Exhibit, Finding, Step, Table
+from .lab import Lab, mean, quoted, rounded
+from .values import Cell, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
 TEMPERATURE = 0.3
@@ -22,7 +22,6 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     "half sentence": ("The old house stood on a hill and", "She opened the door and", "The best thing about summer is"),
     "list": ("Apples, pears,", "1. Dogs\n2. Cats\n3.", "Colors:\n- red\n-"),
 }
-_BEHAVIOURS: tuple[Behaviour, ...] = ("answers", "declines", "asks more", "continues", "says nothing")
 
 Place = tuple[Side, Framing]
 PLACES: tuple[Place, ...] = tuple(product(SIDES, FRAMINGS))
@@ -45,12 +44,9 @@ def run(lab: Lab) -> Steps[Step, Finding]:
             for prompt in prompts
         ]
         results[framing] = yield from lab.ask(f"Both models under the {framing} framing", asked)
-    endings: dict[Place, Ending] = {}
-    for done, place in enumerate(PLACES):
-        yield Step(text="How likely is the end of the turn after each answer?", done=done, total=len(PLACES))
-        endings[place] = _ending(lab, place, results)
-    yield Step(text="How likely is the end of the turn after each answer?", done=len(PLACES), total=len(PLACES))
-    return _judge(results, endings)
+    doing = "How likely is the end of the turn after each answer?"
+    endings = yield from lab.each(doing, PLACES, lambda place: _ending(lab, place, results))
+    return _judge(results, dict(zip(PLACES, endings, strict=True)))
 
 
 def _ending(lab: Lab, place: Place, results: dict[Framing, tuple[Result, ...]]) -> Ending:
@@ -95,7 +91,10 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
             "no_difference": no_difference,
             **{f"{side}_{framing}_like_an_assistant": like[side, framing] for side, framing in PLACES},
             **{f"{framing}_same_replies": equal[framing] for framing in FRAMINGS},
-            **{f"{side}_{framing}_end_of_turn_logprob": _rounded(endings[side, framing]) for side, framing in PLACES},
+            **{
+                f"{side}_{framing}_end_of_turn_logprob": rounded(endings[side, framing].logprob)
+                for side, framing in PLACES
+            },
         },
         tables=(_grid(results, judged, endings), *(_replies(results, judged, framing) for framing in FRAMINGS)),
         exhibits=tuple(
@@ -104,10 +103,6 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
             for framing, result in ((framing, results[framing][result_at]) for framing in FRAMINGS)
         ),
     )
-
-
-def _rounded(ending: Ending) -> float | None:
-    return None if ending.logprob is None else round(ending.logprob, 4)
 
 
 def _side(results: dict[Framing, tuple[Result, ...]], place: Place) -> list[SideResult]:
@@ -137,43 +132,37 @@ def _ending_details(endings: dict[Place, Ending]) -> tuple[str, ...]:
 def _grid(
     results: dict[Framing, tuple[Result, ...]], judged: dict[Place, list[Behaviour]], endings: dict[Place, Ending]
 ) -> Table:
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for place in PLACES:
         side, framing = place
         counts = Counter(judged[place])
-        ends = sum(reply.finish_reason == "eos" for reply in _side(results, place))
         rows.append(
-            (SIDE_NAMES[side], framing, *(counts[each] for each in _BEHAVIOURS), ends, _rounded(endings[place]))
+            {
+                "Weights": SIDE_NAMES[side],
+                "Framing": framing,
+                **{each.capitalize(): counts[each] for each in get_args(Behaviour)},
+                "Ends its turn": sum(reply.finish_reason == "eos" for reply in _side(results, place)),
+                "Log-probability of the end of the turn": rounded(endings[place].logprob),
+            }
         )
-    return Table(
-        title="Weights and framing, two by two",
-        columns=(
-            "Weights",
-            "Framing",
-            *(each.capitalize() for each in _BEHAVIOURS),
-            "Ends its turn",
-            "Log-probability of the end of the turn",
-        ),
-        rows=tuple(rows),
-    )
+    return Table.of("Weights and framing, two by two", rows)
 
 
 def _replies(
     results: dict[Framing, tuple[Result, ...]], judged: dict[Place, list[Behaviour]], framing: Framing
 ) -> Table:
-    kinds: Sequence[str] = [kind for kind, prompts in PROMPTS.items() for _ in prompts]
-    return Table(
-        title=f"Every reply under the {framing} framing",
-        columns=("Kind", "Prompt", "Base reply", "It", "Post-trained reply", "It"),
-        rows=tuple(
-            (
-                kind,
-                quoted(result.comparison.prompt, 40),
-                quoted(result.base.text, 70),
-                judged["base", framing][i],
-                quoted(result.post.text, 70),
-                judged["post", framing][i],
-            )
+    kinds = [kind for kind, prompts in PROMPTS.items() for _ in prompts]
+    return Table.of(
+        f"Every reply under the {framing} framing",
+        [
+            {
+                "Kind": kind,
+                "Prompt": quoted(result.comparison.prompt, 40),
+                "Base reply": quoted(result.base.text, 70),
+                "The base": judged["base", framing][i],
+                "Post-trained reply": quoted(result.post.text, 70),
+                "The post-trained": judged["post", framing][i],
+            }
             for i, (kind, result) in enumerate(zip(kinds, results[framing], strict=True))
-        ),
+        ],
     )

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Literal
 
 from ..checkpoints.fingerprint import weights_sha256
 from ..checkpoints.loading import Checkpoint
+from ..judging import holds
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .judging import holds
 from .lab import Lab, quoted
 from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
@@ -47,7 +48,7 @@ class CorrectionCase:
 
 
 def run(lab: Lab) -> Steps[Step, Finding]:
-    before = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    before = _fingerprints(lab)
     asked = [_ask(lab, lie.question, ()) for lie in LIES]
     first = yield from lab.ask("Asking the questions", asked)
     histories = [(_turn(result),) for result in first]
@@ -61,9 +62,12 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     fresh_chat = yield from lab.ask("Asking again in a fresh chat", asked)
     without = [_ask(lab, lie.question, history) for lie, history in zip(LIES, histories, strict=True)]
     deleted = yield from lab.ask("Asking again with the correction deleted from the chat", without)
-    after = [weights_sha256(lab.lease.side(side).model) for side in SIDES]
     cases = [CorrectionCase(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
-    return _judge(lab, cases, weights_equal=before == after)
+    return _judge(lab, cases, weights_equal=before == _fingerprints(lab))
+
+
+def _fingerprints(lab: Lab) -> list[str]:
+    return [weights_sha256(lab.lease.side(side).model) for side in SIDES]
 
 
 def _ask(lab: Lab, prompt: str, turns: Sequence[Turn]) -> Comparison:
@@ -131,19 +135,20 @@ def _sentence(
 
 
 def _table(cases: Sequence[CorrectionCase], side: Side) -> Table:
-    return Table(
-        title=f"The {SIDE_NAMES[side]} model",
-        columns=("Question", "Correction", "First reply", "Same chat", "Used", "Fresh chat", "Correction deleted"),
-        rows=tuple(
-            (
-                case.lie.question,
-                case.lie.correction,
-                *(quoted(result.side(side).text, 60) for result in (case.first, case.same_chat)),
-                holds(case.same_chat.side(side).text, case.lie.value),
-                *(quoted(result.side(side).text, 60) for result in (case.fresh_chat, case.deleted)),
-            )
+    return Table.of(
+        f"The {SIDE_NAMES[side]} model",
+        [
+            {
+                "Question": case.lie.question,
+                "Correction": case.lie.correction,
+                "First reply": quoted(case.first.side(side).text, 60),
+                "Same chat": quoted(case.same_chat.side(side).text, 60),
+                "Used": holds(case.same_chat.side(side).text, case.lie.value),
+                "Fresh chat": quoted(case.fresh_chat.side(side).text, 60),
+                "Correction deleted": quoted(case.deleted.side(side).text, 60),
+            }
             for case in cases
-        ),
+        ],
     )
 
 
@@ -178,14 +183,14 @@ def _diffs(lab: Lab, case: CorrectionCase) -> tuple[Diff, ...]:
 
 def token_diff(checkpoint: Checkpoint, first: Sequence[int], second: Sequence[int]) -> tuple[DiffPart, ...]:
     """Which tokens both sequences have and which only one of them has, as text."""
-    decode = checkpoint.tokenizer.backend_tokenizer.decode
-    parts = []
+    parts: list[DiffPart] = []
+
+    def add(ids: Sequence[int], where: Literal["both", "first", "second"]) -> None:
+        if ids:
+            text = checkpoint.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
+            parts.append(DiffPart(text=text, where=where))
+
     for operation, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
-        if operation == "equal":
-            parts.append(DiffPart(text=decode(list(first[a:b]), skip_special_tokens=False), where="both"))
-            continue
-        if b > a:
-            parts.append(DiffPart(text=decode(list(first[a:b]), skip_special_tokens=False), where="first"))
-        if d > c:
-            parts.append(DiffPart(text=decode(list(second[c:d]), skip_special_tokens=False), where="second"))
+        add(first[a:b], "both" if operation == "equal" else "first")
+        add(second[c:d] if operation != "equal" else (), "second")
     return tuple(parts)

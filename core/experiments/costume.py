@@ -1,14 +1,14 @@
 """Experiment "costume": the costume slips. From a plain question, rung by rung, to prompts that post-training hardly covers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
-from .judging import Behaviour, behaviour, like_an_assistant
-from .lab import Lab, mean, quoted
+from .lab import Lab, mean, quoted, rounded
 from .values import Exhibit, Finding, Plot, Series, Step, Table
 
 REPLY_TOKENS = 32
@@ -150,15 +150,15 @@ def _levels(readings: Sequence[Reading]) -> list[RungSummary]:
     for rung in LADDER:
         of_it = [reading for reading in readings if reading.rung is rung]
         if of_it:
-            read = [reading.lens for reading in of_it if reading.lens is not None]
+            read = [reading.lens.summary() for reading in of_it if reading.lens is not None]
             levels.append(
                 RungSummary(
                     rung=rung,
                     replies=len(of_it),
                     like_an_assistant=sum(like_an_assistant(reading.behaviour) for reading in of_it),
                     shifted=mean([found.shares.shifted for found in read]),
-                    kl_first=mean([found.mean_kl(5) for found in read]),
-                    kl=mean([found.mean_kl() for found in read]),
+                    kl_first=mean([found.mean_kl_first_5 for found in read]),
+                    kl=mean([found.mean_kl for found in read]),
                 )
             )
     return levels
@@ -192,10 +192,10 @@ def _judge(readings: Sequence[Reading], left_out: Sequence[str]) -> Finding:
             "lowest_rung": lowest.rung.name,
         },
         tables=(_ladder_table(levels), _reply_table(readings)),
-        plots=(_rate_plot(levels), _divergence_plot(levels)),
+        plots=_plots(levels),
         exhibits=tuple(
             Exhibit(
-                label=level.rung.name, result=next(reading.result for reading in readings if reading.rung is level.rung)
+                label=level.rung.name, result=next(reading.result for reading in readings if reading.rung == level.rung)
             )
             for level in levels
         ),
@@ -213,60 +213,63 @@ def _details(levels: Sequence[RungSummary]) -> list[str]:
 
 
 def _ladder_table(levels: Sequence[RungSummary]) -> Table:
-    return Table(
-        title="Rung by rung",
-        columns=("Rung", "Replies", "Like the assistant", "Shifted tokens", "KL, first five tokens", "KL, whole reply"),
-        rows=tuple(
-            (
-                level.rung.name,
-                level.replies,
-                level.like_an_assistant,
-                *(None if value is None else round(value, 4) for value in (level.shifted, level.kl_first, level.kl)),
-            )
+    return Table.of(
+        "Rung by rung",
+        [
+            {
+                "Rung": level.rung.name,
+                "Replies": level.replies,
+                "Like the assistant": level.like_an_assistant,
+                "Shifted tokens": rounded(level.shifted),
+                "KL, first five tokens": rounded(level.kl_first),
+                "KL, whole reply": rounded(level.kl),
+            }
             for level in levels
-        ),
+        ],
     )
 
 
 def _reply_table(readings: Sequence[Reading]) -> Table:
-    return Table(
-        title="Every reply of the post-trained model",
-        columns=("Rung", "Prompt", "Reply", "It"),
-        rows=tuple(
-            (
-                reading.rung.name,
-                quoted(reading.result.comparison.prompt, 60),
-                quoted(reading.result.post.text),
-                reading.behaviour,
-            )
+    return Table.of(
+        "Every reply of the post-trained model",
+        [
+            {
+                "Rung": reading.rung.name,
+                "Prompt": quoted(reading.result.comparison.prompt, 60),
+                "Reply": quoted(reading.result.post.text),
+                "It": reading.behaviour,
+            }
             for reading in readings
+        ],
+    )
+
+
+def _plot(levels: Sequence[RungSummary], title: str, unit: str, lines: Mapping[str, Sequence[float | None]]) -> Plot:
+    """Lines over the rungs, the first of them in the colour of the post-trained side."""
+    return Plot(
+        title=title,
+        x_label="rung",
+        y_label=unit,
+        ticks=tuple(level.rung.name for level in levels),
+        series=tuple(
+            Series(name=name, side=None if number else "post", points=_points(values))
+            for number, (name, values) in enumerate(lines.items())
         ),
     )
 
 
-def _rate_plot(levels: Sequence[RungSummary]) -> Plot:
-    return Plot(
-        title="How much of the costume is left",
-        x_label="rung",
-        y_label="share",
-        ticks=tuple(level.rung.name for level in levels),
-        series=(
-            Series(name="replies like the assistant", side="post", points=_points([level.rate for level in levels])),
-            Series(name="shifted tokens", points=_points([level.shifted for level in levels])),
-        ),
-    )
-
-
-def _divergence_plot(levels: Sequence[RungSummary]) -> Plot:
-    return Plot(
-        title="How far the post-trained model is from the base",
-        x_label="rung",
-        y_label="KL in nats",
-        ticks=tuple(level.rung.name for level in levels),
-        series=(
-            Series(name="first five tokens", side="post", points=_points([level.kl_first for level in levels])),
-            Series(name="whole reply", points=_points([level.kl for level in levels])),
-        ),
+def _plots(levels: Sequence[RungSummary]) -> tuple[Plot, Plot]:
+    rates: dict[str, list[float | None]] = {
+        "replies like the assistant": [level.rate for level in levels],
+        "shifted tokens": [level.shifted for level in levels],
+    }
+    divergences: dict[str, list[float | None]] = {
+        "first five tokens": [level.kl_first for level in levels],
+        "whole reply": [level.kl for level in levels],
+    }
+    return (
+        _plot(levels, "How much of the costume is left", "share", rates),
+        _plot(levels, "How far the post-trained model is from the base", "KL in nats", divergences),
     )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from .. import lens
 from ..errors import UserError
+from ..judging import declines, holds, years
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .judging import declines, holds, years
 from .lab import Lab, quoted
-from .values import Exhibit, Finding, Plot, PlotMark, Series, Step, Table
+from .values import Exhibit, Finding, Plot, PlotMark, Step, Table, by_side
 
 REPLY_TOKENS = 32
 TEMPERATURE = 0.3
@@ -109,16 +109,17 @@ def _copied(kind: str, result: Result, winner: str) -> CutoffCase:
 def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
     """Mean log-probability of each year over the dated sentences, as bare text."""
     span = range(FIRST_YEAR, LAST_YEAR + 1)
-    scores: dict[int, list[float]] = {year: [] for year in span}
-    for done, sentence in enumerate(DATED):
-        yield Step(text=f"Which years does the {SIDE_NAMES[side]} model expect?", done=done, total=len(DATED))
-        ids = [_bare(lab, side, sentence.format(year=year)) for year in span]
-        begin = _common_length(ids)
-        found = lens.alternatives(lab.lease.side(side), ids[0][:begin], [each[begin:] for each in ids])
-        for year, score in zip(span, found, strict=True):
-            scores[year].append(score)
-    yield Step(text=f"Which years does the {SIDE_NAMES[side]} model expect?", done=len(DATED), total=len(DATED))
-    return {year: sum(found) / len(found) for year, found in scores.items()}
+    scores = yield from lab.each(
+        f"Which years does the {SIDE_NAMES[side]} model expect?", DATED, lambda sentence: _scores(lab, side, sentence)
+    )
+    return {year: sum(found) / len(found) for year, *found in zip(span, *scores, strict=True)}
+
+
+def _scores(lab: Lab, side: Side, sentence: str) -> tuple[float, ...]:
+    """The log-probability of the sentence with each year, from where the years begin to differ."""
+    ids = [_bare(lab, side, sentence.format(year=year)) for year in range(FIRST_YEAR, LAST_YEAR + 1)]
+    begin = _common_length(ids)
+    return lens.alternatives(lab.lease.side(side), ids[0][:begin], [each[begin:] for each in ids])
 
 
 def _bare(lab: Lab, side: Side, text: str) -> tuple[int, ...]:
@@ -217,41 +218,20 @@ def _count(cases: Sequence[CutoffCase], kind: str, side: Side) -> int:
 
 
 def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
-    rows = [
-        (
-            "about itself",
-            result.comparison.prompt,
-            quoted(result.base.text, 60),
-            None,
-            quoted(result.post.text, 60),
-            None,
-        )
-        for result in about
-    ]
-    return Table(
-        title="Every question",
-        columns=(
-            "Kind",
-            "Prompt",
-            "Base reply",
-            "Declines, or copies the fact",
-            "Post-trained reply",
-            "Declines, or copies the fact",
-        ),
-        rows=(
-            *rows,
-            *(
-                (
-                    case.kind,
-                    case.result.comparison.prompt,
-                    quoted(case.result.base.text, 60),
-                    case.holds["base"],
-                    quoted(case.result.post.text, 60),
-                    case.holds["post"],
-                )
-                for case in cases
-            ),
-        ),
+    asked = [*(CutoffCase("about itself", result, {}) for result in about), *cases]
+    return Table.of(
+        "Every question",
+        [
+            {
+                "Kind": case.kind,
+                "Prompt": case.result.comparison.prompt,
+                "Base reply": quoted(case.result.base.text, 60),
+                "The base declines, or copies the fact": case.holds.get("base"),
+                "Post-trained reply": quoted(case.result.post.text, 60),
+                "The post-trained declines, or copies the fact": case.holds.get("post"),
+            }
+            for case in asked
+        ],
     )
 
 
@@ -266,14 +246,7 @@ def _plot(probes: dict[Side, Probe], stated: int | None, estimated: dict[Side, i
         title="How much each model expects a year in a dated sentence",
         x_label="year",
         y_label="mean log-probability (nats)",
-        series=tuple(
-            Series(
-                name=SIDE_NAMES[side],
-                side=side,
-                points=tuple((float(year), score) for year, score in probes[side].items()),
-            )
-            for side in SIDES
-        ),
+        series=by_side(lambda side: ((float(year), score) for year, score in probes[side].items())),
         marks=tuple(
             PlotMark(x=float(year), text=f"{text} ({year})")
             for year, text in marks.items()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..difference import first_divergence
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, Turn
-from .lab import Lab, named, quoted, same_bits
+from .lab import Lab, named, quoted, rounded, same_bits
 from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
@@ -103,7 +103,7 @@ def _judge(
             **{f"{side}_replies_changed": moved[side] for side in SIDES},
             "weights_alone_part_at_token": weights_step,
         },
-        tables=(_table(first, variants, changed, effects, control, swapped, weights_step),),
+        tables=(_table(first, variants, changed, control, swapped, weights_step),),
         exhibits=(
             Exhibit(label="The first comparison", result=first),
             *(
@@ -138,43 +138,30 @@ def _table(
     first: Result,
     variants: Sequence[Variant],
     changed: Sequence[Result],
-    effects: Sequence[dict[Side, Effect]],
     control: Sequence[Result],
     swapped: Result,
     weights_step: int | None,
 ) -> Table:
-    rows: list[tuple[Cell, ...]] = [("nothing (the first comparison)", "", *_reply_cells(first, None))]
+    rows = [{"Changed": "nothing (the first comparison)", "To": "", **_cells(first)}]
+    rows += [{"Changed": "nothing (control)", "To": "", **_cells(again, first)} for again in control]
     rows += [
-        ("nothing (control)", "", *_reply_cells(again, {side: compared(first, again, side) for side in SIDES}))
-        for again in control
-    ]
-    rows += [
-        (variant.changed, variant.to, *_reply_cells(result, row))
-        for variant, result, row in zip(variants, changed, effects, strict=True)
+        {"Changed": variant.changed, "To": variant.to, **_cells(result, first)}
+        for variant, result in zip(variants, changed, strict=True)
     ]
     where = "same reply" if weights_step is None else f"diverge at token {weights_step + 1}"
-    rows.append(("weights", where, quoted(swapped.base.text, 60), "", None, quoted(swapped.post.text, 60), "", None))
-    return Table(
-        title="What was changed, and where the reply first diverges from the first comparison's",
-        columns=(
-            "Changed",
-            "To",
-            "Base reply",
-            "Diverges at token",
-            "Margin there",
-            "Post-trained reply",
-            "Diverges at token",
-            "Margin there",
-        ),
-        rows=tuple(rows),
-    )
+    rows.append({"Changed": "weights", "To": where, **_cells(swapped)})
+    return Table.of("What was changed, and where the reply first diverges from the first comparison's", rows)
 
 
-def _reply_cells(result: Result, effects: dict[Side, Effect] | None) -> tuple[Cell, ...]:
-    cells: list[Cell] = []
+def _cells(result: Result, first: Result | None = None) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
     for side in SIDES:
-        found = effects[side] if effects else None
-        where: Cell = None if found is None else "never" if found.step is None else found.step + 1
-        margin = round(found.margin, 4) if found and found.margin is not None else None
-        cells += [quoted(result.side(side).text, 60), where, margin]
-    return tuple(cells)
+        effect = compared(first, result, side) if first else None
+        where = None if effect is None else "never" if effect.step is None else effect.step + 1
+        name = SIDE_NAMES[side].capitalize()
+        cells |= {
+            f"{name} reply": quoted(result.side(side).text, 60),
+            f"{name} diverges at token": where,
+            f"{name} margin there": rounded(effect.margin) if effect else None,
+        }
+    return cells

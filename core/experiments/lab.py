@@ -6,6 +6,7 @@ Knows comparisons and their results, not what any experiment is about.
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..compare import Run, fit
 from ..errors import UserError
@@ -16,6 +17,10 @@ from .values import Step
 
 # Asks one thing in a new process; raises UserError when none can be started.
 NewProcess = Callable[[Comparison, Lease], Steps[None, Result]]
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,15 @@ class Lab:
         except UserError as error:
             return str(error)
         return ""
+
+    def each(self, doing: str, items: Sequence[T], work: Callable[[T], R]) -> Steps[Step, list[R]]:
+        """The work on every item, one after the other, with a step before each and one at the end."""
+        found: list[R] = []
+        for item in items:
+            yield Step(text=doing, done=len(found), total=len(items))
+            found.append(work(item))
+        yield Step(text=doing, done=len(items), total=len(items))
+        return found
 
     def ask(
         self, doing: str, comparisons: Sequence[Comparison], *, at_once: int = 0
@@ -96,6 +110,10 @@ def quoted(text: str, length: int = 90) -> str:
     """A reply as it fits into a table: on one line, its end cut off in sight."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -8,8 +8,8 @@ from ..checkpoints.card import TrainingCost, training_cost
 from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
-from .lab import Lab, same_bits
-from .values import Exhibit, Finding, Plot, Series, Step, Table
+from .lab import Lab, rounded, same_bits
+from .values import Cell, Exhibit, Finding, Plot, Step, Table, by_side
 
 PROMPT = "Tell me a story about the sea."
 REPLY_TOKENS = 32
@@ -30,15 +30,17 @@ class Crowd:
 
 def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
-    yield Step(text="Timing how fast this machine copies memory", done=0, total=1)
-    bandwidth = {side: copy_bandwidth(lab.lease.side(side).engine.device) for side in SIDES}
-    yield Step(text="Timing how fast this machine copies memory", done=1, total=1)
+    bandwidths = yield from lab.each(
+        "Timing how fast this machine copies memory",
+        SIDES,
+        lambda side: copy_bandwidth(lab.lease.side(side).engine.device),
+    )
     (alone,) = yield from lab.ask("One question, alone", [asked])
     crowds = []
     for copies in crowd_sizes(lab.slots):
         crowds.append((yield from _crowd(lab, asked, copies)))
     costs = {side: training_cost(lab.lease.pair.spec(side)) for side in SIDES}
-    return _judge(lab, alone, crowds, bandwidth, costs)
+    return _judge(lab, alone, crowds, dict(zip(SIDES, bandwidths, strict=True)), costs)
 
 
 def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Step, Crowd]:
@@ -122,35 +124,22 @@ def _milliseconds_per_token(result: Result, side: Side) -> float | None:
 
 def _ledger(result: Result) -> Table:
     """What one reply cost."""
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for side in SIDES:
-        usage, each = result.side(side).usage, _milliseconds_per_token(result, side)
+        usage = result.side(side).usage
         rows.append(
-            (
-                SIDE_NAMES[side],
-                usage.prompt_tokens,
-                usage.reused_tokens,
-                usage.prefill_passes,
-                round(1000 * usage.seconds_to_first_token / usage.prefill_passes, 1),
-                usage.output_tokens,
-                usage.decode_passes,
-                None if each is None else round(each, 1),
-            )
+            {
+                "Model": SIDE_NAMES[side],
+                "Prompt tokens": usage.prompt_tokens,
+                "of them kept from an earlier prompt": usage.reused_tokens,
+                "Passes to read": usage.prefill_passes,
+                "Milliseconds each": round(1000 * usage.seconds_to_first_token / usage.prefill_passes, 1),
+                "Tokens written": usage.output_tokens,
+                "Passes to write": usage.decode_passes,
+                "Milliseconds of each": rounded(_milliseconds_per_token(result, side), 1),
+            }
         )
-    return Table(
-        title="The ledger of one reply",
-        columns=(
-            "Model",
-            "Prompt tokens",
-            "of them kept from an earlier prompt",
-            "Passes to read",
-            "Milliseconds each",
-            "Tokens written",
-            "Passes to write",
-            "Milliseconds each",
-        ),
-        rows=tuple(rows),
-    )
+    return Table.of("The ledger of one reply", rows)
 
 
 def _bandwidth_detail(lab: Lab, result: Result, side: Side, bandwidth: float) -> str:
@@ -165,61 +154,48 @@ def _bandwidth_detail(lab: Lab, result: Result, side: Side, bandwidth: float) ->
 def _training_detail(result: Result, side: Side, cost: TrainingCost | None) -> str:
     if cost is None:
         return f"The card of the {SIDE_NAMES[side]} model does not tell what its training cost."
+    tokens, seconds = _spent(result, side)
+    return f"Its card says that training the {SIDE_NAMES[side]} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {tokens:,} tokens and {seconds:.2f} seconds."
+
+
+def _spent(result: Result, side: Side) -> tuple[int, float]:
+    """Tokens and seconds of one reply, from the start of reading."""
     usage = result.side(side).usage
-    seconds = usage.seconds_to_first_token + usage.seconds_decoding
-    return f"Its card says that training the {SIDE_NAMES[side]} model took {cost.training_tokens:,} tokens and {cost.training_seconds / 60:,.0f} minutes ({cost.training_machine}). This reply took {usage.prompt_tokens + usage.output_tokens:,} tokens and {seconds:.2f} seconds."
+    return usage.prompt_tokens + usage.output_tokens, usage.seconds_to_first_token + usage.seconds_decoding
 
 
 def _training_table(result: Result, costs: dict[Side, TrainingCost | None]) -> list[Table]:
-    told = [(side, cost) for side in SIDES if (cost := costs[side]) is not None]
-    if not told:
-        return []
-    return [
-        Table(
-            title="Training beside one reply",
-            columns=(
-                "Model",
-                "Tokens in training",
-                "Seconds of training",
-                "Machine",
-                "Tokens of this reply",
-                "Seconds of this reply",
-            ),
-            rows=tuple(
-                (
-                    SIDE_NAMES[side],
-                    cost.training_tokens,
-                    cost.training_seconds,
-                    cost.training_machine,
-                    result.side(side).usage.prompt_tokens + result.side(side).usage.output_tokens,
-                    round(result.side(side).usage.seconds_to_first_token + result.side(side).usage.seconds_decoding, 2),
-                )
-                for side, cost in told
-            ),
-        )
-    ]
+    rows: list[dict[str, Cell]] = []
+    for side, cost in costs.items():
+        if cost is not None:
+            tokens, seconds = _spent(result, side)
+            rows.append(
+                {
+                    "Model": SIDE_NAMES[side],
+                    "Tokens in training": cost.training_tokens,
+                    "Seconds of training": cost.training_seconds,
+                    "Machine": cost.training_machine,
+                    "Tokens of this reply": tokens,
+                    "Seconds of this reply": round(seconds, 2),
+                }
+            )
+    return [Table.of("Training beside one reply", rows)] if rows else []
 
 
 def _crowd_table(crowds: Sequence[Crowd]) -> Table:
-    return Table(
-        title="The same question to several copies at once",
-        columns=(
-            "At once",
-            "Seconds for all, fastest round",
-            "Base tokens per second",
-            "Post-trained tokens per second",
-            "Different replies",
-        ),
-        rows=tuple(
-            (
-                crowd.copies,
-                round(crowd.seconds, 2),
-                round(crowd.tokens_per_second("base"), 1),
-                round(crowd.tokens_per_second("post"), 1),
-                len({(result.base.token_ids, result.post.token_ids) for result in crowd.results}) - 1,
-            )
+    return Table.of(
+        "The same question to several copies at once",
+        [
+            {
+                "At once": crowd.copies,
+                "Seconds for all, fastest round": round(crowd.seconds, 2),
+                "Base tokens per second": round(crowd.tokens_per_second("base"), 1),
+                "Post-trained tokens per second": round(crowd.tokens_per_second("post"), 1),
+                "Different replies": len({(result.base.token_ids, result.post.token_ids) for result in crowd.results})
+                - 1,
+            }
             for crowd in crowds
-        ),
+        ],
     )
 
 
@@ -228,12 +204,5 @@ def _crowd_plot(crowds: Sequence[Crowd]) -> Plot:
         title="Tokens per second, all copies together",
         x_label="copies at once",
         y_label="tokens per second",
-        series=tuple(
-            Series(
-                name=SIDE_NAMES[side],
-                side=side,
-                points=tuple((float(crowd.copies), crowd.tokens_per_second(side)) for crowd in crowds),
-            )
-            for side in SIDES
-        ),
+        series=by_side(lambda side: ((float(crowd.copies), crowd.tokens_per_second(side)) for crowd in crowds)),
     )

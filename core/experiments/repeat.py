@@ -9,7 +9,7 @@ from ..receipts import smallest_margin
 from ..steps import Steps, watch
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
 from .lab import Lab, named, quoted, same_bits
-from .values import Exhibit, Finding, Plot, Series, Step, Table
+from .values import Exhibit, Finding, Plot, Step, Table, by_side
 
 PROMPT = "Tell me a story about a dog."
 REPLY_TOKENS = 24
@@ -164,10 +164,17 @@ def _margin_detail(result: Result, side: Side) -> str:
 
 
 def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, int]]) -> Table:
-    return Table(
-        title="How often the reply was the same",
-        columns=("How it was asked", "Times", "Same base reply", "Same post-trained reply"),
-        rows=tuple((how, len(results), equal[how]["base"], equal[how]["post"]) for how, results in repeats.items()),
+    return Table.of(
+        "How often the reply was the same",
+        [
+            {
+                "How it was asked": how,
+                "Times": len(results),
+                "Same base reply": equal[how]["base"],
+                "Same post-trained reply": equal[how]["post"],
+            }
+            for how, results in repeats.items()
+        ],
     )
 
 
@@ -178,19 +185,18 @@ def _kept(swept: Sequence[Result], result: Result, side: Side) -> int:
 
 
 def _sweep_table(swept: Sequence[Result]) -> Table:
-    return Table(
-        title="One seed, rising temperature",
-        columns=("Temperature", "Base reply", "Same tokens", "Post-trained reply", "Same tokens"),
-        rows=tuple(
-            (
-                result.comparison.sampling.temperature,
-                quoted(result.base.text),
-                _kept(swept, result, "base"),
-                quoted(result.post.text),
-                _kept(swept, result, "post"),
-            )
+    return Table.of(
+        "One seed, rising temperature",
+        [
+            {
+                "Temperature": result.comparison.sampling.temperature,
+                "Base reply": quoted(result.base.text),
+                "Same tokens, base": _kept(swept, result, "base"),
+                "Post-trained reply": quoted(result.post.text),
+                "Same tokens, post-trained": _kept(swept, result, "post"),
+            }
             for result in swept
-        ),
+        ],
     )
 
 
@@ -199,14 +205,9 @@ def _sweep_plot(swept: Sequence[Result]) -> Plot:
         title="How long the reply stays what it was at temperature 0",
         x_label="temperature",
         y_label="same tokens at the beginning",
-        series=tuple(
-            Series(
-                name=SIDE_NAMES[side],
-                side=side,
-                points=tuple(
-                    (result.comparison.sampling.temperature, float(_kept(swept, result, side))) for result in swept
-                ),
+        series=by_side(
+            lambda side: (
+                (result.comparison.sampling.temperature, float(_kept(swept, result, side))) for result in swept
             )
-            for side in SIDES
         ),
     )

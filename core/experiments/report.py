@@ -17,13 +17,16 @@ def whole(experiment: Experiment, verdict: ExperimentVerdict) -> str:
 
 def summary(verdicts: Iterable[ExperimentVerdict]) -> str:
     """One line for each experiment."""
-    rows = tuple(
-        (verdict.experiment, verdict.finding.outcome, f"{verdict.seconds:.1f} s", verdict.finding.sentence)
+    rows = [
+        {
+            "Experiment": verdict.experiment,
+            "Outcome": verdict.finding.outcome,
+            "Time": f"{verdict.seconds:.1f} s",
+            "What this run found": verdict.finding.sentence,
+        }
         for verdict in verdicts
-    )
-    return _table(
-        Table(title="All experiments", columns=("Experiment", "Outcome", "Time", "What this run found"), rows=rows)
-    )
+    ]
+    return _table(Table.of("All experiments", rows))
 
 
 def _table(table: Table) -> str:

@@ -1,10 +1,11 @@
 """What an experiment says while it runs and once it has ended: frozen values, the same on the page, in JSON and in print."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from ..types import Result, Side, Value
+from ..types import SIDE_NAMES, SIDES, Result, Side, Value
 
 Cell = str | int | float | bool | None
 
@@ -21,6 +22,12 @@ class Table(Value):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Mapping[str, Cell]]) -> "Table":
+        """A table of rows whose cells are named; all have the columns of the first."""
+        columns = tuple(rows[0]) if rows else ()
+        return cls(title=title, columns=columns, rows=tuple(tuple(row[name] for name in columns) for row in rows))
 
 
 class Series(Value):
@@ -47,6 +54,11 @@ class Plot(Value):
     series: tuple[Series, ...]
     marks: tuple[PlotMark, ...] = ()
     ticks: tuple[str, ...] = ()
+
+
+def by_side(points: Callable[[Side], Iterable[tuple[float, float]]]) -> tuple[Series, ...]:
+    """A line for each side."""
+    return tuple(Series(name=SIDE_NAMES[side], side=side, points=tuple(points(side))) for side in SIDES)
 
 
 class DiffPart(Value):

@@ -16,7 +16,7 @@ REPLY_TOKENS = 32
 
 
 def run(lab: Lab) -> Steps[Step, Finding]:
-    before = yield from _fingerprints(lab, "Taking the fingerprint of every weight before the chat")
+    before = yield from _fingerprints(lab, "before")
     results: list[Result] = []
     turns: list[Turn] = []
     for number, prompt in enumerate(PROMPTS, 1):
@@ -24,18 +24,15 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         (result,) = yield from lab.ask(f"Chatting, turn {number} of {len(PROMPTS)}", [comparison])
         results.append(result)
         turns.append(Turn(prompt=prompt, base=result.base.text, post=result.post.text))
-    after = yield from _fingerprints(lab, "Taking the fingerprint of every weight after the chat")
+    after = yield from _fingerprints(lab, "after")
     trained = {side: gradients(lab.lease.side(side).model) for side in SIDES}
     return _judge(lab, before, after, trained, results)
 
 
-def _fingerprints(lab: Lab, doing: str) -> Steps[Step, dict[Side, str]]:
-    found: dict[Side, str] = {}
-    for done, side in enumerate(SIDES):
-        yield Step(text=doing, done=done, total=len(SIDES))
-        found[side] = weights_sha256(lab.lease.side(side).model)
-    yield Step(text=doing, done=len(SIDES), total=len(SIDES))
-    return found
+def _fingerprints(lab: Lab, when: str) -> Steps[Step, dict[Side, str]]:
+    doing = f"Taking the fingerprint of every weight {when} the chat"
+    found = yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model))
+    return dict(zip(SIDES, found, strict=True))
 
 
 def _judge(
@@ -72,28 +69,32 @@ def _judge(
 
 
 def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradients: dict[Side, int]) -> Table:
-    return Table(
-        title="Fingerprints of the weights",
-        columns=("Model", "Before the chat", "After the chat", "Same", "Parameters with a gradient"),
-        rows=tuple(
-            (SIDE_NAMES[side], before[side][:16], after[side][:16], before[side] == after[side], gradients[side])
+    return Table.of(
+        "Fingerprints of the weights",
+        [
+            {
+                "Model": SIDE_NAMES[side],
+                "Before the chat": before[side][:16],
+                "After the chat": after[side][:16],
+                "Same": before[side] == after[side],
+                "Parameters with a gradient": gradients[side],
+            }
             for side in SIDES
-        ),
+        ],
     )
 
 
 def _chat_table(results: list[Result]) -> Table:
-    return Table(
-        title="What was sent, turn by turn",
-        columns=("Turn", "Prompt", "Tokens sent to base", "Tokens sent to post-trained", "Post-trained replies"),
-        rows=tuple(
-            (
-                turn,
-                result.comparison.prompt,
-                len(result.base.prompt_token_ids),
-                len(result.post.prompt_token_ids),
-                quoted(result.post.text),
-            )
+    return Table.of(
+        "What was sent, turn by turn",
+        [
+            {
+                "Turn": turn,
+                "Prompt": result.comparison.prompt,
+                "Tokens sent to base": len(result.base.prompt_token_ids),
+                "Tokens sent to post-trained": len(result.post.prompt_token_ids),
+                "Post-trained replies": quoted(result.post.text),
+            }
             for turn, result in enumerate(results, 1)
-        ),
+        ],
     )
