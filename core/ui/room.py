@@ -4,8 +4,9 @@ A room is a folder beside this file: `tab` has its widgets, `session` what happe
 views, `render` makes HTML of values. page.py lists the rooms; none of them knows that there are others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .delivery import Delivery
     from .visitor import Visitor
 
-W = TypeVar("W", gr.Dropdown, gr.Slider)
 Values = dict[Any, Any]  # a part of the page -> what it holds
 Update = dict[Any, Any]  # a part of the page -> what it becomes
 
@@ -36,12 +36,19 @@ class Page:
     lesson: Experiment | None = None
 
 
-def unchecked(widget: W) -> W:
-    """A dropdown or slider that takes what the browser says; whoever reads it checks that.
+# A dropdown's choices and a slider's bounds come and go with the session, and Gradio refuses what is not among those
+# that the server remembers of it; a session that was lost remembers none. So both take what the browser says, and whoever
+# reads them checks that. (They are not subclasses: Gradio writes a .pyi file beside each of those.)
 
-    Gradio refuses what is not among the choices (or bounds) that the server remembers of a widget, and a session that
-    was lost remembers none of those that came later. (Not a subclass: Gradio writes a .pyi file beside each of them.)
-    """
+
+def dropdown(label: str, id: str, choices: Sequence[Any] = (), **properties: Any) -> gr.Dropdown:
+    widget = gr.Dropdown(list(choices), label=label, elem_id=id, filterable=False, **properties)
+    widget.preprocess = _as_it_is  # type: ignore[method-assign]
+    return widget
+
+
+def slider(label: str, id: str, low: float, high: float, value: float, step: float) -> gr.Slider:
+    widget = gr.Slider(low, high, value, step=step, label=label, elem_id=id, buttons=[])
     widget.preprocess = _as_it_is  # type: ignore[method-assign]
     return widget
 

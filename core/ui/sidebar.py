@@ -12,7 +12,7 @@ from ..pool import Pool
 from ..types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Comparison, Framing, Record, Sampling, Side, explain
 from . import theme
 from .markup import FRAMING, KIND
-from .room import unchecked
+from .room import dropdown, slider
 
 
 @dataclass(frozen=True)
@@ -43,73 +43,31 @@ class Sidebar:
             f"<div class='brand'>{theme.LOGO.format(size=30)}<div><h1>Same Seed</h1><p>One prompt. Two stages of training.</p></div></div>",
             elem_id="brand",
         )
-        default = DEFAULT_SAMPLING
-        self.pair = gr.Dropdown(
-            [(pair.title, pair.id) for pair in pool.pairs],
-            value=pool.default.id,
-            label="Model pair",
-            elem_id="pair",
-            filterable=False,
-        )
+        sampling = DEFAULT_SAMPLING
+        pairs = [(pair.title, pair.id) for pair in pool.pairs]
+        self.pair = dropdown("Model pair", "pair", pairs, value=pool.default.id)
         self.system = gr.Textbox(
             label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
         )
-        self.temperature = unchecked(
-            gr.Slider(0, 2, default.temperature, step=0.05, label="Temperature", elem_id="temperature", buttons=[])
-        )
-        self.top_p = unchecked(gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top-p", elem_id="top_p", buttons=[]))
-        self.max_new_tokens = unchecked(
-            gr.Slider(
-                16, 1024, default.max_new_tokens, step=8, label="Max new tokens", elem_id="max_new_tokens", buttons=[]
-            )
-        )
+        self.temperature = slider("Temperature", "temperature", 0, 2, sampling.temperature, 0.05)
+        self.top_p = slider("Top-p", "top_p", 0.05, 1, sampling.top_p, 0.05)
+        self.max_new_tokens = slider("Max new tokens", "max_new_tokens", 16, 1024, sampling.max_new_tokens, 8)
         with gr.Row(elem_id="seed_row", equal_height=True):
-            self.seed = gr.Number(
-                default.seed,
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED,
-                label="Seed",
-                elem_id="seed",
-                min_width=120,
-                scale=4,
-            )
+            bounds: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": MAX_SEED}
+            self.seed = gr.Number(sampling.seed, label="Seed", elem_id="seed", min_width=120, scale=4, **bounds)
             self.dice = gr.Button("Roll", elem_id="dice", size="sm", min_width=74, scale=1)
         with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
-            self.top_k = unchecked(
-                gr.Slider(0, 200, default.top_k, step=1, label="Top-k (0 is off)", elem_id="top_k", buttons=[])
+            self.top_k = slider("Top-k (0 is off)", "top_k", 0, 200, sampling.top_k, 1)
+            self.min_p = slider("Min-p", "min_p", 0, 0.5, sampling.min_p, 0.01)
+            self.repetition_penalty = slider(
+                "Repetition penalty", "repetition_penalty", 1, 2, sampling.repetition_penalty, 0.05
             )
-            self.min_p = unchecked(
-                gr.Slider(0, 0.5, default.min_p, step=0.01, label="Min-p", elem_id="min_p", buttons=[])
-            )
-            self.repetition_penalty = unchecked(
-                gr.Slider(
-                    1,
-                    2,
-                    default.repetition_penalty,
-                    step=0.05,
-                    label="Repetition penalty",
-                    elem_id="repetition_penalty",
-                    buttons=[],
-                )
-            )
-            framings = [(FRAMING[framing], framing) for framing in FRAMINGS]
-            self.framing_base = gr.Dropdown(
-                framings,
-                value="document",
-                label="Framing, base",
-                elem_id="framing_base",
-                elem_classes="framing",
-                filterable=False,
-            )
-            self.framing_post = gr.Dropdown(
-                framings,
-                value="chat",
-                label="Framing, post-trained",
-                elem_id="framing_post",
-                elem_classes="framing",
-                filterable=False,
-            )
+            framings: dict[str, Any] = {
+                "choices": [(FRAMING[framing], framing) for framing in FRAMINGS],
+                "elem_classes": "framing",
+            }
+            self.framing_base = dropdown("Framing, base", "framing_base", value="document", **framings)
+            self.framing_post = dropdown("Framing, post-trained", "framing_post", value="chat", **framings)
         self.dice.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2147483648)")
 
     @property

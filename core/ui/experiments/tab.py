@@ -12,7 +12,7 @@ from ...experiments import Experiment, ExperimentVerdict
 from ...experiments.values import Exhibit
 from ...types import Receipt
 from .. import delivery, markup
-from ..room import MODELS, QUIET, Page, Update, Values, unchecked
+from ..room import MODELS, QUIET, Page, Update, Values, dropdown
 from ..visitor import SECONDS_IDLE
 from . import render, session
 from .session import View
@@ -43,7 +43,7 @@ class Room:
             self.verdict = gr.HTML("", elem_id="exp_verdict")
             with gr.Column(visible=False, elem_id="exp_exhibits") as self.exhibits:
                 gr.HTML("<h3>The comparisons of this run</h3>")
-                self.chosen = unchecked(gr.Dropdown([], label="Comparison", elem_id="exp_chosen", filterable=False))
+                self.chosen = dropdown("Comparison", "exp_chosen")
                 with gr.Row(elem_id="exp_actions"):
                     self.open, self.receipt, self.link = (
                         gr.Button(label, size="sm", elem_id=id, min_width=100)

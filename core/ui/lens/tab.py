@@ -12,7 +12,7 @@ from ...steps import Stop
 from ...types import LensChoice, LensReport
 from .. import delivery, markup
 from ..delivery import Parcel
-from ..room import MODELS, QUIET, Page, Update, Values, unchecked
+from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider
 from ..visitor import SECONDS_IDLE, Chat, Session
 from . import render, session
 from .session import View
@@ -30,9 +30,7 @@ class Room:
     def __init__(self, page: Page, tab: gr.Tab):
         self.page, self.visitor, self.tab = page, page.visitor, tab
         with gr.Row(elem_id="lens_ask"):
-            self.turn = unchecked(
-                gr.Dropdown([], label="Turn", elem_id="lens_turn", filterable=False, scale=3, min_width=180)
-            )
+            self.turn = dropdown("Turn", "lens_turn", scale=3, min_width=180)
             self.side = gr.Radio(
                 [("Base", "base"), ("Post-trained", "post")], value="post", label="Reply of", elem_id="lens_side"
             )
@@ -64,30 +62,11 @@ class Room:
 
     def _what_if(self) -> None:
         with gr.Row(elem_classes="lens-row", equal_height=True):
-            self.handed = unchecked(
-                gr.Slider(
-                    1,
-                    100,
-                    5,
-                    step=1,
-                    label="Handover: tokens that the other model writes first",
-                    elem_id="lens_tokens",
-                    buttons=[],
-                )
-            )
+            self.handed = slider("Handover: tokens that the other model writes first", "lens_tokens", 1, 100, 5, 1)
             self.hand_over = gr.Button("Hand over", elem_id="lens_hand_over", size="md", min_width=130, scale=0)
         with gr.Row(elem_classes="lens-row", equal_height=True):
-            self.amount = unchecked(
-                gr.Slider(
-                    0,
-                    1.5,
-                    0.5,
-                    step=0.05,
-                    label="Costume dial: 0 is the base, 1 the post-trained model",
-                    elem_id="lens_amount",
-                    buttons=[],
-                )
-            )
+            costume = "Costume dial: 0 is the base, 1 the post-trained model"
+            self.amount = slider(costume, "lens_amount", 0, 1.5, 0.5, 0.05)
             self.space = gr.Radio(
                 [("Logits", "logits"), ("Weights", "weights")],
                 value="logits",

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...types import Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
-from ..room import MODELS, QUIET, Page, Update, Values, unchecked
+from ..room import MODELS, QUIET, Page, Update, Values, dropdown
 from ..visitor import SECONDS_IDLE, Session
 from . import render, session
 
@@ -54,12 +54,8 @@ class Room:
                 "<h2>Why did it change?</h2><p class='muted'>Choose any two turns of this conversation, or receipts dropped above: which inputs differ, and where the replies part.</p>"
             )
             with gr.Row():
-                self.first = unchecked(
-                    gr.Dropdown([], label="First", elem_id="why_first", filterable=False, min_width=200)
-                )
-                self.second = unchecked(
-                    gr.Dropdown([], label="Second", elem_id="why_second", filterable=False, min_width=200)
-                )
+                self.first = dropdown("First", "why_first", min_width=200)
+                self.second = dropdown("Second", "why_second", min_width=200)
             with gr.Row(elem_classes="buttons"):
                 self.explain = gr.Button("Explain", variant="primary", size="sm", elem_id="explain", min_width=100)
             self.explanation = gr.HTML("", elem_id="explanation")
