@@ -23,7 +23,7 @@ from .checkpoints.loading import Checkpoint
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
-from .steps import Steps, finish
+from .steps import Steps
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -125,13 +125,6 @@ def report(
             )
     found = yield from read(lease, finished.comparison, side, finished.side(side).token_ids, context)
     return LensReport(comparison=finished.comparison, summary=found.summary(), lens=found)
-
-
-def whole(
-    lease: Lease, comparison: Comparison, side: Side, reply_ids: Sequence[int], context: LensContext = "identical"
-) -> Lens:
-    """The whole lens at once."""
-    return finish(read(lease, comparison, side, reply_ids, context))
 
 
 def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:

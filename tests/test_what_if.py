@@ -18,7 +18,7 @@ from core.steps import finish
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
 from core.ui import lens_session
 from core.ui.lens_session import Stop
-from tests.pairs import comparison, tiny_lease
+from tests.pairs import comparison, tiny_lease, whole
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_reply_of_other_weights_is_refused_with_both_fingerprints(lease, resul
 
 def test_the_table_holds_every_figure_and_no_formula(lease, result):
     formula = lease.post.tokenizer('=1+1, "quoted"\nnext', add_special_tokens=False)["input_ids"]
-    found = lens.whole(lease, result.comparison, "post", formula)
+    found = whole(lease, result.comparison, "post", formula)
     rows = list(csv.DictReader(io.StringIO(lens.table(found))))
     assert len(rows) == len(formula)
     assert "".join(json.loads(row["text"]) for row in rows) == '=1+1, "quoted"\nnext'

@@ -132,37 +132,34 @@ def _ending_details(endings: dict[Place, Ending]) -> tuple[str, ...]:
 def _grid(
     results: dict[Framing, tuple[Result, ...]], judged: dict[Place, list[Behaviour]], endings: dict[Place, Ending]
 ) -> Table:
-    rows: list[dict[str, Cell]] = []
-    for place in PLACES:
+    def row(place: Place) -> dict[str, Cell]:
         side, framing = place
         counts = Counter(judged[place])
-        rows.append(
-            {
-                "Weights": SIDE_NAMES[side],
-                "Framing": framing,
-                **{each.capitalize(): counts[each] for each in get_args(Behaviour)},
-                "Ends its turn": sum(reply.finish_reason == "eos" for reply in _side(results, place)),
-                "Log-probability of the end of the turn": rounded(endings[place].logprob),
-            }
-        )
-    return Table.of("Weights and framing, two by two", rows)
+        return {
+            "Weights": SIDE_NAMES[side],
+            "Framing": framing,
+            **{each.capitalize(): counts[each] for each in get_args(Behaviour)},
+            "Ends its turn": sum(reply.finish_reason == "eos" for reply in _side(results, place)),
+            "Log-probability of the end of the turn": rounded(endings[place].logprob),
+        }
+
+    return Table.of("Weights and framing, two by two", PLACES, row)
 
 
 def _replies(
     results: dict[Framing, tuple[Result, ...]], judged: dict[Place, list[Behaviour]], framing: Framing
 ) -> Table:
     kinds = [kind for kind, prompts in PROMPTS.items() for _ in prompts]
+    replies = results[framing]
     return Table.of(
         f"Every reply under the {framing} framing",
-        [
-            {
-                "Kind": kind,
-                "Prompt": quoted(result.comparison.prompt, 40),
-                "Base reply": quoted(result.base.text, 70),
-                "The base": judged["base", framing][i],
-                "Post-trained reply": quoted(result.post.text, 70),
-                "The post-trained": judged["post", framing][i],
-            }
-            for i, (kind, result) in enumerate(zip(kinds, results[framing], strict=True))
-        ],
+        range(len(replies)),
+        lambda i: {
+            "Kind": kinds[i],
+            "Prompt": quoted(replies[i].comparison.prompt, 40),
+            "Base reply": quoted(replies[i].base.text, 70),
+            "The base": judged["base", framing][i],
+            "Post-trained reply": quoted(replies[i].post.text, 70),
+            "The post-trained": judged["post", framing][i],
+        },
     )

@@ -221,17 +221,15 @@ def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
     asked = [*(CutoffCase("about itself", result, {}) for result in about), *cases]
     return Table.of(
         "Every question",
-        [
-            {
-                "Kind": case.kind,
-                "Prompt": case.result.comparison.prompt,
-                "Base reply": quoted(case.result.base.text, 60),
-                "The base declines, or copies the fact": case.holds.get("base"),
-                "Post-trained reply": quoted(case.result.post.text, 60),
-                "The post-trained declines, or copies the fact": case.holds.get("post"),
-            }
-            for case in asked
-        ],
+        asked,
+        lambda case: {
+            "Kind": case.kind,
+            "Prompt": case.result.comparison.prompt,
+            "Base reply": quoted(case.result.base.text, 60),
+            "The base declines, or copies the fact": case.holds.get("base"),
+            "Post-trained reply": quoted(case.result.post.text, 60),
+            "The post-trained declines, or copies the fact": case.holds.get("post"),
+        },
     )
 
 

@@ -2,8 +2,8 @@
 
 from ..checkpoints.fingerprint import gradients, weights_sha256
 from ..steps import Steps
-from ..types import SIDE_NAMES, SIDES, Result, Side, Turn
-from .lab import Lab, named, quoted
+from ..types import SIDE_NAMES, SIDES, Result, Side, Turn, named
+from .lab import Lab, quoted
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -71,30 +71,26 @@ def _judge(
 def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradients: dict[Side, int]) -> Table:
     return Table.of(
         "Fingerprints of the weights",
-        [
-            {
-                "Model": SIDE_NAMES[side],
-                "Before the chat": before[side][:16],
-                "After the chat": after[side][:16],
-                "Same": before[side] == after[side],
-                "Parameters with a gradient": gradients[side],
-            }
-            for side in SIDES
-        ],
+        SIDES,
+        lambda side: {
+            "Model": SIDE_NAMES[side],
+            "Before the chat": before[side][:16],
+            "After the chat": after[side][:16],
+            "Same": before[side] == after[side],
+            "Parameters with a gradient": gradients[side],
+        },
     )
 
 
 def _chat_table(results: list[Result]) -> Table:
     return Table.of(
         "What was sent, turn by turn",
-        [
-            {
-                "Turn": turn,
-                "Prompt": result.comparison.prompt,
-                "Tokens sent to base": len(result.base.prompt_token_ids),
-                "Tokens sent to post-trained": len(result.post.prompt_token_ids),
-                "Post-trained replies": quoted(result.post.text),
-            }
-            for turn, result in enumerate(results, 1)
-        ],
+        range(len(results)),
+        lambda i: {
+            "Turn": i + 1,
+            "Prompt": results[i].comparison.prompt,
+            "Tokens sent to base": len(results[i].base.prompt_token_ids),
+            "Tokens sent to post-trained": len(results[i].post.prompt_token_ids),
+            "Post-trained replies": quoted(results[i].post.text),
+        },
     )
