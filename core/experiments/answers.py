@@ -46,7 +46,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         results[framing] = yield from lab.ask(f"Both models under the {framing} framing", asked)
     doing = "How likely is the end of the turn after each answer?"
     endings = yield from lab.each(doing, PLACES, lambda place: _ending(lab, place, results))
-    return _judge(results, dict(zip(PLACES, endings, strict=True)))
+    return _judge(results, endings)
 
 
 def _ending(lab: Lab, place: Place, results: dict[Framing, tuple[Result, ...]]) -> Ending:
