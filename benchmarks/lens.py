@@ -22,6 +22,7 @@ from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import EMBEDDED, Settings
+from core.steps import finish
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Failure, Finish, Request, Token
 
 LENGTHS = (50, 200, 800)
@@ -59,7 +60,7 @@ def measure(lease: Lease, tokens: int, repetitions: int) -> dict[str, Any]:
         seconds, ids = write(lease, asked)
         writing.append(seconds)
         began = time.perf_counter()
-        found = lens.whole(lease, asked, "post", ids)
+        found = finish(lens.read(lease, asked, "post", ids))
         reading.append(time.perf_counter() - began)
         assert len(found.shifts) == tokens
     ratios = [read / written for read, written in zip(reading, writing, strict=True)]

@@ -6,7 +6,6 @@ JSON, not what is in it.
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -98,19 +97,12 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
     A list of plain values is one field; so is an empty object or list.
     """
-    found: dict[str, Any] = {}
-    _collect(value, path, found.__setitem__)
-    return found
-
-
-def _collect(value: Any, path: str, put: Callable[[str, Any], None]) -> None:
     children: Any = ()
     if isinstance(value, dict):
         children = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         children = enumerate(value)
-    children = list(children)
-    if not children:
-        put(path, value)
+    found: dict[str, Any] = {}
     for key, child in children:
-        _collect(child, f"{path}.{key}" if path else str(key), put)
+        found |= leaves(child, f"{path}.{key}" if path else str(key))
+    return found or {path: value}

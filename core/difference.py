@@ -11,7 +11,8 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, Turn, Value
+from .receipts import engine_changes
+from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, SideReceipt, Turn, Value
 
 _V = TypeVar("_V")
 
@@ -79,7 +80,9 @@ def difference(first: Receipt, second: Receipt, texts: tuple[Texts, Texts] | Non
 
 def _inputs(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
     for side in SIDES:
-        yield from _checkpoint(first, second, side)
+        a, b = first.side(side), second.side(side)
+        if a.weights_sha256 != b.weights_sha256:
+            yield from _plain(f"weights ({SIDE_NAMES[side]})", _weights(a), _weights(b))
     yield from _comparison(first.comparison, second.comparison)
     yield from _engines(first, second)
     yield from _sent(first, second)
@@ -95,14 +98,8 @@ def _text(name: str, first: str, second: str) -> Iterator[InputDifference]:
         yield InputDifference(name=name, first=first, second=second, stretches=tuple(stretches(first, second)))
 
 
-def _checkpoint(first: Receipt, second: Receipt, side: Side) -> Iterator[InputDifference]:
-    a, b = first.side(side), second.side(side)
-    if a.weights_sha256 != b.weights_sha256:
-        yield InputDifference(
-            name=f"weights ({SIDE_NAMES[side]})",
-            first=f"{a.checkpoint.name}, {a.weights_sha256[:16]}",
-            second=f"{b.checkpoint.name}, {b.weights_sha256[:16]}",
-        )
+def _weights(side: SideReceipt) -> str:
+    return f"{side.checkpoint.name}, {side.weights_sha256[:16]}"
 
 
 _OWN_WORDS = {"conversation", "prompt", "sampling"}  # fields of a comparison that are told apart below
@@ -132,14 +129,9 @@ def _history(first: tuple[Turn, ...], second: tuple[Turn, ...]) -> Iterator[Inpu
 
 def _engines(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
     """What differs between the engine fingerprints; a change that both sides share is told once."""
-    changes: dict[tuple[str, str, str], list[str]] = {}
-    for side in SIDES:
-        a, b = first.side(side).engine.texts(), second.side(side).engine.texts()
-        for name in sorted(a.keys() | b.keys()):
-            if a.get(name) != b.get(name):
-                changes.setdefault((name, a.get(name, "none"), b.get(name, "none")), []).append(SIDE_NAMES[side])
-    for (name, before, after), sides in changes.items():
-        yield InputDifference(name=f"engine ({' and '.join(sides)}), {name}", first=before, second=after)
+    for (name, before, after), sides in engine_changes(first.engines, second.engines).items():
+        where = " and ".join(SIDE_NAMES[side] for side in sides)
+        yield InputDifference(name=f"engine ({where}), {name}", first=before or "none", second=after or "none")
 
 
 def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
@@ -157,9 +149,8 @@ def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
             yield from _plain(
                 f"max new tokens as sent ({SIDE_NAMES[side]})", a.sampling.max_new_tokens, b.sampling.max_new_tokens
             )
-        stopped = {a.finish_reason, b.finish_reason} & {"stopped"}
-        if stopped and a.finish_reason != b.finish_reason:
-            yield InputDifference(name=f"Stop ({SIDE_NAMES[side]})", first=a.finish_reason, second=b.finish_reason)
+        if "stopped" in (a.finish_reason, b.finish_reason):
+            yield from _plain(f"Stop ({SIDE_NAMES[side]})", a.finish_reason, b.finish_reason)
 
 
 # --- outputs -----------------------------------------------------------------------------------------

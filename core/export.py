@@ -5,6 +5,7 @@ and ("prompt", "chosen", "rejected") where the person marked one reply of a turn
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,19 +50,8 @@ def _model(record: Record, side: Side) -> str:
 
 def _quoted(text: str) -> str:
     """A text exactly as it is, whatever marks are in it: a fence longer than any inside."""
-    longest = max((len(run) for run in _runs_of_backticks(text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _runs_of_backticks(text: str) -> Iterator[str]:
-    run = ""
-    for character in text + " ":
-        if character == "`":
-            run += "`"
-        elif run:
-            yield run
-            run = ""
 
 
 def messages(chat: Chat) -> str:

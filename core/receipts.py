@@ -5,6 +5,7 @@ found and named without a model. The seals are no signature: whoever rewrites al
 receipt that reads well and fails its replay (core/replay.py).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from .types import (
     SIDES,
     Answer,
     Comparison,
+    EngineInfo,
     Receipt,
     Record,
     Result,
@@ -23,6 +25,7 @@ from .types import (
     SideReceipt,
     SideResult,
     explain,
+    in_common,
 )
 
 SCHEMA_VERSION = 1
@@ -37,18 +40,10 @@ _SEAL_DIGITS = 16
 def side_receipt(result: SideResult) -> SideReceipt:
     """One side of a result, without the texts that can be rebuilt."""
     return SideReceipt(
-        checkpoint=result.checkpoint,
-        weights_sha256=result.weights_sha256,
-        engine=result.engine,
-        sampling=result.sampling,
         prompt_tokens=len(result.prompt_token_ids),
-        prompt_sha256=result.prompt_sha256,
-        token_ids=result.token_ids,
         output_sha256=digest(result.token_ids),
-        finish_reason=result.finish_reason,
         smallest_margin=smallest_margin(result.margins),
-        margins=result.margins,
-        usage=result.usage,
+        **in_common(result, SideReceipt),
     )
 
 
@@ -85,6 +80,19 @@ def of_turn(chat: tuple[Record, ...], index: int) -> Receipt:
     if record.base is None or record.post is None:
         raise UserError(f"Turn {index + 1} has no receipt: not both sides of it were run to their end here.")
     return make(record.comparison(chat[:index]), record.base, record.post)
+
+
+def engine_changes(
+    first: Mapping[Side, EngineInfo], second: Mapping[Side, EngineInfo]
+) -> dict[tuple[str, str | None, str | None], list[Side]]:
+    """What differs between two runs' engine fingerprints, as (name, first, second), and on which sides."""
+    found: dict[tuple[str, str | None, str | None], list[Side]] = {}
+    for side in SIDES:
+        a, b = first[side].texts(), second[side].texts()
+        for name in sorted(a.keys() | b.keys()):
+            if a.get(name) != b.get(name):
+                found.setdefault((name, a.get(name), b.get(name)), []).append(side)
+    return found
 
 
 # --- seals -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .pool import Lease, Pool, Progress
+from .receipts import engine_changes
 from .steps import Steps
 from .types import (
     SIDE_NAMES,
@@ -37,6 +38,7 @@ from .types import (
     SideReceipt,
     SideVerdict,
     Verdict,
+    named,
 )
 
 _ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
@@ -129,14 +131,10 @@ def _start(lease: Lease, receipt: Receipt) -> Run:
 
 def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
     """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse."""
-    changed: dict[str, list[str]] = {}
-    for side in SIDES:
-        there, now = receipt.side(side).engine.texts(), here[side].texts()
-        for name in sorted(there.keys() | now.keys()):
-            if there.get(name) != now.get(name):
-                change = f"{name} was {there.get(name, 'not recorded')}, here it is {now.get(name, 'not there')}"
-                changed.setdefault(change, []).append(SIDE_NAMES[side])
-    return [f"On the {' and the '.join(names)} side {change}." for change, names in changed.items()]
+    return [
+        f"On the {named(sides)} side {name} was {there or 'not recorded'}, here it is {now or 'not there'}."
+        for (name, there, now), sides in engine_changes(receipt.engines, here).items()
+    ]
 
 
 # --- the run ------------------------------------------------------------------------------------------

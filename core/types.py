@@ -4,7 +4,7 @@ The same classes validate the page, the command line, the API, links and receipt
 no tensors, no widgets and no files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -25,6 +25,12 @@ from .errors import UserError
 Side = Literal["base", "post"]
 SIDES: tuple[Side, Side] = ("base", "post")
 SIDE_NAMES: Mapping[Side, str] = MappingProxyType({"base": "base", "post": "post-trained"})  # as people read them
+
+
+def named(sides: Iterable[Side]) -> str:
+    """Sides as a sentence names them: "base and the post-trained"."""
+    return " and the ".join(SIDE_NAMES[side] for side in sides)
+
 
 MAX_CHARACTERS = 400_000  # of any one text; the context length is the limit that people meet
 MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly, also in a browser
@@ -47,6 +53,11 @@ class Value(BaseModel):
     """A frozen value that refuses unknown fields, NaN and infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def in_common(value: Value, kind: type[Value]) -> dict[str, Any]:
+    """The fields of a value that another kind of value has too, by name."""
+    return {name: field for name, field in value if name in kind.model_fields}
 
 
 class Renamed(Value):
@@ -391,6 +402,10 @@ class Receipt(Value):
     def side(self, side: Side) -> SideReceipt:
         return self.base if side == "base" else self.post
 
+    @property
+    def engines(self) -> dict[Side, EngineInfo]:
+        return {"base": self.base.engine, "post": self.post.engine}
+
 
 class Answer(Result):
     """A finished comparison with its receipt, as the command line and the API give it."""
@@ -481,20 +496,15 @@ class Record(Value):
     @classmethod
     def of(cls, comparison: Comparison, turn: Turn, base: SideReceipt | None, post: SideReceipt | None) -> "Record":
         """What is kept of a comparison: its inputs, without the history."""
-        return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **_inputs(comparison))
+        return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **in_common(comparison, cls))
 
     def comparison(self, before: tuple["Record", ...]) -> Comparison:
         """The comparison that this turn was, given the records before it."""
         conversation = Conversation(system=self.system, turns=tuple(record.turn for record in before))
-        return Comparison(conversation=conversation, prompt=self.turn.prompt, **_inputs(self))
+        return Comparison(conversation=conversation, prompt=self.turn.prompt, **in_common(self, Comparison))
 
     def receipt(self, side: Side) -> SideReceipt | None:
         return self.base if side == "base" else self.post
-
-
-def _inputs(chosen: Comparison | Record) -> dict[str, Any]:
-    """What a comparison and its record have in common."""
-    return {name: getattr(chosen, name) for name in Comparison.model_fields.keys() & Record.model_fields.keys()}
 
 
 # --- the token lens ---------------------------------------------------------------------------------

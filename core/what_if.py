@@ -15,7 +15,7 @@ from .compare import Run
 from .difference import first_divergence
 from .errors import UserError
 from .pool import Lease
-from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value
+from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value, in_common
 
 AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 GRID_FRAMINGS: tuple[Framing, Framing] = ("document", "chat")
@@ -92,10 +92,8 @@ def sweep(
         base_end = result.token_ids if base_end is None else base_end
         yield Point(
             amount=next(amount),
-            text=result.text,
-            token_ids=result.token_ids,
-            finish_reason=result.finish_reason,
             divergence=first_divergence(base_end, result.token_ids),
+            **in_common(result, Point),
         )
 
 
@@ -202,10 +200,8 @@ def _grid(lease: Lease, comparison: Comparison) -> Generator[Grid | None, None, 
             GridCell(
                 weights=side,
                 framing=framing,
-                text=result.text,
-                token_ids=result.token_ids,
-                finish_reason=result.finish_reason,
                 logprob=sum(scores) / len(scores),
+                **in_common(result, GridCell),
             )
         )
     yield Grid(system=bool(comparison.conversation.system), cells=tuple(cells))

@@ -1,10 +1,11 @@
 """A loaded pair of tiny random models, as a lease: what everything above the engines works on."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from core import lens
 from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.tokenizers import stop_ids
@@ -13,7 +14,8 @@ from core.engine.engine import Shape
 from core.pairs import Pair
 from core.pool import Lease, Pool, Progress
 from core.settings import Settings
-from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Sampling
+from core.steps import finish
+from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Lens, LensContext, Sampling, Side
 from tests import tiny
 
 PAIR = Pair(id="tiny", title="Tiny pair", base="tiny-base", post="tiny-chat")
@@ -60,6 +62,13 @@ class OnePair:
 def loaded(pool: Pool) -> list[str]:
     """Names of the models that a pool has in memory."""
     return sorted(entry.loading.result().info.name for entry in list(pool._entries.values()) if entry.ready)
+
+
+def whole(
+    lease: Lease, asked: Comparison, side: Side, reply_ids: Sequence[int], context: LensContext = "identical"
+) -> Lens:
+    """The whole lens at once."""
+    return finish(lens.read(lease, asked, side, reply_ids, context))
 
 
 def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
 from tests import tiny
 from tests.engines import VOCABULARY, answer, bits, naive_reply, random_model, request, running, tokens
-from tests.pairs import comparison, tiny_lease
+from tests.pairs import comparison, tiny_lease, whole
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def exact(checkpoint, ids: list[int], first: int) -> torch.Tensor:
 def test_figures_equal_plain_forward_passes_in_float64(lease, side, context):
     asked = comparison(temperature=0.9)
     reply = compare(lease, asked).side(side).token_ids
-    got = lens.whole(lease, asked, side, reply, context)
+    got = whole(lease, asked, side, reply, context)
     expected = {}
     for each in SIDES:
         question = prompts.build(
@@ -75,7 +75,7 @@ def test_the_writers_scores_agree_with_what_was_recorded_while_it_wrote(lease):
         result = compare(lease, asked)
         for side in SIDES:
             written = result.side(side)
-            got = lens.whole(lease, asked, side, written.token_ids)
+            got = whole(lease, asked, side, written.token_ids)
             scored = [shift.logprob_base if side == "base" else shift.logprob_post for shift in got.shifts]
             assert scored == pytest.approx(written.logprobs, abs=1e-4)
             drawn = [(shift.drawn_base if side == "base" else shift.drawn_post).id for shift in got.shifts]
@@ -87,7 +87,7 @@ def test_bfloat16_scores_stay_close_to_what_was_recorded():
     with tiny_lease(torch.bfloat16) as lease:
         asked = comparison(temperature=1.0)
         written = compare(lease, asked).post
-        got = lens.whole(lease, asked, "post", written.token_ids)
+        got = whole(lease, asked, "post", written.token_ids)
         gaps = [abs(shift.logprob_post - logprob) for shift, logprob in zip(got.shifts, written.logprobs, strict=True)]
         assert max(gaps) < 0.2
         assert sum(gaps) / len(gaps) < 0.05
@@ -97,7 +97,7 @@ def test_the_first_parting_is_where_equal_prompts_diverge(lease):
     """Both models are sent the same text, so the sibling's own reply is what the lens says it would have drawn."""
     asked = comparison(temperature=0.8, framing_base="document", framing_post="document")
     result = compare(lease, asked)
-    got = lens.whole(lease, asked, "base", result.base.token_ids)
+    got = whole(lease, asked, "base", result.base.token_ids)
     divergence = next(
         (i for i, (a, b) in enumerate(zip(result.base.token_ids, result.post.token_ids, strict=False)) if a != b), None
     )
@@ -109,7 +109,7 @@ def test_the_first_parting_is_where_equal_prompts_diverge(lease):
 def test_a_sibling_with_the_same_weights_shifts_nothing():
     with tiny_lease(base_seed=4, post_seed=4) as lease:
         asked = comparison(temperature=1.0)
-        got = lens.whole(lease, asked, "post", compare(lease, asked).post.token_ids)
+        got = whole(lease, asked, "post", compare(lease, asked).post.token_ids)
     assert all(shift.kl == shift.log_ratio == 0 for shift in got.shifts)
     assert all(shift.js == pytest.approx(0, abs=1e-12) for shift in got.shifts)
     assert got.summary().expected_agreement == pytest.approx(1)
@@ -139,7 +139,7 @@ def test_parts_of_the_text_make_up_the_reply(lease):
     """Also where one character takes several tokens, and where its last bytes never come."""
     ids = lease.post.tokenizer("héllo ☀ wörld", add_special_tokens=False)["input_ids"]
     for reply in (ids, ids[:-4], [*ids, 2], lease.post.tokenizer("☀", add_special_tokens=False)["input_ids"][:2]):
-        got = lens.whole(lease, comparison(), "post", reply)
+        got = whole(lease, comparison(), "post", reply)
         text = "".join(shift.text for shift in got.shifts)
         plain = [id for id in reply if id != 2]
         assert text == lease.post.tokenizer.decode(plain) + "<|im_end|>" * (2 in reply)
@@ -172,7 +172,7 @@ def test_coupled_agreement_equals_its_definition_and_a_count_of_draws():
 
 def test_at_temperature_zero_agreement_is_certain_or_impossible(lease):
     asked = comparison(temperature=0)
-    got = lens.whole(lease, asked, "post", compare(lease, asked).post.token_ids)
+    got = whole(lease, asked, "post", compare(lease, asked).post.token_ids)
     assert all(shift.agreement == float(shift.agreed) for shift in got.shifts)
     assert all(shift.drawn_post == shift.top_post[0] for shift in got.shifts)
 
@@ -256,16 +256,15 @@ def test_closing_a_lens_frees_both_models(lease):
         for _ in range(stop_after):
             next(reading)
         reading.close()
-    assert len(lens.whole(lease, asked, "post", reply).shifts) == len(reply)
+    assert len(whole(lease, asked, "post", reply).shifts) == len(reply)
 
 
 def test_many_lenses_at_once_wait_for_each_other_and_all_finish(lease):
     asked = comparison()
-    expected = lens.whole(lease, asked, "post", [5, 6, 7] * 30)
+    expected = whole(lease, asked, "post", [5, 6, 7] * 30)
     outcomes: list[Lens] = []
     threads = [
-        threading.Thread(target=lambda: outcomes.append(lens.whole(lease, asked, "post", [5, 6, 7] * 30)))
-        for _ in range(6)
+        threading.Thread(target=lambda: outcomes.append(whole(lease, asked, "post", [5, 6, 7] * 30))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -287,14 +286,14 @@ def test_a_closing_engine_ends_a_score_in_one_sentence():
 
 def test_what_cannot_be_read_is_refused_in_one_sentence(lease):
     with pytest.raises(UserError, match="no tokens"):
-        lens.whole(lease, comparison(), "post", [])
+        whole(lease, comparison(), "post", [])
     with pytest.raises(UserError, match="vocabulary of both"):
-        lens.whole(lease, comparison(), "post", [tiny.VOCABULARY, 5])
+        whole(lease, comparison(), "post", [tiny.VOCABULARY, 5])
     with pytest.raises(UserError, match="context holds 256"):
-        lens.whole(lease, comparison(), "post", [5] * 250)
+        whole(lease, comparison(), "post", [5] * 250)
     with pytest.raises(UserError, match="nothing to score"):
         lens.logprobs(lease.base, [1], [])
-    ended = lens.whole(lease, comparison(), "post", [5, 6, tiny.VOCABULARY])
+    ended = whole(lease, comparison(), "post", [5, 6, tiny.VOCABULARY])
     assert [shift.id for shift in ended.shifts] == [5, 6], "an end of turn that one model lacks is left out"
 
 
@@ -331,7 +330,7 @@ def test_a_comparison_can_begin_its_replies(lease):
         assert lease.post.tokenizer.decode(list(cut)) in answer_.prompt_text
     assert begun.post.token_ids[:35] == plain.post.token_ids[5:]
     assert begun.post.text.startswith(plain.post.text)
-    got = lens.whole(lease, begun.comparison, "base", begun.base.token_ids)
+    got = whole(lease, begun.comparison, "base", begun.base.token_ids)
     assert [shift.id for shift in got.shifts] == [*cut, *begun.base.token_ids], "the lens shows the whole reply"
 
 

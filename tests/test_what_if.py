@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.steps import Stop, finish
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
 from core.ui.lens import session as lens_session
-from tests.pairs import OnePair, comparison, tiny_lease
+from tests.pairs import OnePair, comparison, tiny_lease, whole
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_reply_of_other_weights_is_refused_with_both_fingerprints(lease, resul
 
 def test_the_table_holds_every_figure_and_no_formula(lease, result):
     formula = lease.post.tokenizer('=1+1, "quoted"\nnext', add_special_tokens=False)["input_ids"]
-    found = lens.whole(lease, result.comparison, "post", formula)
+    found = whole(lease, result.comparison, "post", formula)
     rows = list(csv.DictReader(io.StringIO(lens.table(found))))
     assert len(rows) == len(formula)
     assert "".join(json.loads(row["text"]) for row in rows) == '=1+1, "quoted"\nnext'

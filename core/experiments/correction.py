@@ -93,9 +93,17 @@ def _judge(lab: Lab, cases: Sequence[CorrectionCase], *, weights_equal: bool) ->
     everywhere = len(cases)
     nothing_learned = weights_equal and all(forgot[side] == everywhere for side in SIDES) and not any(leaked.values())
     contrast = max(used.values()) * 2 >= everywhere
+    if not weights_equal:
+        sentence = "The weights changed during the chat. That must not happen; please report it."
+    elif not nothing_learned:
+        sentence = f"Nothing was written into the weights, yet a made-up answer came up without being sent ({sum(leaked.values())} times) or a fresh chat gave another reply than the first ({2 * everywhere - sum(forgot.values())} times)."
+    elif not contrast:
+        sentence = f"Nothing was learned: every fresh chat gave the first reply again, token for token. But this pair hardly shows the contrast, because even in the same chat the correction was used only {used['post']} of {everywhere} times by the post-trained model and {used['base']} of {everywhere} by the base."
+    else:
+        sentence = f"Your correction was used while it stood in the text ({used['post']} of {everywhere} times by the post-trained model, {used['base']} of {everywhere} by the base). In a fresh chat both gave their first reply again, token for token, {everywhere} of {everywhere} times."
     return Finding(
         outcome="shown" if nothing_learned and contrast else "not shown",
-        sentence=_sentence(used, forgot, leaked, everywhere, weights_equal, nothing_learned, contrast),
+        sentence=sentence,
         details=(
             f"The fingerprints of all weights are {'equal' if weights_equal else 'NOT equal'} before and after.",
             *(
@@ -116,39 +124,19 @@ def _judge(lab: Lab, cases: Sequence[CorrectionCase], *, weights_equal: bool) ->
     )
 
 
-def _sentence(
-    used: dict[Side, int],
-    forgot: dict[Side, int],
-    leaked: dict[Side, int],
-    cases: int,
-    weights_equal: bool,
-    nothing_learned: bool,
-    contrast: bool,
-) -> str:
-    if not weights_equal:
-        return "The weights changed during the chat. That must not happen; please report it."
-    if not nothing_learned:
-        return f"Nothing was written into the weights, yet a made-up answer came up without being sent ({sum(leaked.values())} times) or a fresh chat gave another reply than the first ({2 * cases - sum(forgot.values())} times)."
-    if not contrast:
-        return f"Nothing was learned: every fresh chat gave the first reply again, token for token. But this pair hardly shows the contrast, because even in the same chat the correction was used only {used['post']} of {cases} times by the post-trained model and {used['base']} of {cases} by the base."
-    return f"Your correction was used while it stood in the text ({used['post']} of {cases} times by the post-trained model, {used['base']} of {cases} by the base). In a fresh chat both gave their first reply again, token for token, {cases} of {cases} times."
-
-
 def _table(cases: Sequence[CorrectionCase], side: Side) -> Table:
     return Table.of(
         f"The {SIDE_NAMES[side]} model",
-        [
-            {
-                "Question": case.lie.question,
-                "Correction": case.lie.correction,
-                "First reply": quoted(case.first.side(side).text, 60),
-                "Same chat": quoted(case.same_chat.side(side).text, 60),
-                "Used": holds(case.same_chat.side(side).text, case.lie.value),
-                "Fresh chat": quoted(case.fresh_chat.side(side).text, 60),
-                "Correction deleted": quoted(case.deleted.side(side).text, 60),
-            }
-            for case in cases
-        ],
+        cases,
+        lambda case: {
+            "Question": case.lie.question,
+            "Correction": case.lie.correction,
+            "First reply": quoted(case.first.side(side).text, 60),
+            "Same chat": quoted(case.same_chat.side(side).text, 60),
+            "Used": holds(case.same_chat.side(side).text, case.lie.value),
+            "Fresh chat": quoted(case.fresh_chat.side(side).text, 60),
+            "Correction deleted": quoted(case.deleted.side(side).text, 60),
+        },
     )
 
 

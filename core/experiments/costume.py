@@ -1,6 +1,6 @@
 """Experiment "costume": the costume slips. From a plain question, rung by rung, to prompts that post-training hardly covers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import lens
@@ -27,8 +27,9 @@ class Rung:
     bare: bool = False
 
 
+PLAIN = ("What is the capital of France?", "Name three animals.", "What is a lake?")
 LADDER = (
-    Rung("plain question", ("What is the capital of France?", "Name three animals.", "What is a lake?")),
+    Rung("plain question", PLAIN),
     Rung(
         "another persona",
         ("Who are you?", "What is the capital of France?", "Name three animals."),
@@ -60,16 +61,8 @@ LADDER = (
             "Wh\u0430t \u0456s \u0430 l\u0430k\u0435?",
         ),
     ),
-    Rung(
-        "a reply already begun",
-        ("What is the capital of France?", "Name three animals.", "What is a lake?"),
-        begun="It was a dark night, and the old",
-    ),
-    Rung(
-        "bare text",
-        ("What is the capital of France?", "Name three animals.", "What is a lake?"),
-        bare=True,
-    ),
+    Rung("a reply already begun", PLAIN, begun="It was a dark night, and the old"),
+    Rung("bare text", PLAIN, bare=True),
 )
 
 
@@ -215,36 +208,34 @@ def _details(levels: Sequence[RungSummary]) -> list[str]:
 def _ladder_table(levels: Sequence[RungSummary]) -> Table:
     return Table.of(
         "Rung by rung",
-        [
-            {
-                "Rung": level.rung.name,
-                "Replies": level.replies,
-                "Like the assistant": level.like_an_assistant,
-                "Shifted tokens": rounded(level.shifted),
-                "KL, first five tokens": rounded(level.kl_first),
-                "KL, whole reply": rounded(level.kl),
-            }
-            for level in levels
-        ],
+        levels,
+        lambda level: {
+            "Rung": level.rung.name,
+            "Replies": level.replies,
+            "Like the assistant": level.like_an_assistant,
+            "Shifted tokens": rounded(level.shifted),
+            "KL, first five tokens": rounded(level.kl_first),
+            "KL, whole reply": rounded(level.kl),
+        },
     )
 
 
 def _reply_table(readings: Sequence[Reading]) -> Table:
     return Table.of(
         "Every reply of the post-trained model",
-        [
-            {
-                "Rung": reading.rung.name,
-                "Prompt": quoted(reading.result.comparison.prompt, 60),
-                "Reply": quoted(reading.result.post.text),
-                "It": reading.behaviour,
-            }
-            for reading in readings
-        ],
+        readings,
+        lambda reading: {
+            "Rung": reading.rung.name,
+            "Prompt": quoted(reading.result.comparison.prompt, 60),
+            "Reply": quoted(reading.result.post.text),
+            "It": reading.behaviour,
+        },
     )
 
 
-def _plot(levels: Sequence[RungSummary], title: str, unit: str, lines: Mapping[str, Sequence[float | None]]) -> Plot:
+def _plot(
+    levels: Sequence[RungSummary], title: str, unit: str, lines: Mapping[str, Callable[[RungSummary], float | None]]
+) -> Plot:
     """Lines over the rungs, the first of them in the colour of the post-trained side."""
     return Plot(
         title=title,
@@ -252,26 +243,20 @@ def _plot(levels: Sequence[RungSummary], title: str, unit: str, lines: Mapping[s
         y_label=unit,
         ticks=tuple(level.rung.name for level in levels),
         series=tuple(
-            Series(name=name, side=None if number else "post", points=_points(values))
-            for number, (name, values) in enumerate(lines.items())
+            Series(name=name, side=None if number else "post", points=_points(map(value, levels)))
+            for number, (name, value) in enumerate(lines.items())
         ),
     )
 
 
 def _plots(levels: Sequence[RungSummary]) -> tuple[Plot, Plot]:
-    rates: dict[str, list[float | None]] = {
-        "replies like the assistant": [level.rate for level in levels],
-        "shifted tokens": [level.shifted for level in levels],
-    }
-    divergences: dict[str, list[float | None]] = {
-        "first five tokens": [level.kl_first for level in levels],
-        "whole reply": [level.kl for level in levels],
-    }
+    rates = {"replies like the assistant": lambda level: level.rate, "shifted tokens": lambda level: level.shifted}
+    apart = {"first five tokens": lambda level: level.kl_first, "whole reply": lambda level: level.kl}
     return (
         _plot(levels, "How much of the costume is left", "share", rates),
-        _plot(levels, "How far the post-trained model is from the base", "KL in nats", divergences),
+        _plot(levels, "How far the post-trained model is from the base", "KL in nats", apart),
     )
 
 
-def _points(values: Sequence[float | None]) -> tuple[tuple[float, float], ...]:
+def _points(values: Iterable[float | None]) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), y) for x, y in enumerate(values) if y is not None)

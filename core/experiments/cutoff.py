@@ -112,7 +112,7 @@ def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
     scores = yield from lab.each(
         f"Which years does the {SIDE_NAMES[side]} model expect?", DATED, lambda sentence: _scores(lab, side, sentence)
     )
-    return {year: sum(found) / len(found) for year, *found in zip(span, *scores, strict=True)}
+    return {year: sum(found) / len(found) for year, *found in zip(span, *scores.values(), strict=True)}
 
 
 def _scores(lab: Lab, side: Side, sentence: str) -> tuple[float, ...]:
@@ -221,17 +221,15 @@ def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
     asked = [*(CutoffCase("about itself", result, {}) for result in about), *cases]
     return Table.of(
         "Every question",
-        [
-            {
-                "Kind": case.kind,
-                "Prompt": case.result.comparison.prompt,
-                "Base reply": quoted(case.result.base.text, 60),
-                "The base declines, or copies the fact": case.holds.get("base"),
-                "Post-trained reply": quoted(case.result.post.text, 60),
-                "The post-trained declines, or copies the fact": case.holds.get("post"),
-            }
-            for case in asked
-        ],
+        asked,
+        lambda case: {
+            "Kind": case.kind,
+            "Prompt": case.result.comparison.prompt,
+            "Base reply": quoted(case.result.base.text, 60),
+            "The base declines, or copies the fact": case.holds.get("base"),
+            "Post-trained reply": quoted(case.result.post.text, 60),
+            "The post-trained declines, or copies the fact": case.holds.get("post"),
+        },
     )
 
 

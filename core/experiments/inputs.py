@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ..difference import first_divergence
 from ..steps import Steps
-from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, Turn
-from .lab import Lab, named, quoted, rounded, same_bits
+from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, Turn, named
+from .lab import Lab, quoted, rounded, same_bits
 from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
@@ -142,7 +142,7 @@ def _table(
     swapped: Result,
     weights_step: int | None,
 ) -> Table:
-    rows = [{"Changed": "nothing (the first comparison)", "To": "", **_cells(first)}]
+    rows: list[dict[str, Cell]] = [{"Changed": "nothing (the first comparison)", "To": "", **_cells(first)}]
     rows += [{"Changed": "nothing (control)", "To": "", **_cells(again, first)} for again in control]
     rows += [
         {"Changed": variant.changed, "To": variant.to, **_cells(result, first)}
@@ -150,7 +150,7 @@ def _table(
     ]
     where = "same reply" if weights_step is None else f"diverge at token {weights_step + 1}"
     rows.append({"Changed": "weights", "To": where, **_cells(swapped)})
-    return Table.of("What was changed, and where the reply first diverges from the first comparison's", rows)
+    return Table.of("What was changed, and where the reply first diverges from the first comparison's", rows, dict)
 
 
 def _cells(result: Result, first: Result | None = None) -> dict[str, Cell]:

@@ -4,7 +4,7 @@ Knows comparisons and their results, not what any experiment is about.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
 from ..steps import Steps
-from ..types import DEFAULT_SAMPLING, SIDE_NAMES, SIDES, Comparison, Conversation, Result, Side, SideResult, Turn
+from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
 from .values import Step
 
 # Asks one thing in a new process; raises UserError when none can be started.
@@ -60,12 +60,12 @@ class Lab:
             return str(error)
         return ""
 
-    def each(self, doing: str, items: Sequence[T], work: Callable[[T], R]) -> Steps[Step, list[R]]:
-        """The work on every item, one after the other, with a step before each and one at the end."""
-        found: list[R] = []
+    def each(self, doing: str, items: Sequence[T], work: Callable[[T], R]) -> Steps[Step, dict[T, R]]:
+        """What the work on each item gives, one after the other, with a step before each and one at the end."""
+        found: dict[T, R] = {}
         for item in items:
             yield Step(text=doing, done=len(found), total=len(items))
-            found.append(work(item))
+            found[item] = work(item)
         yield Step(text=doing, done=len(items), total=len(items))
         return found
 
@@ -99,11 +99,6 @@ class Lab:
 def same_bits(a: SideResult, b: SideResult) -> bool:
     """The same tokens with the same log-probabilities and margins, to the last bit."""
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
-
-
-def named(sides: Iterable[Side]) -> str:
-    """Sides as a sentence names them: "base and the post-trained"."""
-    return " and the ".join(SIDE_NAMES[side] for side in sides)
 
 
 def quoted(text: str, length: int = 90) -> str:

@@ -30,7 +30,7 @@ class Crowd:
 
 def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
-    bandwidths = yield from lab.each(
+    bandwidth = yield from lab.each(
         "Timing how fast this machine copies memory",
         SIDES,
         lambda side: copy_bandwidth(lab.lease.side(side).engine.device),
@@ -40,7 +40,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     for copies in crowd_sizes(lab.slots):
         crowds.append((yield from _crowd(lab, asked, copies)))
     costs = {side: training_cost(lab.lease.pair.spec(side)) for side in SIDES}
-    return _judge(lab, alone, crowds, dict(zip(SIDES, bandwidths, strict=True)), costs)
+    return _judge(lab, alone, crowds, bandwidth, costs)
 
 
 def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Step, Crowd]:
@@ -124,22 +124,21 @@ def _milliseconds_per_token(result: Result, side: Side) -> float | None:
 
 def _ledger(result: Result) -> Table:
     """What one reply cost."""
-    rows: list[dict[str, Cell]] = []
-    for side in SIDES:
+
+    def row(side: Side) -> dict[str, Cell]:
         usage = result.side(side).usage
-        rows.append(
-            {
-                "Model": SIDE_NAMES[side],
-                "Prompt tokens": usage.prompt_tokens,
-                "of them kept from an earlier prompt": usage.reused_tokens,
-                "Passes to read": usage.prefill_passes,
-                "Milliseconds each": round(1000 * usage.seconds_to_first_token / usage.prefill_passes, 1),
-                "Tokens written": usage.output_tokens,
-                "Passes to write": usage.decode_passes,
-                "Milliseconds of each": rounded(_milliseconds_per_token(result, side), 1),
-            }
-        )
-    return Table.of("The ledger of one reply", rows)
+        return {
+            "Model": SIDE_NAMES[side],
+            "Prompt tokens": usage.prompt_tokens,
+            "of them kept from an earlier prompt": usage.reused_tokens,
+            "Passes to read": usage.prefill_passes,
+            "Milliseconds each": round(1000 * usage.seconds_to_first_token / usage.prefill_passes, 1),
+            "Tokens written": usage.output_tokens,
+            "Passes to write": usage.decode_passes,
+            "Milliseconds of each": rounded(_milliseconds_per_token(result, side), 1),
+        }
+
+    return Table.of("The ledger of one reply", SIDES, row)
 
 
 def _bandwidth_detail(lab: Lab, result: Result, side: Side, bandwidth: float) -> str:
@@ -165,37 +164,33 @@ def _spent(result: Result, side: Side) -> tuple[int, float]:
 
 
 def _training_table(result: Result, costs: dict[Side, TrainingCost | None]) -> list[Table]:
-    rows: list[dict[str, Cell]] = []
-    for side, cost in costs.items():
-        if cost is not None:
-            tokens, seconds = _spent(result, side)
-            rows.append(
-                {
-                    "Model": SIDE_NAMES[side],
-                    "Tokens in training": cost.training_tokens,
-                    "Seconds of training": cost.training_seconds,
-                    "Machine": cost.training_machine,
-                    "Tokens of this reply": tokens,
-                    "Seconds of this reply": round(seconds, 2),
-                }
-            )
-    return [Table.of("Training beside one reply", rows)] if rows else []
+    def row(told: tuple[Side, TrainingCost]) -> dict[str, Cell]:
+        side, cost = told
+        tokens, seconds = _spent(result, side)
+        return {
+            "Model": SIDE_NAMES[side],
+            "Tokens in training": cost.training_tokens,
+            "Seconds of training": cost.training_seconds,
+            "Machine": cost.training_machine,
+            "Tokens of this reply": tokens,
+            "Seconds of this reply": round(seconds, 2),
+        }
+
+    known = [(side, cost) for side, cost in costs.items() if cost is not None]
+    return [Table.of("Training beside one reply", known, row)] if known else []
 
 
 def _crowd_table(crowds: Sequence[Crowd]) -> Table:
     return Table.of(
         "The same question to several copies at once",
-        [
-            {
-                "At once": crowd.copies,
-                "Seconds for all, fastest round": round(crowd.seconds, 2),
-                "Base tokens per second": round(crowd.tokens_per_second("base"), 1),
-                "Post-trained tokens per second": round(crowd.tokens_per_second("post"), 1),
-                "Different replies": len({(result.base.token_ids, result.post.token_ids) for result in crowd.results})
-                - 1,
-            }
-            for crowd in crowds
-        ],
+        crowds,
+        lambda crowd: {
+            "At once": crowd.copies,
+            "Seconds for all, fastest round": round(crowd.seconds, 2),
+            "Base tokens per second": round(crowd.tokens_per_second("base"), 1),
+            "Post-trained tokens per second": round(crowd.tokens_per_second("post"), 1),
+            "Different replies": len({(result.base.token_ids, result.post.token_ids) for result in crowd.results}) - 1,
+        },
     )
 
 

@@ -7,8 +7,8 @@ from ..difference import first_divergence
 from ..errors import UserError
 from ..receipts import smallest_margin
 from ..steps import Steps, watch
-from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
-from .lab import Lab, named, quoted, same_bits
+from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, named
+from .lab import Lab, quoted, same_bits
 from .values import Exhibit, Finding, Plot, Step, Table, by_side
 
 PROMPT = "Tell me a story about a dog."
@@ -166,15 +166,13 @@ def _margin_detail(result: Result, side: Side) -> str:
 def _repeat_table(repeats: dict[str, list[Result]], equal: dict[str, dict[Side, int]]) -> Table:
     return Table.of(
         "How often the reply was the same",
-        [
-            {
-                "How it was asked": how,
-                "Times": len(results),
-                "Same base reply": equal[how]["base"],
-                "Same post-trained reply": equal[how]["post"],
-            }
-            for how, results in repeats.items()
-        ],
+        repeats,
+        lambda how: {
+            "How it was asked": how,
+            "Times": len(repeats[how]),
+            "Same base reply": equal[how]["base"],
+            "Same post-trained reply": equal[how]["post"],
+        },
     )
 
 
@@ -187,16 +185,14 @@ def _kept(swept: Sequence[Result], result: Result, side: Side) -> int:
 def _sweep_table(swept: Sequence[Result]) -> Table:
     return Table.of(
         "One seed, rising temperature",
-        [
-            {
-                "Temperature": result.comparison.sampling.temperature,
-                "Base reply": quoted(result.base.text),
-                "Same tokens, base": _kept(swept, result, "base"),
-                "Post-trained reply": quoted(result.post.text),
-                "Same tokens, post-trained": _kept(swept, result, "post"),
-            }
-            for result in swept
-        ],
+        swept,
+        lambda result: {
+            "Temperature": result.comparison.sampling.temperature,
+            "Base reply": quoted(result.base.text),
+            "Same tokens, base": _kept(swept, result, "base"),
+            "Post-trained reply": quoted(result.post.text),
+            "Same tokens, post-trained": _kept(swept, result, "post"),
+        },
     )
 
 

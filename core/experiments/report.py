@@ -17,16 +17,18 @@ def whole(experiment: Experiment, verdict: ExperimentVerdict) -> str:
 
 def summary(verdicts: Iterable[ExperimentVerdict]) -> str:
     """One line for each experiment."""
-    rows = [
-        {
-            "Experiment": verdict.experiment,
-            "Outcome": verdict.finding.outcome,
-            "Time": f"{verdict.seconds:.1f} s",
-            "What this run found": verdict.finding.sentence,
-        }
-        for verdict in verdicts
-    ]
-    return _table(Table.of("All experiments", rows))
+    return _table(
+        Table.of(
+            "All experiments",
+            verdicts,
+            lambda verdict: {
+                "Experiment": verdict.experiment,
+                "Outcome": verdict.finding.outcome,
+                "Time": f"{verdict.seconds:.1f} s",
+                "What this run found": verdict.finding.sentence,
+            },
+        )
+    )
 
 
 def _table(table: Table) -> str:

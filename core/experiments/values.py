@@ -1,12 +1,13 @@
 """What an experiment says while it runs and once it has ended: frozen values, the same on the page, in JSON and in print."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
 from ..types import SIDE_NAMES, SIDES, Result, Side, Value
 
+T = TypeVar("T")
 Cell = str | int | float | bool | None
 
 
@@ -24,8 +25,9 @@ class Table(Value):
     rows: tuple[tuple[Cell, ...], ...]
 
     @classmethod
-    def of(cls, title: str, rows: Sequence[Mapping[str, Cell]]) -> "Table":
-        """A table of rows whose cells are named; all have the columns of the first."""
+    def of(cls, title: str, items: Iterable[T], row: Callable[[T], Mapping[str, Cell]]) -> "Table":
+        """A table with a row for each item; its cells are named, and the names of the first are the columns."""
+        rows = [row(item) for item in items]
         columns = tuple(rows[0]) if rows else ()
         return cls(title=title, columns=columns, rows=tuple(tuple(row[name] for name in columns) for row in rows))
 

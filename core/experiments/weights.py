@@ -2,8 +2,8 @@
 
 from ..checkpoints.fingerprint import gradients, weights_sha256
 from ..steps import Steps
-from ..types import SIDE_NAMES, SIDES, Result, Side, Turn
-from .lab import Lab, named, quoted
+from ..types import SIDE_NAMES, SIDES, Result, Side, Turn, named
+from .lab import Lab, quoted
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -31,8 +31,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
 
 def _fingerprints(lab: Lab, when: str) -> Steps[Step, dict[Side, str]]:
     doing = f"Taking the fingerprint of every weight {when} the chat"
-    found = yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model))
-    return dict(zip(SIDES, found, strict=True))
+    return (yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model)))
 
 
 def _judge(
@@ -71,30 +70,26 @@ def _judge(
 def _fingerprint_table(before: dict[Side, str], after: dict[Side, str], gradients: dict[Side, int]) -> Table:
     return Table.of(
         "Fingerprints of the weights",
-        [
-            {
-                "Model": SIDE_NAMES[side],
-                "Before the chat": before[side][:16],
-                "After the chat": after[side][:16],
-                "Same": before[side] == after[side],
-                "Parameters with a gradient": gradients[side],
-            }
-            for side in SIDES
-        ],
+        SIDES,
+        lambda side: {
+            "Model": SIDE_NAMES[side],
+            "Before the chat": before[side][:16],
+            "After the chat": after[side][:16],
+            "Same": before[side] == after[side],
+            "Parameters with a gradient": gradients[side],
+        },
     )
 
 
 def _chat_table(results: list[Result]) -> Table:
     return Table.of(
         "What was sent, turn by turn",
-        [
-            {
-                "Turn": turn,
-                "Prompt": result.comparison.prompt,
-                "Tokens sent to base": len(result.base.prompt_token_ids),
-                "Tokens sent to post-trained": len(result.post.prompt_token_ids),
-                "Post-trained replies": quoted(result.post.text),
-            }
-            for turn, result in enumerate(results, 1)
-        ],
+        range(len(results)),
+        lambda i: {
+            "Turn": i + 1,
+            "Prompt": results[i].comparison.prompt,
+            "Tokens sent to base": len(results[i].base.prompt_token_ids),
+            "Tokens sent to post-trained": len(results[i].post.prompt_token_ids),
+            "Post-trained replies": quoted(results[i].post.text),
+        },
     )

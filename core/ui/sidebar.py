@@ -1,6 +1,5 @@
 """The sidebar: everything that is chosen beside the prompt."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -9,14 +8,25 @@ from pydantic import ValidationError
 from ..errors import UserError
 from ..pairs import label
 from ..pool import Pool
-from ..types import DEFAULT_SAMPLING, FRAMINGS, MAX_SEED, Comparison, Framing, Record, Sampling, Side, explain
+from ..types import (
+    DEFAULT_SAMPLING,
+    FRAMINGS,
+    MAX_SEED,
+    Comparison,
+    Framing,
+    Record,
+    Sampling,
+    Side,
+    Value,
+    explain,
+    in_common,
+)
 from . import theme
 from .markup import FRAMING, KIND
 from .room import dropdown, slider
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(Value):
     """Everything that is chosen beside the prompt."""
 
     pair: str
@@ -26,12 +36,9 @@ class Choices:
     framing_post: Framing
 
     @classmethod
-    def of(cls, record: Record) -> "Choices":
-        return cls(record.pair, record.system, record.sampling, record.framing_base, record.framing_post)
-
-    @classmethod
-    def of_comparison(cls, asked: Comparison) -> "Choices":
-        return cls(asked.pair, asked.conversation.system, asked.sampling, asked.framing_base, asked.framing_post)
+    def of(cls, asked: Comparison | Record) -> "Choices":
+        system = asked.system if isinstance(asked, Record) else asked.conversation.system
+        return cls(**{**in_common(asked, cls), "system": system})
 
 
 class Sidebar:
@@ -93,18 +100,13 @@ class Sidebar:
             sampling = Sampling.model_validate(chosen)
         except ValidationError as error:
             raise explain(error) from None
-        framings = values[self.framing_base], values[self.framing_post]
-        return Choices(values[self.pair], values[self.system] or "", sampling, *framings)
+        chosen = {name: values[getattr(self, name)] for name in ("pair", "framing_base", "framing_post")}
+        return Choices(**chosen, system=values[self.system] or "", sampling=sampling)
 
     def show(self, choices: Choices) -> dict[gr.Component, Any]:
         """Put choices back into the widgets."""
-        chosen: dict[gr.Component, Any] = {
-            self.pair: choices.pair,
-            self.system: choices.system,
-            self.framing_base: choices.framing_base,
-            self.framing_post: choices.framing_post,
-        }
-        return chosen | {
+        texts = {getattr(self, name): text for name, text in choices if name != "sampling"}
+        return texts | {
             widget: _setting(widget, getattr(choices.sampling, name)) for name, widget in self._sampling.items()
         }
 

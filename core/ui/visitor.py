@@ -246,7 +246,7 @@ class Visitor:
         update: Update = {self.session: session}
         known = {pair.id for pair in self.pool.pairs}
         if session.waiting is not None:
-            update |= self.sidebar.show(Choices.of_comparison(session.waiting.shared.comparison))
+            update |= self.sidebar.show(Choices.of(session.waiting.shared.comparison))
         elif session.records and session.records[-1].pair in known:
             update |= self.sidebar.show(Choices.of(session.records[-1]))
         for show in self._shows:
@@ -269,14 +269,5 @@ def _last(turns: int) -> str:
 
 def _record_of(comparison: Comparison, turn: Turn) -> Record:
     """An earlier turn that came with a link: its texts, under the settings of the link. How it was made is not known."""
-    return Record(
-        turn=turn,
-        pair=comparison.pair,
-        system=comparison.conversation.system,
-        sampling=comparison.sampling,
-        framing_base=comparison.framing_base,
-        framing_post=comparison.framing_post,
-        today=comparison.today,
-        base=None,
-        post=None,
-    )
+    plain = comparison.model_copy(update={"prefill_base": (), "prefill_post": (), "dial": None})
+    return Record.of(plain, turn, None, None)

@@ -31,6 +31,7 @@ from ...types import (
     Snapshot,
     Turn,
     explain,
+    in_common,
 )
 from ..sidebar import Choices
 from ..visitor import Chat, Opened, Session
@@ -141,16 +142,9 @@ def _comparison(chat: Chat, prompt: str, choices: Choices) -> Comparison:
     if not prompt.strip():
         raise UserError("Type a prompt first.")
     try:
-        turns = tuple(record.turn for record in chat)
-        return Comparison(
-            pair=choices.pair,
-            conversation=Conversation(system=choices.system, turns=turns),
-            prompt=prompt,
-            sampling=choices.sampling,
-            framing_base=choices.framing_base,
-            framing_post=choices.framing_post,
-            today=date.today().isoformat(),
-        )
+        conversation = Conversation(system=choices.system, turns=tuple(record.turn for record in chat))
+        today = date.today().isoformat()
+        return Comparison(conversation=conversation, prompt=prompt, today=today, **in_common(choices, Comparison))
     except ValidationError as error:
         raise explain(error) from None
 
