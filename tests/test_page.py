@@ -296,6 +296,16 @@ def test_loading_shows_its_progress(visitor, scripted):
     ended(page)
 
 
+def test_stop_while_the_models_are_loading_gives_the_prompt_back(visitor, scripted):
+    page = visitor(scripted("a", "b", loading=60.0))
+    ask(page, "Hello")
+    expect(page.locator("#notice")).to_contain_text("Downloading Scripted-Base")
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    expect(page.locator("#notice")).to_contain_text("Stopped")
+    expect(page.locator("#prompt textarea")).to_have_value("Hello")
+    expect(page.locator("#prompt .submit-button")).to_be_visible()
+
+
 # --- strangers' text -------------------------------------------------------------------------------------
 
 HOSTILE = """<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"><iframe src="http://127.0.0.1:9/x"></iframe>

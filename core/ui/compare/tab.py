@@ -285,7 +285,7 @@ class Room:
 
     def _prompt_box(self, view: session.View) -> Any:
         value: dict[str, Any] = {} if view.box is None else {"value": view.box}
-        if view.live is not None and view.busy:
+        if view.busy:
             return gr.update(submit_btn=False, stop_btn="Stop", **value)
         return gr.update(submit_btn="Compare", stop_btn=False, **value)
 
