@@ -8,7 +8,7 @@ and what is drawn here only says what would have been drawn. This file knows no 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import log
@@ -136,15 +136,22 @@ def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids
     if not prompt_ids or not continuation_ids:
         raise UserError("There is nothing to score; give a prompt and a continuation.")
     found: list[float] = []
-    with closing(Reader(checkpoint.engine, (*prompt_ids, *continuation_ids), len(prompt_ids))) as reader:
-        while len(found) < len(continuation_ids):
-            if not reader.ready:
-                reader.wait()
-                continue
-            logits = reader.take(reader.ready).double()
-            ids = torch.tensor(continuation_ids[len(found) : len(found) + len(logits)], device=logits.device)
-            found += torch.log_softmax(logits, -1).gather(1, ids[:, None])[:, 0].tolist()
+    for rows in _scored(checkpoint, (*prompt_ids, *continuation_ids), len(prompt_ids)):
+        ids = torch.tensor(continuation_ids[len(found) : len(found) + len(rows)], device=rows.device)
+        found += rows.gather(1, ids[:, None])[:, 0].tolist()
     return tuple(found)
+
+
+def _scored(checkpoint: Checkpoint, token_ids: Sequence[int], first: int) -> Iterator[torch.Tensor]:
+    """Log-softmax of the logits, float64 [rows, vocabulary], that predict the tokens from position `first` on."""
+    left = len(token_ids) - first
+    with closing(Reader(checkpoint.engine, token_ids, first)) as reader:
+        while left:
+            if reader.ready:
+                left -= (rows := reader.ready)
+                yield torch.log_softmax(reader.take(rows).double(), -1)
+            else:
+                reader.wait()
 
 
 def alternatives(
@@ -160,11 +167,8 @@ def alternatives(
         step = len(beginning)
         going_on = [n for n, ids in enumerate(continuations) if len(ids) > step and tuple(ids[:step]) == beginning]
         ids = [continuations[n][step] for n in going_on]
-        with closing(Reader(checkpoint.engine, (*prompt_ids, *beginning, max(ids)), len(prompt_ids) + step)) as reader:
-            while not reader.ready:
-                reader.wait()
-            scores = torch.log_softmax(reader.take(1).double(), -1)[0, ids].tolist()
-        for n, score in zip(going_on, scores, strict=True):
+        (row,) = _scored(checkpoint, (*prompt_ids, *beginning, max(ids)), len(prompt_ids) + step)
+        for n, score in zip(going_on, row[0, ids].tolist(), strict=True):
             found[n] += score
     return tuple(found)
 

@@ -28,6 +28,7 @@ from .types import (
     SideReceipt,
     Value,
     explain,
+    in_common,
 )
 
 VERSION = 1
@@ -72,12 +73,7 @@ def of_turn(chat: tuple[Record, ...], index: int, lens: LensChoice | None = None
 
 
 def _output(side: SideReceipt) -> Output:
-    return Output(
-        sha256=side.output_sha256,
-        tokens=len(side.token_ids),
-        finish_reason=side.finish_reason,
-        weights_sha256=side.weights_sha256,
-    )
+    return Output(sha256=side.output_sha256, tokens=len(side.token_ids), **in_common(side, Output))
 
 
 def encode(shared: Shared) -> str:

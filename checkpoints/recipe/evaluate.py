@@ -147,9 +147,7 @@ def evaluate(
     work: Path, mixture: dict[str, float], *, per_kind: int, temperature: float, slots: int, kinds: Sequence[str] = ()
 ) -> None:
     """Print the table; keep it as JSON and keep every chat in `work` for reading."""
-    pool = Pool(Settings(slots=slots), HuggingFaceHub())
-    try:
-        lease = pool.wait(EMBEDDED)
+    with Pool(Settings(slots=slots), HuggingFaceHub()) as pool, pool.wait(EMBEDDED) as lease:
         chosen = [probe for probe in probes.probes(per_kind) if not kinds or probe.kind in kinds]
         chats = hold_all(lease, chosen, temperature, slots)
         tokens = work / "tokens"
@@ -159,8 +157,6 @@ def evaluate(
         else:
             print("The loss on held-out documents needs the corpus: run the stage `tokens` first.")
         weights = {side: lease.side(side).weights_sha256 for side in SIDES}
-    finally:
-        pool.close()
     print(f"Temperature {temperature}, replies of at most {LONGEST_REPLY} tokens, probes of {HOME.name}/recipe.\n")
     print(markdown(rows))
     work.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from .. import lens
 from ..errors import UserError
 from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
-from ..types import SIDE_NAMES, SIDES, Framing, Result, Side, SideResult
+from ..types import SIDE_NAMES, SIDES, Framing, Result, Side
 from .lab import Lab, mean, quoted, rounded
 from .values import Cell, Exhibit, Finding, Step, Table
 
@@ -46,7 +46,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         results[framing] = yield from lab.ask(f"Both models under the {framing} framing", asked)
     doing = "How likely is the end of the turn after each answer?"
     endings = yield from lab.each(doing, PLACES, lambda place: _ending(lab, place, results))
-    return _judge(results, dict(zip(PLACES, endings, strict=True)))
+    return _judge(results, endings)
 
 
 def _ending(lab: Lab, place: Place, results: dict[Framing, tuple[Result, ...]]) -> Ending:
@@ -105,14 +105,9 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
     )
 
 
-def _side(results: dict[Framing, tuple[Result, ...]], place: Place) -> list[SideResult]:
-    side, framing = place
-    return [result.side(side) for result in results[framing]]
-
-
 def _behaviours(results: dict[Framing, tuple[Result, ...]], place: Place) -> list[Behaviour]:
-    prompts = (result.comparison.prompt for result in results[place[1]])
-    return [behaviour(prompt, reply.text) for prompt, reply in zip(prompts, _side(results, place), strict=True)]
+    side, framing = place
+    return [behaviour(result.comparison.prompt, result.side(side).text) for result in results[framing]]
 
 
 def _ending_details(endings: dict[Place, Ending]) -> tuple[str, ...]:
@@ -139,7 +134,7 @@ def _grid(
             "Weights": SIDE_NAMES[side],
             "Framing": framing,
             **{each.capitalize(): counts[each] for each in get_args(Behaviour)},
-            "Ends its turn": sum(reply.finish_reason == "eos" for reply in _side(results, place)),
+            "Ends its turn": sum(result.side(side).finish_reason == "eos" for result in results[framing]),
             "Log-probability of the end of the turn": rounded(endings[place].logprob),
         }
 

@@ -112,7 +112,7 @@ def _probe(lab: Lab, side: Side) -> Steps[Step, Probe]:
     scores = yield from lab.each(
         f"Which years does the {SIDE_NAMES[side]} model expect?", DATED, lambda sentence: _scores(lab, side, sentence)
     )
-    return {year: sum(found) / len(found) for year, *found in zip(span, *scores, strict=True)}
+    return {year: sum(found) / len(found) for year, *found in zip(span, *scores.values(), strict=True)}
 
 
 def _scores(lab: Lab, side: Side, sentence: str) -> tuple[float, ...]:

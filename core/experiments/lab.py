@@ -60,12 +60,12 @@ class Lab:
             return str(error)
         return ""
 
-    def each(self, doing: str, items: Sequence[T], work: Callable[[T], R]) -> Steps[Step, list[R]]:
-        """The work on every item, one after the other, with a step before each and one at the end."""
-        found: list[R] = []
+    def each(self, doing: str, items: Sequence[T], work: Callable[[T], R]) -> Steps[Step, dict[T, R]]:
+        """What the work on each item gives, one after the other, with a step before each and one at the end."""
+        found: dict[T, R] = {}
         for item in items:
             yield Step(text=doing, done=len(found), total=len(items))
-            found.append(work(item))
+            found[item] = work(item)
         yield Step(text=doing, done=len(items), total=len(items))
         return found
 

@@ -30,7 +30,7 @@ class Crowd:
 
 def run(lab: Lab) -> Steps[Step, Finding]:
     asked = lab.comparison(PROMPT, max_new_tokens=REPLY_TOKENS)
-    bandwidths = yield from lab.each(
+    bandwidth = yield from lab.each(
         "Timing how fast this machine copies memory",
         SIDES,
         lambda side: copy_bandwidth(lab.lease.side(side).engine.device),
@@ -40,7 +40,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     for copies in crowd_sizes(lab.slots):
         crowds.append((yield from _crowd(lab, asked, copies)))
     costs = {side: training_cost(lab.lease.pair.spec(side)) for side in SIDES}
-    return _judge(lab, alone, crowds, dict(zip(SIDES, bandwidths, strict=True)), costs)
+    return _judge(lab, alone, crowds, bandwidth, costs)
 
 
 def _crowd(lab: Lab, asked: Comparison, copies: int) -> Steps[Step, Crowd]:

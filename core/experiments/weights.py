@@ -31,8 +31,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
 
 def _fingerprints(lab: Lab, when: str) -> Steps[Step, dict[Side, str]]:
     doing = f"Taking the fingerprint of every weight {when} the chat"
-    found = yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model))
-    return dict(zip(SIDES, found, strict=True))
+    return (yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model)))
 
 
 def _judge(
