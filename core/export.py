@@ -9,9 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .types import SIDE_NAMES, SIDES, Conversation, Mark, Message, Record, Side
-
-Chat = tuple[Record, ...]
+from .types import SIDE_NAMES, SIDES, Chat, Conversation, Mark, Message, Record, Side
 
 
 def markdown(chat: Chat) -> str:

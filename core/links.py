@@ -18,12 +18,12 @@ from .errors import UserError
 from .prompts import digest
 from .types import (
     SIDES,
+    Chat,
     Comparison,
     Digest,
     FinishReason,
     LensChoice,
     Receipt,
-    Record,
     Side,
     SideReceipt,
     Value,
@@ -65,7 +65,7 @@ def of_receipt(receipt: Receipt) -> Shared:
     return Shared(comparison=receipt.comparison, base=_output(receipt.base), post=_output(receipt.post))
 
 
-def of_turn(chat: tuple[Record, ...], index: int, lens: LensChoice | None = None) -> Shared:
+def of_turn(chat: Chat, index: int, lens: LensChoice | None = None) -> Shared:
     """What the link of one turn of a conversation carries, or of a lens on it."""
     record = chat[index]
     base, post = (_output(side) if side else None for side in (record.base, record.post))

@@ -16,10 +16,10 @@ from .prompts import digest
 from .types import (
     SIDES,
     Answer,
+    Chat,
     Comparison,
     EngineInfo,
     Receipt,
-    Record,
     Result,
     Side,
     SideReceipt,
@@ -70,7 +70,7 @@ def answer(result: Result) -> Answer:
     return Answer(comparison=result.comparison, base=result.base, post=result.post, receipt=receipt)
 
 
-def of_turn(chat: tuple[Record, ...], index: int) -> Receipt:
+def of_turn(chat: Chat, index: int) -> Receipt:
     """The receipt of one turn of a kept conversation.
 
     Raises:

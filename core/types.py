@@ -507,6 +507,9 @@ class Record(Value):
         return self.base if side == "base" else self.post
 
 
+Chat = tuple[Record, ...]  # the finished turns of a conversation, as the page keeps them
+
+
 # --- the token lens ---------------------------------------------------------------------------------
 
 # Against which prompt the sibling scores a reply: the very token ids that its writer was sent, so that

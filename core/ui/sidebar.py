@@ -115,7 +115,7 @@ class Sidebar:
         pair = next((pair for pair in self.pool.pairs if pair.id == id), None)
         if pair is None:  # a kept turn may be of a pair that this start of the app does not have
             return f"{KIND[side]} model"
-        return label(pair.base if side == "base" else pair.post).split("/")[-1].partition("@")[0]
+        return label(pair.spec(side)).split("/")[-1].partition("@")[0]
 
 
 def _setting(widget: gr.Component, value: float) -> Any:

@@ -20,12 +20,10 @@ from ..links import Shared
 from ..pairs import find_pair
 from ..pool import Pool
 from ..steps import Stop
-from ..types import Comparison, Record, Turn, Value
+from ..types import Chat, Comparison, Record, Turn, Value
 from . import markup
 from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
-
-Chat = tuple[Record, ...]
 
 SECONDS_IDLE = 7200  # after which a session is forgotten here
 BUSY = markup.notice("A reply is being written; stop it first, or wait until it has ended.", "error")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...prompts import Piece, Prompt
-from ...types import SIDE_NAMES, SIDES, Record, Reply, Side, Snapshot
+from ...types import SIDE_NAMES, SIDES, Chat, Record, Reply, Side, Snapshot
 from ..escaping import safe_markdown, safe_plain
 from ..markup import ENDED, KIND, visible
 from ..visitor import has_receipt
@@ -23,7 +23,7 @@ def message(role: str, text: str) -> dict[str, Any]:
 
 
 def chat_messages(
-    chat: tuple[Record, ...], side: Side, prompt: str | None = None, reply: Reply | None = None
+    chat: Chat, side: Side, prompt: str | None = None, reply: Reply | None = None
 ) -> list[dict[str, Any]]:
     """One pane: the finished turns and, when there is one, the turn under way."""
     safe = safe_markdown if side == "post" else safe_plain
@@ -116,7 +116,7 @@ def banner(text: str, tone: str) -> str:
 _MARKS = (("base", "Base"), ("post", "Post-trained"), ("tie", "Tie"), ("neither", "Both bad"))
 
 
-def turns(chat: tuple[Record, ...]) -> str:
+def turns(chat: Chat) -> str:
     """A row for each turn, the last one in sight and the earlier ones folded away."""
     if not chat:
         return ""

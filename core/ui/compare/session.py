@@ -23,6 +23,7 @@ from ...types import (
     MAX_CHARACTERS,
     SIDE_NAMES,
     SIDES,
+    Chat,
     Comparison,
     Conversation,
     Mark,
@@ -34,7 +35,7 @@ from ...types import (
     in_common,
 )
 from ..sidebar import Choices
-from ..visitor import Chat, Opened, Session
+from ..visitor import Opened, Session
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import gradio as gr
 from ... import links, receipts
 from ...errors import UserError
 from ...steps import Stop
-from ...types import SIDES, Mark, Reply, Side
+from ...types import SIDES, Chat, Mark, Reply, Side
 from .. import delivery, markup
 from ..delivery import Parcel
 from ..room import MODELS, QUIET, Page, Update, Values
 from ..sidebar import Choices
-from ..visitor import BUSY, Chat, Session
+from ..visitor import BUSY, Session
 from . import render, session
 
 TITLE = "Compare"

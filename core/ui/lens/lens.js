@@ -151,13 +151,13 @@ const figure = (title, value, note) => make("div", {}, make("dt", {}, title), ma
 
 const drawFigures = () => {
   const { shares, mean_kl, mean_kl_first_5, expected_agreement, observed_agreement, first_parting } = summary;
-  const parting = first_parting === null ? "never" : `token ${first_parting + 1}`;
+  const divergence = first_parting === null ? "never" : `token ${first_parting + 1}`;
   figures.replaceChildren(
     figure("Unshifted", percent(shares.unshifted), "both have the same first choice"),
     figure("Marginal", percent(shares.marginal), "the sibling's second or third"),
     figure("Shifted", percent(shares.shifted), "beyond"),
     figure("Mean KL", `${nats(mean_kl)} nats`, `first five tokens ${nats(mean_kl_first_5)}`),
-    figure("First parting", parting, "the sibling draws another token"),
+    figure("First divergence", divergence, "the sibling draws another token"),
     figure("Agreement under shared luck", percent(observed_agreement), `expected ${percent(expected_agreement)}`),
   );
 };

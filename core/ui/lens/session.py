@@ -19,8 +19,20 @@ from ...errors import UserError
 from ...pool import Lease, Pool
 from ...receipts import side_receipt
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, Candidate, Comparison, Dial, LensContext, Record, Shift, Side, SideReceipt, Turn, explain
-from ..visitor import Chat
+from ...types import (
+    SIDES,
+    Candidate,
+    Chat,
+    Comparison,
+    Dial,
+    LensContext,
+    Record,
+    Shift,
+    Side,
+    SideReceipt,
+    Turn,
+    explain,
+)
 from . import render
 
 PERIOD = 1 / 8  # seconds between two views of what is being written

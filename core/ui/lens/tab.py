@@ -9,11 +9,11 @@ import gradio as gr
 from ... import lens, links
 from ...errors import UserError
 from ...steps import Stop
-from ...types import LensChoice, LensReport
+from ...types import Chat, LensChoice, LensReport
 from .. import delivery, markup
 from ..delivery import Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider
-from ..visitor import SECONDS_IDLE, Chat, Session
+from ..visitor import SECONDS_IDLE, Session
 from . import render, session
 from .session import View
 

@@ -66,24 +66,22 @@ def _side(side: Side, judged: SideVerdict) -> str:
     sentences = wording.side_sentences(side, judged)
     body = f"<p>{html.escape(sentences[0])}</p>"
     if judged.divergence is not None:
-        body += _parting(judged.divergence) + f"<p>{html.escape(sentences[-1])}</p>"
+        body += _divergence(judged.divergence) + f"<p>{html.escape(sentences[-1])}</p>"
     return f"<div class='verdict-side {side}'>{body}</div>"
 
 
-def _parting(parting: Divergence) -> str:
-    """Both tokens at the step where the runs part, with their logits and margins."""
+def _divergence(found: Divergence) -> str:
+    """Both tokens at the step where the runs diverge, with their logits and margins."""
     rows = "".join(
         f"<tr><th scope='row'>{name}</th><td><code>{html.escape(repr(choice.text) if choice.id is not None else choice.text)}</code></td>"
         f"<td>{'-' if choice.id is None else choice.id}</td><td>{_number(choice.logit)}</td><td>{_number(margin)}</td></tr>"
         for name, choice, margin in (
-            ("Recorded", parting.recorded, parting.recorded_margin),
-            ("Replayed", parting.replayed, parting.replayed_margin),
+            ("Recorded", found.recorded, found.recorded_margin),
+            ("Replayed", found.replayed, found.replayed_margin),
         )
     )
-    head = "".join(
-        f"<th scope='col'>{name}</th>" for name in (f"Step {parting.step}", "Token", "Id", "Logit", "Margin")
-    )
-    return f"<table class='parting'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in (f"Step {found.step}", "Token", "Id", "Logit", "Margin"))
+    return f"<table class='divergence'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _number(value: float | None) -> str:
@@ -94,14 +92,14 @@ def _number(value: float | None) -> str:
 
 
 def explanation(found: Difference) -> str:
-    """The inputs that differ, the texts that were sent, and where the replies part."""
+    """The inputs that differ, the texts that were sent, and where the replies diverge."""
     tone = "bad" if found.unexplained else "good" if not found.inputs else "info"
     inputs = "".join(_input(change) for change in found.inputs)
     sent = "".join(
         f"<h4>Sent to the {SIDE_NAMES[side]} model</h4><pre tabindex='0'>{_marked(changes)}</pre>"
         for side, changes in found.sent.items()
     )
-    partings = listed(wording.divergence_sentence(each) for each in found.divergences)
+    divergences = listed(wording.divergence_sentence(each) for each in found.divergences)
     table = (
         f"<table class='changes'><thead><tr><th scope='col'>Input</th><th scope='col'>What changed</th></tr></thead><tbody>{inputs}</tbody></table>"
         if inputs
@@ -109,7 +107,7 @@ def explanation(found: Difference) -> str:
     )
     return (
         f"<section class='verdict {tone}' aria-label='Why did it change'><h3>{html.escape(wording.explanation(found))}</h3>"
-        f"{table}{partings}{sent}</section>"
+        f"{table}{divergences}{sent}</section>"
     )
 
 

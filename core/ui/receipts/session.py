@@ -12,9 +12,8 @@ from ...difference import Difference, Texts, difference
 from ...errors import UserError
 from ...pool import Pool, Progress
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, Receipt, Verdict
+from ...types import SIDES, Chat, Receipt, Verdict
 from ..markup import short
-from ..visitor import Chat
 
 MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ... import export, links, wording
 from ...errors import UserError
-from ...types import Receipt
+from ...types import Chat, Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown
@@ -19,7 +19,7 @@ TITLE = "Receipts"
 NAME = "receipts"
 
 # Button, file name, media type, and what writes it.
-EXPORTS: tuple[tuple[str, str, str, Callable[[export.Chat], str]], ...] = (
+EXPORTS: tuple[tuple[str, str, str, Callable[[Chat], str]], ...] = (
     ("Both replies as Markdown", "same-seed.md", "text/markdown", export.markdown),
     ("Both chats as JSON Lines", "same-seed-messages.jsonl", "application/jsonl", export.messages),
     ("Preferences as JSON Lines", "same-seed-preferences.jsonl", "application/jsonl", export.preferences),
@@ -51,7 +51,7 @@ class Room:
             self.verdict = gr.HTML("", elem_id="verdict")
         with gr.Column(elem_classes="card", elem_id="why"):
             gr.HTML(
-                "<h2>Why did it change?</h2><p class='muted'>Choose any two turns of this conversation, or receipts dropped above: which inputs differ, and where the replies part.</p>"
+                "<h2>Why did it change?</h2><p class='muted'>Choose any two turns of this conversation, or receipts dropped above: which inputs differ, and where the replies diverge.</p>"
             )
             with gr.Row():
                 self.first = dropdown("First", "why_first", min_width=200)
