@@ -128,6 +128,17 @@ def test_every_room_goes_on_with_what_the_browser_kept_when_the_session_is_lost(
     assert there and "no reply to look at" not in str(there) and "no turn" not in str(there)
 
 
+def test_who_asks_before_the_page_has_arrived_loses_nothing_and_is_not_disturbed(house, guest):
+    """On a slow machine a prompt can be sent before the server has heard what the browser kept."""
+    guest.leave()
+    running = house.compare._compare({**guest.values, house.compare.prompt: "Three"})
+    guest.see(next(running))
+    update = house.visitor.arrive(guest.session, guest.values[house.visitor.keeper])
+    assert set(update) == {house.visitor.session, house.visitor.keeper}, "no part of the page loses its Stop button"
+    guest.watch(running)
+    assert guest.prompts == guest.kept_prompts == ["One", "Two", "Three"]
+
+
 def test_a_new_chat_is_not_taken_for_a_lost_one(house, guest):
     kept = guest.kept
     guest.see(house.visitor.new(guest.session))

@@ -66,17 +66,18 @@ window.sameSeed.visitor = (() => {
     if (history.state?.conversation !== tab.conversation || /^#(c|lesson)=/.test(location.hash)) location.reload();
   });
 
-  let link = false; // the address holds a link that has not been opened yet
+  let brought = null; // with the page, told to whatever event comes first
   return {
     arrive(most) {
+      if (brought) return brought;
       const entry = history.state?.conversation;
-      link = !entry && location.hash.startsWith("#c=");
+      const link = !entry && location.hash.startsWith("#c="); // that has not been opened yet
       const id = own(entry ?? tab.conversation ?? fresh());
       if (link) tab.conversation = id;
       else enter(id);
       const stored = find(id);
       const mine = link ? turns(stored?.kept) > 0 : turns(find(stored?.from)?.kept) > 0;
-      return { kept: stored?.kept ?? null, address: location.hash.slice(0, most), fresh: link, own: mine, last: turns(last()?.kept) };
+      return brought = { kept: stored?.kept ?? null, address: location.hash.slice(0, most), fresh: link, own: mine, last: turns(last()?.kept) };
     },
     // What the server says about the conversation: "show" it as it is kept, "keep" it, "begin" another one in a new
     // entry of the history, or in the one that is here. Returns what an action has to bring along.

@@ -26,6 +26,7 @@ from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
 
 SECONDS_IDLE = 7200  # after which a session is forgotten here
+_ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_CHARACTERS + 1})"
 BUSY = markup.notice("A reply is being written; stop it first, or wait until it has ended.", "error")
 UNREADABLE = (
     "The conversation kept in this browser is from another version of the app and cannot be read; this is a new chat."
@@ -111,11 +112,12 @@ class Visitor:
     def __init__(self, pool: Pool, sidebar: Sidebar, tabs: gr.Tabs):
         self.pool, self.sidebar, self.tabs = pool, sidebar, tabs
         self.session = gr.State(Session(), time_to_live=SECONDS_IDLE)
-        # As an input: {"kept": text}, what the browser keeps of this conversation. As an output: what it should do (see visitor.js).
+        # As an input: what the browser keeps of this conversation, from the moment that it is there. As an output: what it
+        # should do (see visitor.js).
         self.keeper = gr.HTML(
             None,
             html_template="",
-            js_on_load="watch('value', () => { props.value = window.sameSeed.visitor.obey(props.value); })",
+            js_on_load=f"props.value = {_ARRIVE}; watch('value', () => {{ props.value = window.sameSeed.visitor.obey(props.value); }})",
             apply_default_css=False,
             visible="hidden",
             elem_id="keeper",
@@ -199,38 +201,34 @@ class Visitor:
 
     def connect(self, demo: gr.Blocks) -> None:
         """Wire the arrival, once every room has said what it shows."""
-        js = f"() => [null, window.sameSeed.visitor.arrive({links.MAX_CHARACTERS + 1})]"
-        demo.load(self.arrive, [self.session, self.keeper], self.outputs, js=js, queue=False, **QUIET)
+        arriving = [self.session, self.keeper]
+        demo.load(self.arrive, arriving, self.outputs, js=f"() => [null, {_ARRIVE}]", queue=False, **QUIET)
 
     def arrive(self, session: Session, brought: Any) -> Update:
-        """A page was opened or loaded again. `brought` is {"kept", "address", "fresh", "own", "last"} (see visitor.js).
-
-        A link that cannot be used changes nothing.
-        """
-        brought = brought if isinstance(brought, dict) else {}
-        self._recover(session, brought)
-        own, last = bool(brought.get("own")), brought.get("last")
-        address = str(brought.get("address") or "")
-        order = "show"
-        if brought.get("fresh") and address.startswith(links.PREFIX):
-            try:
-                self._open(session, links.decode(address), "link")
-                order = "begin_here"
-            except UserError as error:
-                session.notice, own = str(error), False
-        empty = not session.records or order == "begin_here"
-        session.elsewhere = _OWN if own else _last(last) if empty and isinstance(last, int) and last > 0 else ""
-        return self._show(session) | self._tell(session, order, aside=order == "begin_here")
+        """A page was opened or loaded again. Somebody may have been quicker than that: then their reply goes on undisturbed."""
+        if session.chat is None:
+            self._recover(session, brought)
+        opened = session.opened is not None and isinstance(brought, dict) and bool(brought.get("fresh"))
+        told = self._tell(session, "begin_here" if opened else "show", aside=opened)
+        return told if session.busy("compare") else self._show(session) | told
 
     def _recover(self, session: Session, brought: Any) -> None:
-        text = brought.get("kept") if isinstance(brought, dict) else None
-        kept, session.notice = Kept(), ""
-        if text:
-            try:
-                kept = Kept.model_validate_json(text)
-            except (ValidationError, TypeError):
-                session.notice = UNREADABLE
+        """From {"kept", "address", "fresh", "own", "last"} (see visitor.js). A link that cannot be used changes nothing."""
+        found: dict[str, Any] = brought if isinstance(brought, dict) else {}
+        kept, own, last = Kept(), bool(found.get("own")), found.get("last")
+        try:
+            kept = Kept.model_validate_json(found.get("kept") or "{}")
+        except (ValidationError, TypeError):
+            session.notice = UNREADABLE
         session.chat, session.opened = kept.records, kept.opened
+        address = str(found.get("address") or "")
+        if found.get("fresh") and address.startswith(links.PREFIX):
+            try:
+                self._open(session, links.decode(address), "link")
+            except UserError as error:
+                session.notice, own = str(error), False
+        empty = not any(map(has_receipt, session.records))
+        session.elsewhere = _OWN if own else _last(last) if empty and isinstance(last, int) and last > 0 else ""
 
     def _open(self, session: Session, shared: Shared, source: str) -> None:
         """Raises UserError when the pair is unknown; then nothing is changed."""
