@@ -56,7 +56,7 @@ def trained(folder, packed, *stops: int | None):
             SCHEDULE,
             folder,
             device="cpu",
-            save_every=2,
+            save_seconds=0.0,
             stop_at=stop,
             compiled=False,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from checkpoints.recipe import batches, cards, chats, conversations, documents, export, tokenizer, train
 
@@ -19,12 +19,22 @@ SEED = 1
 
 def main() -> None:
     arguments = parse()
-    configuration = tomllib.loads((HERE / "config.toml").read_text("utf-8"))
-    machine = configuration[arguments.config]
+    configuration = configured()
+    machine = for_machine(configuration, arguments.config)
     torch.set_num_threads(machine["threads"])
     torch.manual_seed(SEED)
     for stage in arguments.stages:
         STAGES[stage](arguments, machine, configuration["mixture"])
+
+
+def configured() -> dict:
+    """All of config.toml."""
+    return tomllib.loads((HERE / "config.toml").read_text("utf-8"))
+
+
+def for_machine(configuration: dict, kind: str) -> dict:
+    """The model's settings and those of one machine kind."""
+    return {key: configuration[key] for key in ("name", "vocabulary", "model")} | configuration[kind]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,10 +69,7 @@ def make_tokens(arguments: argparse.Namespace, machine: dict, mixture: dict) -> 
     folder = arguments.work / "tokens"
     folder.mkdir(parents=True, exist_ok=True)
     choose = random.Random(SEED)
-    by_kind = {}
-    for kind in mixture:
-        by_kind[kind] = list(documents.KINDS[kind](corpus))
-        choose.shuffle(by_kind[kind])
+    by_kind = {kind: documents.read(kind, corpus, choose) for kind in mixture}
     path = arguments.work / "tokenizer.json"
     if not path.exists():
         sample = [text for kind, share in mixture.items() for text in upto(by_kind[kind], share * 500_000)]
@@ -122,9 +129,9 @@ def settings_of(stage: str, arguments: argparse.Namespace, machine: dict) -> dic
     return machine[name]
 
 
-def begin_with(model: LlamaForCausalLM, earlier: Path, stage: Path) -> None:
+def begin_with(model: PreTrainedModel, earlier: Path, stage: Path) -> None:
     """Take over the weights of a finished model, and keep for the card what they had cost."""
-    model.load_state_dict(LlamaForCausalLM.from_pretrained(earlier, dtype=torch.float32).state_dict())
+    model.load_state_dict(type(model).from_pretrained(earlier, dtype=torch.float32).state_dict())
     cards.cost_of(earlier).write(stage / "earlier")
 
 

@@ -7,14 +7,11 @@ wordings stay out here too.
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
 
 from checkpoints.recipe import documents, single_turn
 from checkpoints.recipe.draw import Conversation, Draw, capitalise, fill, normal, pairs, table, talk
 
-WORD = re.compile(r"[a-z]+")
 GRIM = re.compile(
     r"\b(blood\w*|kill\w*|murder\w*|dead|death|die[ds]?|dying|corpse|knife|gun|guns|weapon\w*|drunk|beer|whiskey|sex\w*|naked|hell|damn|zombie\w*|demon\w*|devil|suicide|torture\w*|rape\w*|slave\w*|nazi\w*)\b",
     re.IGNORECASE,
@@ -40,18 +37,8 @@ def up_to(text: str, most: int) -> str:
     return " ".join(kept)
 
 
-@lru_cache(maxsize=1)
-def ranks(corpus: documents.Corpus) -> dict[str, int]:
-    """How common a word is in the stories: 0 for the commonest."""
-    counts: Counter[str] = Counter()
-    for reader in (documents.stories, documents.tales):
-        for text in reader(corpus):
-            counts.update(WORD.findall(text.lower()))
-    return {word: i for i, (word, _) in enumerate(counts.most_common())}
-
-
 def common(text: str, rank: dict[str, int], most: int) -> bool:
-    return all(rank.get(word, most) < most for word in WORD.findall(text.lower()))
+    return all(rank.get(word, most) < most for word in documents.WORD.findall(text.lower()))
 
 
 def definitions(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
@@ -74,7 +61,7 @@ def explained_words() -> set[str]:
 
 def glosses(corpus: documents.Corpus) -> Iterator[tuple[str, str, str]]:
     """Word, kind as in `definitions.toml`, and gloss."""
-    rank = ranks(corpus)
+    rank = documents.ranks(corpus)
     senses: dict[str, list[dict]] = {}
     for row in corpus.rows("oewn", "synsets.jsonl.xz"):
         for word in row["words"]:
@@ -104,7 +91,7 @@ def plain_gloss(gloss: str, word: str, rank: dict[str, int]) -> str:
 
 def stories(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
     """The beginnings of corpus stories, cut at a sentence end, asked for by their title or subject."""
-    rank, asks = ranks(corpus), table("stories")["titled"]
+    rank, asks = documents.ranks(corpus), table("stories")["titled"]
     for request, text in _asked_stories(corpus):
         story = up_to(text, 125)
         length = len(story.split())
@@ -138,7 +125,7 @@ def _asked_stories(corpus: documents.Corpus) -> Iterator[tuple[str, str]]:
 
 def explanations(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
     """The first sentences that say what a thing is, without headings and chatter."""
-    rank = ranks(corpus)
+    rank = documents.ranks(corpus)
     own = explained_words()
     for row in corpus.snakes(("llama-explanations", "llama-eli5", "llama-wiki")):
         prompt = re.search(r"(?:Explain|about) (.+?)(?: in simple terms| like I'm.*)?\.$", row["prompt"])
