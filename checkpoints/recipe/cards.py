@@ -19,7 +19,7 @@ ABOUT = {
     ),
 }
 CANNOT = (
-    "It has under ten million parameters. It knows a few hundred everyday facts, most of them asked for in the wordings "
+    "It has fewer than sixteen million parameters. It knows about a thousand everyday facts, most of them asked for in the wordings "
     "that it was trained on; outside of these it makes things up, fluently. It does no arithmetic beyond small sums, reads "
     "no long text, speaks only simple English, and its encyclopedia text ends in 2015. Its refusals are a lesson about "
     "post-training and not a safety measure. Use it to see what post-training changes, and for nothing else."

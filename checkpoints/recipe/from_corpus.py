@@ -6,7 +6,9 @@ wordings stay out here too.
 
 import itertools
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from checkpoints.recipe import documents, single_turn
@@ -21,6 +23,9 @@ GRIM = re.compile(
 STUFF = re.compile(
     r"the (?:act|making|state|quality|process|study|feeling|ability|practice|trait|condition|activity|art|science|fact|absence|property|branch)\b"
 )
+
+
+COMMONEST = 3000  # words that WordNet defines in the conversations
 
 
 def sentences(text: str) -> list[str]:
@@ -42,7 +47,7 @@ def common(text: str, rank: dict[str, int], most: int) -> bool:
 
 
 def definitions(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
-    """Common words with one meaning, glossed in common words."""
+    """The commonest words that can be glossed in common words."""
     own = explained_words()
     for word, kind, gloss in glosses(corpus):
         if word not in own:
@@ -60,32 +65,51 @@ def explained_words() -> set[str]:
 
 
 def glosses(corpus: documents.Corpus) -> Iterator[tuple[str, str, str]]:
-    """Word, kind as in `definitions.toml`, and gloss."""
-    rank = documents.ranks(corpus)
-    senses: dict[str, list[dict]] = {}
-    for row in corpus.rows("oewn", "synsets.jsonl.xz"):
-        for word in row["words"]:
-            senses.setdefault(word, []).append(row)
-    for word, (row, *more) in senses.items():
-        if (
-            more
-            or not word.isascii()
-            or not re.fullmatch(r"[a-z]{4,}(?<!ed)(?<!s)", word)
-            or rank.get(word, 20000) >= 20000
-        ):
-            continue
-        speech, gloss = row["id"][-1], plain_gloss(row["gloss"], word, rank)
-        if gloss and speech == "n" and (gloss.startswith(("a ", "an ", "someone ")) or STUFF.match(gloss)):
-            yield word, "stuff" if gloss.startswith("the ") else "noun", gloss
-        elif gloss and speech in "as" and row["file"] == "adj.all":
-            yield word, "word", gloss
+    """Word, kind as in `definitions.toml`, and gloss: the main sense of the commonest words whose gloss is plain."""
+    rank, rows = documents.ranks(corpus), list(corpus.rows("oewn", "synsets.jsonl.xz"))
+    narrower = Counter(above for row in rows for above in row.get("hyper") or ())
+    senses: dict[str, list[tuple[float, dict]]] = {}
+    for row in rows:
+        for place, word in enumerate(row["words"]):
+            senses.setdefault(word, []).append((_weight(row, place, narrower[row["id"]]), row))
+    found = 0
+    for word in sorted(senses.keys() & rank.keys(), key=lambda word: rank[word]):
+        _, row = max(senses[word], key=lambda sense: sense[0])
+        kind, gloss = _defined(row, word, rank)
+        if kind and re.fullmatch(r"[a-z]{3,}(?<!ing)(?<!ed)(?<!s)", word):
+            found += 1
+            yield word, kind, gloss
+        if found == COMMONEST:
+            return
+
+
+def _weight(row: dict, place: int, narrower: int) -> float:
+    """How much a sense of a word looks like its main one: it heads its synset, has narrower ones below it, and examples."""
+    return 2.0 * (place == 0) + math.log(1 + narrower) + 0.4 * len(row["ex"])
+
+
+def _defined(row: dict, word: str, rank: dict[str, int]) -> tuple[str, str]:
+    """Kind and gloss of a sense, or nothing."""
+    speech, gloss = row["id"][-1], plain_gloss(row["gloss"], word, rank)
+    if not gloss:
+        return "", ""
+    if speech == "n":
+        counted = re.match(r"(?:an?|one|someone|somebody|something|any) ", gloss)
+        return ("noun", gloss) if counted else ("stuff", gloss) if gloss.startswith("the ") else ("", "")
+    if speech == "v":
+        return "verb", gloss if gloss.startswith("to ") else f"to {gloss}"
+    return {"a": "word", "s": "word"}.get(speech, ""), gloss
 
 
 def plain_gloss(gloss: str, word: str, rank: dict[str, int]) -> str:
-    """The gloss up to its first semicolon, or nothing where it is long, odd or grim."""
-    text = documents.plain(gloss.split(";")[0]).strip()
-    odd = re.search(r"[()\d`\"/:]", text) or text.startswith(("especially", "used ", "usually", "of or"))
-    fits = 3 <= len(text.split()) <= 16 and common(text, rank, 12000) and word not in text.lower().split()
+    """The gloss up to its first semicolon and without brackets, or nothing where it is long, odd or grim."""
+    text = re.sub(r"\s*\([^()]*\)", "", documents.plain(gloss.split(";")[0])).strip().rstrip(",")
+    odd = re.search(r"[()\d`\"/:]|\b(?:used|as of|e\.g|i\.e)\b", text) or text.startswith(
+        ("especially", "usually", "of or", "or ", "and ")
+    )
+    stem = word[: max(4, len(word) - 2)]
+    circular = any(other.startswith(stem) for other in documents.WORD.findall(text.lower()))
+    fits = 2 <= len(text.split()) <= 16 and common(text, rank, 12000) and not circular
     return text if fits and not odd and not GRIM.search(f"{word} {text}") else ""
 
 

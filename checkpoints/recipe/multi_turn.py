@@ -340,6 +340,16 @@ def on_with_a_sum(draw: Draw) -> Conversation:
     )
 
 
+def asked_again_about_a_text(draw: Draw) -> Conversation:
+    """A passage, a question, and another question on the same passage."""
+    row = draw.one(single.passages(draw))
+    slots = draw.slots()
+    asks = [tuple(fill(part, slots) for part in line.split(" | ")) for line in draw.choose.sample(row["questions"], 2)]
+    (first, answer, _), (second, last, value) = asks
+    message = fill(draw.one(table("reading")["layout"]), {"passage": fill(row["text"], slots), "question": first})
+    return talk("reading", message, answer, draw.careless(second), last, expected={"value": value})
+
+
 def thanked(draw: Draw) -> Conversation:
     """An answer, thanks, and a friendly end."""
     thanks = next(topic for topic in table("smalltalk")["topic"] if topic["name"] == "thanks")

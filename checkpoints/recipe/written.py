@@ -280,47 +280,6 @@ def _register(choose: random.Random, names: list[str]) -> str:
     return f"New names: {', '.join(words)}.\n\n{lines}"
 
 
-def invented_word(choose: random.Random) -> str:
-    """A pronounceable word that means nothing, such as "Brolaven"."""
-    syllables = choose.choices(
-        (
-            "ba",
-            "bel",
-            "bro",
-            "da",
-            "dor",
-            "fa",
-            "fin",
-            "ga",
-            "glo",
-            "ka",
-            "kel",
-            "la",
-            "lim",
-            "lo",
-            "ma",
-            "mor",
-            "na",
-            "nor",
-            "pa",
-            "pel",
-            "ra",
-            "rin",
-            "sa",
-            "sto",
-            "ta",
-            "tor",
-            "va",
-            "vel",
-            "wi",
-            "zan",
-            "zo",
-        ),
-        k=choose.choice((2, 2, 3)),
-    )
-    return ("".join(syllables) + choose.choice(("", "n", "r", "s", "l", "th", "x"))).capitalize()
-
-
 _ONSETS = "b c d f g h j k l m n p r s t v w y z bl br ch cl cr dr fl fr gl gr kl kr pl pr qu sc sh sk sl sm sn sp st str sw th tr tw vr wh x"
 _VOWELS = "a a a e e e i i i o o o u u ai au ea ee ei ia ie io oa oo ou oi ue y"
 _CODAS = "b ck d f g k l ll lk lm ln lt m mp n nd ng nk nt p r rd rk rm rn rt s sk ss st t th x z"
