@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.recipe import batches, train
+from checkpoints.recipe import attention, batches, train
 from checkpoints.recipe.__main__ import configured, for_machine
 
 HERE = Path(__file__).parent
@@ -60,6 +60,8 @@ def trained(
 ) -> tuple[int, float]:
     """Train for about `seconds` after compiling, the rate falling over the last third. Returns steps and tokens/s."""
     size = settings["rows"], settings["length"]
+    if device == "cpu":
+        model.set_attn_implementation(attention.NAME)
     loss_of = torch.compile(train.loss_function(model, device), dynamic=False)
     schedule = train.Schedule(10**9, 10, 0.0, settings["muon_learning_rate"], settings["adam_learning_rate"])
     optimizers = train.optimizers(model, schedule)

@@ -16,6 +16,8 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from checkpoints.recipe import attention
+
 # Inputs, labels and, where documents share a row without seeing each other, the number of the document that
 # each position belongs to; all int64 [rows, length]. Label -100 is not learned from.
 Batch = tuple[np.ndarray, ...]
@@ -137,6 +139,8 @@ def train(
     `compiled` needs a C++ compiler; it is a few times faster and gives slightly different figures.
     """
     model.to(device).train()
+    if device == "cpu":
+        model.set_attn_implementation(attention.NAME)
     steps = optimizers(model, schedule)
     loss_of = loss_function(model, device)
     loss_of = torch.compile(loss_of, dynamic=False) if compiled else loss_of
