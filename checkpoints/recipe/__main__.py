@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--start-from", type=Path, help="folder of an earlier pair: its models are trained further, instead of new ones"
     )
     parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
-    parser.add_argument("--per-kind", type=int, default=100, help="evaluate: probes of each kind")
+    parser.add_argument("--per-kind", type=int, default=200, help="evaluate: probes of each kind")
     parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
     parser.add_argument("--slots", type=int, default=16, help="evaluate: replies written at once")
