@@ -71,6 +71,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, packed):
     assert (spent.steps, spent.tokens) == (6, 6 * 4 * 16)
 
 
+def test_the_weights_of_an_early_step_are_kept_with_their_cost(tmp_path, packed):
+    source, weights = batches.Documents.open(packed, {"tales": 1.0}, 5), model()
+    train.train(
+        weights,
+        lambda step: source.batch(step, 4, 16),
+        SCHEDULE,
+        tmp_path / "whole",
+        device="cpu",
+        keep_at=2,
+        compiled=False,
+    )
+    early, stopped = train.weights(tmp_path / "whole" / train.EARLY), trained(tmp_path / "stopped", packed, 2)
+    assert all(torch.equal(early[name], stopped[name]) for name in early)
+    assert train.Spent.read(tmp_path / "whole" / train.EARLY).steps == 2
+
+
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(tmp_path, packed):
     before = train.validation_losses(model(), packed, ["tales"], device="cpu", length=16)["tales"]
     first, second = (trained(tmp_path / name, packed, None) for name in ("first", "second"))

@@ -176,17 +176,18 @@ def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> No
         arguments.work / "posttrain",
         device=machine["device"],
         stop_at=arguments.stop_at,
+        keep_at=settings["steps"] // 10,
     )
 
 
 def write_models(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
-    """Both models as folders that plain transformers loads, at --output."""
+    """The models as folders that plain transformers loads, at --output."""
     trained = Tokenizer.from_file(str(arguments.work / "tokenizer.json"))
-    for stage, suffix in (("pretrain", "Base"), ("posttrain", "Chat")):
+    for stage, suffix in cards.MODELS:
         model = train.new_model(machine["model"], machine["vocabulary"])
         model.load_state_dict(train.weights(arguments.work / stage))
         folder = arguments.output / f"{machine['name']}-{suffix}"
-        export.export(model, trained, folder, post_trained=stage == "posttrain")
+        export.export(model, trained, folder, post_trained=stage != "pretrain")
 
 
 def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:

@@ -25,6 +25,7 @@ IGNORED = -100
 FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 HEAD_PIECE = 1024  # positions whose logits are in memory at once
 SAVE_SECONDS = 300.0
+EARLY = "early"  # the folder of the weights between the beginning and the end of a stage
 LONGEST_STEP = 60.0  # seconds; a step that seems to take longer was paused, which costs nothing
 
 
@@ -131,10 +132,11 @@ def train(
     validate_every: int = 1000,
     save_seconds: float = SAVE_SECONDS,
     stop_at: int | None = None,
+    keep_at: int | None = None,
     compiled: bool = True,
 ) -> None:
     """Train in place. A checkpoint goes to `folder`/checkpoint.pt every `save_seconds`; `stop_at` ends early,
-    before the rate has fallen.
+    before the rate has fallen; the weights after `keep_at` steps stay in `folder`/early.
 
     `compiled` needs a C++ compiler; it is a few times faster and gives slightly different figures.
     """
@@ -165,6 +167,9 @@ def train(
         if validate is not None and ((step + 1) % validate_every == 0 or step + 1 == last):
             told = f"training loss {running:.4f}, validation loss {validate():.4f} nats/token"
             tqdm.write(f"{folder.name} step {step + 1}, {spent.tokens:,} tokens: {told}")
+        if step + 1 == keep_at:
+            save(folder / EARLY / "checkpoint.pt", model, [], step + 1)
+            spent.write(folder / EARLY)
         if time.perf_counter() - last_saved > save_seconds or step + 1 == last:
             save(saved, model, steps, step + 1)
             spent.write(folder)
@@ -182,6 +187,7 @@ def update(model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], sche
 
 
 def save(path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     torch.save({"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}, partial)
     partial.replace(path)  # a kill leaves the old checkpoint or the new one, never half of one
