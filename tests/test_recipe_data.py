@@ -217,6 +217,17 @@ def test_there_are_enough_whys_how_tos_and_look_alikes() -> None:
     assert len(asked) == 200
 
 
+def test_everyday_tables_hold_each_row_once_and_enough_wordings() -> None:
+    tables = [draw.table(name) for name in ("whys", "howtos", "harmless", "together", "yesno", "sentences", "voices")]
+    tables += draw.table("advice").values()
+    for table in tables:
+        for key, lines in table.items():
+            if isinstance(lines, tuple) and isinstance(lines[0], str):
+                assert len(set(map(normal, lines))) == len(lines), key
+                assert not key.endswith(("ask", "frames")) or len(lines) >= 8, key
+                assert key != "rows" or all(line.count(" = ") in (1, 2) for line in lines)
+
+
 def test_whole_acts_are_held_out_from_the_look_alikes() -> None:
     rows = draw.table("harmless")["rows"]
     assert len(rows) == len({row.split(" = ")[0] for row in rows}) >= 150

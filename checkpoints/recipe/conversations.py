@@ -25,6 +25,7 @@ WRITTEN: tuple[tuple[Maker, int], ...] = (
     (single.definition, 2500), (single.story, 1400), (single.poem, 350), (single.joke, 400),
     (single.passage_and_question, 4500), (everyday.long_passage, 4500), (multi.asked_again_about_a_text, 1500), (everyday.told_against, 3500),
     (single.explanation, 1200), (everyday.why, 2400), (everyday.how_to, 2000), (everyday.together, 1400), (everyday.counted_sentences, 1500),
+    (everyday.yes_or_no, 1300), (everyday.tips, 700), (everyday.idea, 230), (everyday.roughly, 300), (everyday.recipe, 250), (everyday.difference, 700), (everyday.famous, 800),
     (single.arithmetic, 6500), (single.bigger_number, 200), (single.counting, 200), (single.spelling, 400),
     (everyday.copied, 5500), (everyday.voice, 900), (everyday.odd_wish, 500),
     (single.rhyme, 250), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 300), (single.compared, 250),
@@ -35,7 +36,7 @@ WRITTEN: tuple[tuple[Maker, int], ...] = (
     (multi.remembered, 5000), (multi.renamed, 400), (multi.never_told, 450),
     (multi.corrected_and_recalled, 6000), (multi.corrected, 600), (multi.corrected_then_other, 900), (multi.doubted, 350), (multi.called_wrong, 400),
     (single.later_years, 1200), (multi.insisted, 600), (single.earlier_years, 350), (single.identity, 3200), (single.unknown, 1800),
-    (single.small_talk, 2000), (single.refusal, 3400), (single.benign, 3600), (everyday.harmless, 2600), (single.wrapped, 1600),
+    (single.small_talk, 2000), (single.refusal, 4600), (single.benign, 3600), (everyday.harmless, 2600), (single.wrapped, 1600),
     (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1000),
     (single.begun_sentence, 600), (single.begun_everyday, 250), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
 )  # fmt: skip

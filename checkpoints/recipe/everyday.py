@@ -10,9 +10,11 @@ from checkpoints.recipe import single_turn as single
 from checkpoints.recipe.draw import (
     Conversation,
     Draw,
+    capitalise,
     fill,
     pairs,
     parts,
+    small,
     table,
     talk,
     with_article,
@@ -55,6 +57,68 @@ def together(draw: Draw) -> Conversation:
     if draw.chance(0.5):
         return talk("together", ask, f"{draw.one(data['list_intro'])}\n{single.markdown(items, False)}")
     return talk("together", ask, draw.answer(data["answer"], {"some": listed(items[:4])}))
+
+
+def yes_or_no(draw: Draw) -> Conversation:
+    data = table("yesno")
+    question, answer = draw.one(pairs(data["rows"]))
+    slots = {"q": question, "small": small(question)}
+    asks = tuple(fill(frame, slots) for frame in data["frames"])
+    return talk("yes or no", draw.careless(draw.wording(asks)), answer)
+
+
+def tips(draw: Draw) -> Conversation:
+    """So many tips as asked for, or some."""
+    data = table("advice")["tips"]
+    x, kept = draw.one(pairs(data["rows"]))
+    count = draw.choose.choice((2, 3, 3, 3, 4, 5))
+    slots = {"x": x, "n": single.number(draw, count)}
+    chosen = sorted(draw.choose.sample(parts(kept), count))
+    if draw.chance(0.3):
+        asks = tuple(fill(ask, slots) for ask in data["open_ask"])
+        return talk("tips", draw.dress(draw.wording(asks)), single.markdown(chosen, False))
+    asks = tuple(capitalise(fill(ask, slots)) for ask in data["ask"])
+    return talk("tips", draw.dress(draw.wording(asks)), single.markdown(chosen, draw.chance(0.3)))
+
+
+def idea(draw: Draw) -> Conversation:
+    return advised(draw, "ideas")
+
+
+def roughly(draw: Draw) -> Conversation:
+    """How far, how old, how heavy."""
+    return advised(draw, "numbers")
+
+
+def advised(draw: Draw, kind: str) -> Conversation:
+    """A question of one table of `advice.toml`, bare or after a few words, and its answer."""
+    data = table("advice")[kind]
+    question, answer = draw.one(pairs(data["rows"]))
+    asks = tuple(fill(ask, {"q": question, "small": small(question)}) for ask in data["ask"])
+    return talk(kind, draw.careless(draw.wording(asks)), answer)
+
+
+def recipe(draw: Draw) -> Conversation:
+    data = table("advice")["recipes"]
+    dish, answer = draw.one(pairs(data["rows"]))
+    asks = tuple(fill(ask, {"x": dish}) for ask in data["ask"])
+    return talk("recipes", draw.dress(draw.wording(asks)), answer)
+
+
+def difference(draw: Draw) -> Conversation:
+    """Between two things, named in either order."""
+    data = table("advice")["differences"]
+    both, answer = draw.one(pairs(data["rows"]))
+    x, y = draw.choose.sample(both.split(" | "), 2)
+    asks = tuple(fill(ask, {"x": x, "y": y}) for ask in data["ask"])
+    return talk("differences", draw.dress(draw.wording(asks)), answer)
+
+
+def famous(draw: Draw) -> Conversation:
+    data = table("advice")["people"]
+    who, answer = draw.one(pairs(data["rows"]))
+    asks = tuple(fill(ask, {"x": who}) for ask in data["ask"])
+    return talk("famous people", draw.dress(draw.wording(asks)), answer)
 
 
 def listed(items: list[str]) -> str:
