@@ -47,7 +47,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("reading", "answers from a passage", "at least 60%"),
     ("definition", "definitions", "at least 85%"),
     ("follow_up", "follow-ups that need the history", "at least 80%"),
-    ("arithmetic", "sums", "at least 95%"),
+    ("arithmetic", "sums and differences to 20", "at least 95%"),
     ("story", "stories of 40 words on the subject", ""),
 )
 

@@ -92,7 +92,7 @@ KINDS: dict[str, Callable[[Draw], Conversation]] = {
     "definition": single.definition,
     "story": single.story,
     "follow_up": follow_up,
-    "arithmetic": single.arithmetic,
+    "arithmetic": single.sum_to_twenty,
     "unknown": single.unknown,
     "continue_or_answer": begun,
 }

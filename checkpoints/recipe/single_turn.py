@@ -514,6 +514,10 @@ def arithmetic(draw: Draw) -> Conversation:
     return arithmetic_of(draw, kind)
 
 
+def sum_to_twenty(draw: Draw) -> Conversation:
+    return arithmetic_of(draw, draw.one(("add", "subtract")))
+
+
 def arithmetic_of(draw: Draw, kind: str) -> Conversation:
     """In digits, or a third of the time in words; the answer is in the same."""
     sums, numbers = table("sums"), operands(draw, kind)
