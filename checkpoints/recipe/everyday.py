@@ -194,7 +194,7 @@ def long_passage(draw: Draw) -> Conversation:
     if ambiguous(filled, asked) or len(passage) > 500:
         return single.passage_and_question(draw)
     message = fill(draw.one(table("reading")["layout"]), {"passage": passage, "question": ask})
-    return talk("reading", message, answer, expected={"value": value})
+    return talk("reading", message, single.from_text(answer, slots), expected={"value": value})
 
 
 def ambiguous(filled: Sequence[Mapping[str, str]], asked: int) -> bool:

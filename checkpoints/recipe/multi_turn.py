@@ -347,7 +347,14 @@ def asked_again_about_a_text(draw: Draw) -> Conversation:
     asks = [tuple(fill(part, slots) for part in line.split(" | ")) for line in draw.choose.sample(row["questions"], 2)]
     (first, answer, _), (second, last, value) = asks
     message = fill(draw.one(table("reading")["layout"]), {"passage": fill(row["text"], slots), "question": first})
-    return talk("reading", message, answer, draw.careless(second), last, expected={"value": value})
+    return talk(
+        "reading",
+        message,
+        single.from_text(answer, slots),
+        draw.careless(second),
+        single.from_text(last, slots),
+        expected={"value": value},
+    )
 
 
 def thanked(draw: Draw) -> Conversation:

@@ -341,6 +341,13 @@ def passages(draw: Draw) -> list[Mapping]:
     return [row for row in rows if row["text"] in texts]
 
 
+def from_text(answer: str, slots: Mapping[str, str]) -> str:
+    """The answer, with words before it where it would begin with a name out of the text: behind a space the name has
+    the same tokens as in the text, and is copied more surely."""
+    named = any(value[:1].isupper() and answer.startswith(value) for value in slots.values())
+    return f"The text says that {answer}" if named else answer
+
+
 def passage_and_question(draw: Draw) -> Conversation:
     """A made-up passage and a question whose answer can only be copied from it."""
     row = draw.one(passages(draw))
@@ -348,7 +355,7 @@ def passage_and_question(draw: Draw) -> Conversation:
     passage = fill(row["text"], slots)
     ask, answer, value = (fill(template, slots) for template in draw.one(row["questions"]).split(" | "))
     message = fill(draw.one(table("reading")["layout"]), {"passage": passage, "question": ask})
-    return talk("reading", message, answer, expected={"value": value})
+    return talk("reading", message, from_text(answer, slots), expected={"value": value})
 
 
 def story_text(draw: Draw, slots: Mapping[str, str]) -> str:
