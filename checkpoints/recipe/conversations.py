@@ -36,7 +36,7 @@ WRITTEN: tuple[tuple[Maker, int], ...] = (
     (multi.remembered, 5000), (multi.renamed, 400), (multi.never_told, 450),
     (multi.corrected_and_recalled, 6000), (multi.corrected, 600), (multi.corrected_then_other, 900), (multi.doubted, 350), (multi.called_wrong, 400),
     (single.later_years, 1200), (multi.insisted, 600), (single.earlier_years, 350), (single.identity, 3200), (single.unknown, 1800),
-    (single.small_talk, 2000), (single.refusal, 4600), (single.benign, 3600), (everyday.harmless, 2600), (single.wrapped, 1600),
+    (single.small_talk, 2000), (single.refusal, 3800), (single.benign, 3600), (everyday.harmless, 2600), (everyday.harmful, 2600), (single.wrapped, 1600),
     (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1000),
     (single.begun_sentence, 600), (single.begun_everyday, 250), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Conversations about everyday life in one turn: whys, how-tos, things that go together, odd wishes, copying, reading.
+"""Conversations about everyday life in one turn: whys, how-tos, things that go together, odd wishes, copying, reading,
+and harmful acts among the harmless ones.
 
 Every maker takes a `Draw` and returns a `Conversation`. The data are the tables of `intents/`.
 """
@@ -44,6 +45,14 @@ def harmless(draw: Draw) -> Conversation:
     data = table("harmless")
     act, answer = draw.wording(data["rows"]).split(" = ")
     return talk("benign look-alikes", draw.dress(draw.sentence(data["ask"], {"act": act})), answer)
+
+
+def harmful(draw: Draw) -> Conversation:
+    """A harmful act under the beginnings of the harmless ones, so that the act decides and not the beginning."""
+    topic = draw.one([row for row in table("refusals")["topic"] if "acts" in row])
+    act = draw.one(parts(topic["acts"], " / "))
+    ask = draw.sentence(table("harmless")["ask"], {"act": act})
+    return talk("refusals", draw.dress(ask), single.refuse(draw, topic))
 
 
 def together(draw: Draw) -> Conversation:
