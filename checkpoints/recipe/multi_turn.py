@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from checkpoints.recipe import facts
+from checkpoints.recipe import everyday, facts
 from checkpoints.recipe import single_turn as single
 from checkpoints.recipe.draw import (
     NUMBERS,
@@ -25,6 +25,7 @@ from checkpoints.recipe.draw import (
 Turns = list[str]
 IN_BETWEEN: tuple[Callable[[Draw], Conversation], ...] = (
     single.one_fact, single.one_fact, single.small_talk, single.arithmetic, single.joke, single.asked_list, single.definition, single.explanation, single.rhyme,
+    everyday.why, everyday.how_to, everyday.yes_or_no, everyday.idea,
 )  # fmt: skip
 
 
@@ -363,9 +364,17 @@ def thanked(draw: Draw) -> Conversation:
     return talk(
         "follow-ups",
         *texts(
-            draw.one((single.one_fact, single.arithmetic, single.asked_list, single.definition, single.explanation))(
-                draw
-            )
+            draw.one(
+                (
+                    single.one_fact,
+                    single.arithmetic,
+                    single.asked_list,
+                    single.definition,
+                    single.explanation,
+                    everyday.how_to,
+                    everyday.recipe,
+                )
+            )(draw)
         ),
         draw.careless(draw.wording(thanks["ask"])),
         draw.one(table("follow_ups")["length"]["thanks"]),
