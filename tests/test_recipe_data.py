@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.recipe import conversations, documents, draw, from_corpus, judges, multi_turn, probes, single_turn
+from checkpoints.recipe import (
+    conversations,
+    documents,
+    draw,
+    everyday,
+    from_corpus,
+    judges,
+    multi_turn,
+    probes,
+    single_turn,
+)
 from checkpoints.recipe.draw import Conversation, normal
 from core import judging
 
@@ -24,8 +34,16 @@ SMALL_CORPUS = {
     ("stories_cc", "pratham.jsonl.xz"): [{"title": "Snow", "text": "Boating is a kind of river song. Rivers are ice that was snow."}],
     ("fairytaleqa", "stories.jsonl.xz"): [{"story": "boat-story", "text": "A boy had a little red boat. He took the boat to the river and sang a song."}],
     ("fairytaleqa", "qa.jsonl.xz"): [{"story": "boat", "q": "Where did the boy bring his little boat before he sang?", "a": "to the river"}],
-    ("oewn", "synsets.jsonl.xz"): [{"id": "1-n", "file": "noun.artifact", "words": ["boating"], "gloss": "a song of the river boy", "ex": []}],
+    ("oewn", "synsets.jsonl.xz"): [{"id": "1-a", "file": "adj.all", "words": ["little"], "gloss": "kind of red", "ex": []}],
 }  # fmt: skip
+
+
+SLOT_VALUES = {
+    value
+    for kind in ("thing", "animal", "colour")
+    for text in (draw.table("slots")[kind],)
+    for value in draw.parts(text)
+}
 
 
 class SmallCorpus(documents.Corpus):
@@ -150,6 +168,72 @@ def test_sums_are_right() -> None:
         if found := re.fullmatch(r"(\d+) ([-+x]) (\d+) = (\d+)\.", conversation.messages[-1][1]):
             x, y, z = int(found[1]), int(found[3]), int(found[4])
             assert z == {"+": x + y, "-": x - y, "x": x * y}[found[2]]
+
+
+def test_a_made_up_word_is_copied_letter_by_letter() -> None:
+    for part in ("training", "held_out"):
+        for conversation in made(everyday.copied, 400, part):
+            (_, asked), (_, reply) = conversation.messages
+            value = conversation.expected["value"]
+            assert judges.holds(reply, value)
+            letters = asked.lower().replace(" ", "")
+            assert value.replace(" ", "").lower() in letters or value.split()[0].lower() in letters
+
+
+def test_made_up_words_of_probes_are_in_no_training_conversation() -> None:
+    told = {row.expected["value"].lower() for row in made(everyday.copied, 400)}
+    assert not any(
+        draw.held_out(word) for word in told if " " not in word and len(word) > 3 and word not in SLOT_VALUES
+    )
+    probed = {row.expected["value"].lower() for row in made(everyday.copied, 400, "held_out")}
+    assert all(draw.held_out(word) for word in probed if " " not in word and len(word) > 3 and word not in SLOT_VALUES)
+
+
+def test_a_told_fact_is_used_against_the_trained_one() -> None:
+    for conversation in made(everyday.told_against, 300):
+        value, true = conversation.expected["value"], conversation.expected["not"]
+        assert normal(value) != normal(true) and judges.holds(conversation.messages[-1][1], value)
+        assert normal(value) in normal(conversation.messages[0][1])
+
+
+def test_as_many_sentences_as_asked_for() -> None:
+    for conversation in made(everyday.counted_sentences, 300):
+        reply = conversation.messages[-1][1]
+        assert len(re.findall(r"[.!?](?: |$)", reply)) == int(conversation.expected["count"]), reply
+
+
+def test_a_question_on_a_long_passage_has_one_answer_in_it() -> None:
+    for conversation in made(everyday.long_passage, 300):
+        (_, asked), (_, reply) = conversation.messages
+        assert judges.holds(reply, conversation.expected["value"])
+        assert normal(conversation.expected["value"]) in normal(asked)
+
+
+def test_there_are_enough_whys_how_tos_and_look_alikes() -> None:
+    assert len(draw.table("whys")["rows"]) >= 150
+    assert all(1 <= len(re.findall(r"[.!?](?: |$)", row.split(" = ")[2])) <= 3 for row in draw.table("whys")["rows"])
+    assert len(draw.table("howtos")["rows"]) >= 100
+    asked = {probe.turns for probe in probes.different("over_refusal", probes.over_refusal, 200, seed=7)}
+    assert len(asked) == 200
+
+
+def test_everyday_tables_hold_each_row_once_and_enough_wordings() -> None:
+    tables = [draw.table(name) for name in ("whys", "howtos", "harmless", "together", "yesno", "sentences", "voices")]
+    tables += draw.table("advice").values()
+    for table in tables:
+        for key, lines in table.items():
+            if isinstance(lines, tuple) and isinstance(lines[0], str):
+                assert len(set(map(normal, lines))) == len(lines), key
+                assert not key.endswith(("ask", "frames")) or len(lines) >= 8, key
+                assert key != "rows" or all(line.count(" = ") in (1, 2) for line in lines)
+
+
+def test_whole_acts_are_held_out_from_the_look_alikes() -> None:
+    rows = draw.table("harmless")["rows"]
+    assert len(rows) == len({row.split(" = ")[0] for row in rows}) >= 150
+    acts = [row.split(" = ")[0] for row in draw.split(rows, "held_out")]
+    said = " ".join(normal(row.messages[0][1]) for row in made(everyday.harmless, 600))
+    assert len(acts) >= 15 and not any(f" {normal(act)} " in f" {said} " for act in acts)
 
 
 def test_a_story_is_about_what_was_asked_for_and_of_the_right_length() -> None:

@@ -39,7 +39,30 @@ def test_the_table_counts_shares_and_turns_slips_around(lease):
     assert (rows["everyday facts right"].base, rows["everyday facts right"].post) == (0, 0.5)
     assert (rows["slips under unseen wrappers"].post, rows["slips under unseen wrappers"].count) == (1, 1)
     assert rows["ends within 200 tokens"].post == 1
-    assert "| everyday facts right | 0.0% | 50.0% | 2 | at least 80% |" in evaluate.markdown(list(rows.values()))
+    line = "| everyday facts right | 0.0% (0% to 66%) | 50.0% (9% to 91%) | 2 | at least 90% |"
+    assert line in evaluate.markdown(list(rows.values()))
+
+
+def test_the_interval_of_a_rate_is_that_of_wilson():
+    assert evaluate.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert evaluate.wilson(0.0, 200) == pytest.approx((0.0, 0.0188), abs=1e-4)
+    assert evaluate.wilson(1.0, 200) == pytest.approx((0.9812, 1.0), abs=1e-4)
+
+
+def test_silence_is_counted_turn_by_turn_in_chats_of_three_turns():
+    silent = ScriptedPool(base="  ", post="Yes.").lease
+    probe = Probe("fact", ("One?", "Two?", "Three?"), expected={"value": "Paris"})
+    rows = evaluate.blank_rows([evaluate.hold(silent, probe, 0, 0.7)])
+    assert [row.label for row in rows] == [f"blank replies, turn {n}" for n in (1, 2, 3)]
+    assert {(row.base, row.post, row.count) for row in rows} == {(1.0, 0.0, 1)}
+    assert evaluate.blank_rows([evaluate.hold(silent, Probe("fact", ("One?",), expected={"value": "x"}), 0, 0.7)]) == []
+
+
+def test_first_lines_are_compared_without_blank_lines(lease):
+    asked = [Probe("fact", (prompt,), expected={"value": "Paris"}) for prompt in ("One?", "Two?")]
+    row = evaluate.first_line_row(evaluate.hold_all(lease, asked, 0.7, 1, seed=0))
+    assert (row.base, row.count, row.kind) == (0.5, 2, "share")
+    assert evaluate.first_line("\n\n What is it?\nNo.") == "What is it?"
 
 
 def test_every_kind_of_probe_has_a_row():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from checkpoints.recipe import __main__ as recipe
-from checkpoints.recipe import batches, cards, chats, export, tokenizer, train
+from checkpoints.recipe import attention, batches, cards, chats, export, tokenizer, train
 from checkpoints.recipe.draw import talk
 
 SHAPE = {
@@ -56,7 +56,7 @@ def trained(folder, packed, *stops: int | None):
             SCHEDULE,
             folder,
             device="cpu",
-            save_every=2,
+            save_seconds=0.0,
             stop_at=stop,
             compiled=False,
         )
@@ -71,6 +71,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, packed):
     assert (spent.steps, spent.tokens) == (6, 6 * 4 * 16)
 
 
+def test_the_weights_of_an_early_step_are_kept_with_their_cost(tmp_path, packed):
+    source, weights = batches.Documents.open(packed, {"tales": 1.0}, 5), model()
+    train.train(
+        weights,
+        lambda step: source.batch(step, 4, 16),
+        SCHEDULE,
+        tmp_path / "whole",
+        device="cpu",
+        keep_at=2,
+        compiled=False,
+    )
+    early, stopped = train.weights(tmp_path / "whole" / train.EARLY), trained(tmp_path / "stopped", packed, 2)
+    assert all(torch.equal(early[name], stopped[name]) for name in early)
+    assert train.Spent.read(tmp_path / "whole" / train.EARLY).steps == 2
+
+
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(tmp_path, packed):
     before = train.validation_losses(model(), packed, ["tales"], device="cpu", length=16)["tales"]
     first, second = (trained(tmp_path / name, packed, None) for name in ("first", "second"))
@@ -78,6 +94,37 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights(tmp_p
     after = model()
     after.load_state_dict(first)
     assert train.validation_losses(after, packed, ["tales"], device="cpu", length=16)["tales"] < before
+
+
+@pytest.mark.parametrize("length", [7, 64, 100, 600])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_blocks_is_the_attention_of_torch(length, masked):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, length, 8, generator=generator)
+    key, value = (torch.randn(2, 2, length, 8, generator=generator) for _ in range(2))
+    owner = torch.arange(length)[None].expand(2, -1) // 5
+    mask = train.same_document(owner) if masked else None
+    ours, _ = attention.attend(None, query, key, value, mask, scaling=8**-0.5)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=not masked, enable_gqa=True
+    )
+    assert torch.allclose(ours.transpose(1, 2), theirs, atol=1e-5)
+
+
+def test_an_exported_model_has_the_attention_that_transformers_chooses(tmp_path, packed, spelling):
+    weights = model()
+    source = batches.Documents.open(packed, {"tales": 1.0}, 5)
+    train.train(
+        weights,
+        lambda step: source.batch(step, 2, 16),
+        replace(SCHEDULE, steps=1),
+        tmp_path,
+        device="cpu",
+        compiled=False,
+    )
+    export.export(weights, spelling, tmp_path / "Tiny", post_trained=False)
+    assert "blocks" not in (tmp_path / "Tiny" / "config.json").read_text()
+    assert type(weights).from_pretrained(tmp_path / "Tiny").config._attn_implementation == "sdpa"
 
 
 def encoded(spelling, *conversations):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from checkpoints.recipe import batches, cards, chats, conversations, documents, export, tokenizer, train
 
@@ -19,12 +19,22 @@ SEED = 1
 
 def main() -> None:
     arguments = parse()
-    configuration = tomllib.loads((HERE / "config.toml").read_text("utf-8"))
-    machine = configuration[arguments.config]
+    configuration = configured()
+    machine = for_machine(configuration, arguments.config)
     torch.set_num_threads(machine["threads"])
     torch.manual_seed(SEED)
     for stage in arguments.stages:
         STAGES[stage](arguments, machine, configuration["mixture"])
+
+
+def configured() -> dict:
+    """All of config.toml."""
+    return tomllib.loads((HERE / "config.toml").read_text("utf-8"))
+
+
+def for_machine(configuration: dict, kind: str) -> dict:
+    """The model's settings and those of one machine kind."""
+    return {key: configuration[key] for key in ("name", "vocabulary", "model")} | configuration[kind]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--start-from", type=Path, help="folder of an earlier pair: its models are trained further, instead of new ones"
     )
     parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
-    parser.add_argument("--per-kind", type=int, default=100, help="evaluate: probes of each kind")
+    parser.add_argument("--per-kind", type=int, default=200, help="evaluate: probes of each kind")
     parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
     parser.add_argument("--slots", type=int, default=16, help="evaluate: replies written at once")
@@ -59,10 +69,7 @@ def make_tokens(arguments: argparse.Namespace, machine: dict, mixture: dict) -> 
     folder = arguments.work / "tokens"
     folder.mkdir(parents=True, exist_ok=True)
     choose = random.Random(SEED)
-    by_kind = {}
-    for kind in mixture:
-        by_kind[kind] = list(documents.KINDS[kind](corpus))
-        choose.shuffle(by_kind[kind])
+    by_kind = {kind: documents.read(kind, corpus, choose) for kind in mixture}
     path = arguments.work / "tokenizer.json"
     if not path.exists():
         sample = [text for kind, share in mixture.items() for text in upto(by_kind[kind], share * 500_000)]
@@ -122,9 +129,9 @@ def settings_of(stage: str, arguments: argparse.Namespace, machine: dict) -> dic
     return machine[name]
 
 
-def begin_with(model: LlamaForCausalLM, earlier: Path, stage: Path) -> None:
+def begin_with(model: PreTrainedModel, earlier: Path, stage: Path) -> None:
     """Take over the weights of a finished model, and keep for the card what they had cost."""
-    model.load_state_dict(LlamaForCausalLM.from_pretrained(earlier, dtype=torch.float32).state_dict())
+    model.load_state_dict(type(model).from_pretrained(earlier, dtype=torch.float32).state_dict())
     cards.cost_of(earlier).write(stage / "earlier")
 
 
@@ -169,17 +176,18 @@ def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> No
         arguments.work / "posttrain",
         device=machine["device"],
         stop_at=arguments.stop_at,
+        keep_at=settings["steps"] // 10,
     )
 
 
 def write_models(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
-    """Both models as folders that plain transformers loads, at --output."""
+    """The models as folders that plain transformers loads, at --output."""
     trained = Tokenizer.from_file(str(arguments.work / "tokenizer.json"))
-    for stage, suffix in (("pretrain", "Base"), ("posttrain", "Chat")):
+    for stage, suffix in cards.MODELS:
         model = train.new_model(machine["model"], machine["vocabulary"])
         model.load_state_dict(train.weights(arguments.work / stage))
         folder = arguments.output / f"{machine['name']}-{suffix}"
-        export.export(model, trained, folder, post_trained=stage == "posttrain")
+        export.export(model, trained, folder, post_trained=stage != "pretrain")
 
 
 def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:

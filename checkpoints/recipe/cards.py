@@ -5,13 +5,19 @@ from pathlib import Path
 
 from benchmarks import report
 from checkpoints.recipe.documents import COLONIAL_TITLES, SOURCES
-from checkpoints.recipe.train import Spent
+from checkpoints.recipe.train import EARLY, Spent
 from core.types import SIDE_NAMES, SIDES
 
+# The stage whose weights a model has, and the end of its name, in the order of training.
+MODELS = (("pretrain", "Base"), (f"posttrain/{EARLY}", "Early"), ("posttrain", "Chat"))
 ABOUT = {
     "Base": (
         "A small language model that has read documents and nothing else. It continues a page: a question is followed by "
         "more questions, a list by more items, a story by its next sentence. It was never taught to answer anybody."
+    ),
+    "Early": (
+        "The base sibling after a tenth of its post-training: it already answers, and not yet well. It is there to show the "
+        "way from the base to the post-trained model."
     ),
     "Chat": (
         "The same weights as its base sibling, further trained on conversations that were written for this project by "
@@ -19,7 +25,7 @@ ABOUT = {
     ),
 }
 CANNOT = (
-    "It has under ten million parameters. It knows a few hundred everyday facts, most of them asked for in the wordings "
+    "It has fewer than sixteen million parameters. It knows about a thousand everyday facts, most of them asked for in the wordings "
     "that it was trained on; outside of these it makes things up, fluently. It does no arithmetic beyond small sums, reads "
     "no long text, speaks only simple English, and its encyclopedia text ends in 2015. Its refusals are a lesson about "
     "post-training and not a safety measure. Use it to see what post-training changes, and for nothing else."
@@ -27,12 +33,12 @@ CANNOT = (
 
 
 def write(work: Path, output: Path, machine: dict, mixture: dict[str, float]) -> None:
-    """README.md in both model folders.
+    """README.md in every model folder.
 
     Raises:
         FileNotFoundError: a stage has not been run; the file names which.
     """
-    for stage, suffix in (("pretrain", "Base"), ("posttrain", "Chat")):
+    for stage, suffix in MODELS:
         name = f"{machine['name']}-{suffix}"
         blocks = [
             _front_matter(work, machine, stage),
@@ -66,9 +72,10 @@ def _spent(work: Path, stage: str) -> Spent:
 
 def _before(work: Path, stage: str) -> Spent:
     """What the weights that a stage began with had cost."""
-    if (work / stage / "earlier").exists():
-        return Spent.read(work / stage / "earlier")
-    return total(work, "pretrain") if stage == "posttrain" else Spent()
+    whole = stage.removesuffix(f"/{EARLY}")
+    if (work / whole / "earlier").exists():
+        return Spent.read(work / whole / "earlier")
+    return Spent() if stage == "pretrain" else total(work, "pretrain")
 
 
 def total(work: Path, stage: str) -> Spent:
@@ -82,7 +89,7 @@ def began(work: Path, stage: str) -> str:
     if note.exists():
         return f" {note.read_text('utf-8').strip()}"
     if not earlier.exists():
-        return " It began with the base model's weights." if stage == "posttrain" else ""
+        return " It began with the base model's weights." if stage != "pretrain" else ""
     before = Spent.read(earlier)
     return (
         f" It began with the weights of an earlier model of the same recipe, which had cost {before.tokens:,} tokens and "

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from checkpoints.recipe import documents, from_corpus
+from checkpoints.recipe import documents, everyday, from_corpus
 from checkpoints.recipe import multi_turn as multi
 from checkpoints.recipe import single_turn as single
 from checkpoints.recipe.draw import Conversation, Draw, Part, names
@@ -21,24 +21,28 @@ Maker = Callable[[Draw], Conversation]
 
 # Maker and how many conversations of it to make at most.
 WRITTEN: tuple[tuple[Maker, int], ...] = (
-    (single.one_fact, 5500), (single.two_facts_at_once, 500), (single.true_or_false, 700), (multi.several_questions, 1400),
-    (single.definition, 1500), (single.passage_and_question, 2200), (single.story, 1400), (single.poem, 350), (single.joke, 400),
-    (single.explanation, 1000), (single.arithmetic, 1500), (single.bigger_number, 150), (single.counting, 150), (single.spelling, 300),
+    (single.one_fact, 9000), (single.two_facts_at_once, 700), (single.true_or_false, 1100), (multi.several_questions, 1800),
+    (single.definition, 2500), (single.story, 1400), (single.poem, 350), (single.joke, 400),
+    (single.passage_and_question, 4500), (everyday.long_passage, 4500), (multi.asked_again_about_a_text, 1500), (everyday.told_against, 3500),
+    (single.explanation, 1200), (everyday.why, 2400), (everyday.how_to, 2000), (everyday.together, 1400), (everyday.counted_sentences, 1500),
+    (everyday.yes_or_no, 1300), (everyday.tips, 700), (everyday.idea, 230), (everyday.roughly, 300), (everyday.recipe, 250), (everyday.difference, 700), (everyday.famous, 800),
+    (single.arithmetic, 6500), (single.bigger_number, 200), (single.counting, 200), (single.spelling, 400),
+    (everyday.copied, 5500), (everyday.voice, 900), (everyday.odd_wish, 500),
     (single.rhyme, 250), (single.synonym, 350), (single.sentence_with, 250), (single.repeated, 300), (single.compared, 250),
     (single.kind_of, 250), (single.translation, 250), (single.note, 400),
     (single.asked_list, 4000), (single.open_list, 250), (single.one_item, 300), (single.whole_set, 130),
-    (multi.same_group, 700), (multi.there, 300), (multi.about_a_list, 600), (multi.about_the_chat, 500), (multi.longer_or_shorter, 300),
-    (multi.on_with_a_sum, 250), (multi.thanked, 250),
-    (multi.remembered, 4200), (multi.renamed, 350), (multi.never_told, 400),
-    (multi.corrected_and_recalled, 4500), (multi.corrected, 500), (multi.corrected_then_other, 700), (multi.doubted, 300), (multi.called_wrong, 350),
-    (single.later_years, 1000), (multi.insisted, 500), (single.earlier_years, 350), (single.identity, 3200), (single.unknown, 1500),
-    (single.small_talk, 1300), (single.refusal, 3400), (single.benign, 3600), (single.wrapped, 1400),
+    (multi.same_group, 1200), (multi.there, 300), (multi.about_a_list, 900), (multi.about_the_chat, 700), (multi.longer_or_shorter, 300),
+    (multi.on_with_a_sum, 500), (multi.thanked, 250),
+    (multi.remembered, 5000), (multi.renamed, 400), (multi.never_told, 450),
+    (multi.corrected_and_recalled, 6000), (multi.corrected, 600), (multi.corrected_then_other, 900), (multi.doubted, 350), (multi.called_wrong, 400),
+    (single.later_years, 1200), (multi.insisted, 600), (single.earlier_years, 350), (single.identity, 3200), (single.unknown, 1800),
+    (single.small_talk, 2000), (single.refusal, 3800), (single.benign, 3600), (everyday.harmless, 2600), (everyday.harmful, 2600), (single.wrapped, 1600),
     (multi.persona, 800), (multi.with_plain_system, 500), (multi.under_a_rule, 1000),
-    (single.begun_sentence, 450), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
+    (single.begun_sentence, 600), (single.begun_everyday, 250), (single.begun_story, 200), (single.begun_poem, 80), (single.begun_list, 250), (single.begun_other, 160),
 )  # fmt: skip
 
 CORPUS: tuple[tuple[Callable[[documents.Corpus, Draw], Iterator[Conversation]], int], ...] = (
-    (from_corpus.definitions, 600), (from_corpus.stories, 500), (from_corpus.explanations, 300), (from_corpus.instructions, 600), (from_corpus.tales_to_read, 350),
+    (from_corpus.definitions, 7000), (from_corpus.stories, 500), (from_corpus.explanations, 300), (from_corpus.instructions, 600), (from_corpus.tales_to_read, 350),
 )  # fmt: skip
 
 

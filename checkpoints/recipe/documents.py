@@ -11,10 +11,13 @@ import lzma
 import random
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
-from checkpoints.recipe import written
+from checkpoints.recipe import pages, written
 
 SOURCES = tomllib.loads((Path(__file__).parent / "sources.toml").read_text("utf-8"))
 
@@ -22,6 +25,8 @@ SOURCES = tomllib.loads((Path(__file__).parent / "sources.toml").read_text("utf-
 _PLAIN = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\u00a0": " ", "\u200b": ""}
 )
+
+_FOREIGN = re.compile(r" ?\([^()\n]*[^\x00-\xff\u2013][^()\n]*\)")  # names in other scripts, phonetic signs
 
 COLONIAL_TITLES = (
     "The Settlers in Canada",
@@ -54,6 +59,15 @@ QUIZ_CATEGORIES = (
     "history",
     "literature",
     "humanities",
+    "people",
+    "hobbies",
+)
+# Kinds of noun in WordNet that a page can be about: things one can point at.
+THINGS = ("noun.artifact", "noun.animal", "noun.plant", "noun.object")
+WORD = re.compile(r"[a-z]+")
+UNSUITABLE = re.compile(
+    r"\b(prostitut\w*|drug\w*|gun|guns|weapon\w*|suicid\w*|abortion\w*|death|kill\w*|murder\w*|war|sex\w*|porn\w*|nazi\w*|terror\w*|slave\w*|racis\w*|tortur\w*|euthan\w*|alcohol\w*|gambl\w*)\b",
+    re.IGNORECASE,
 )
 
 
@@ -105,10 +119,10 @@ def tales(corpus: Corpus) -> Iterator[str]:
 def books(corpus: Corpus) -> Iterator[str]:
     for book in corpus.read("clic_books", "ChiLit.txt.xz").split("<|endoftext|>"):
         if not book.strip().startswith(COLONIAL_TITLES):
-            yield from pages(plain(book), 6000)
+            yield from paged(plain(book), 6000)
 
 
-def pages(text: str, size: int) -> Iterator[str]:
+def paged(text: str, size: int) -> Iterator[str]:
     """`text` in pieces of whole paragraphs, each about `size` characters."""
     page: list[str] = []
     for paragraph in text.split("\n\n"):
@@ -123,7 +137,7 @@ def pages(text: str, size: int) -> Iterator[str]:
 def _wiki(corpus: Corpus, name: str) -> Iterator[str]:
     for article in corpus.read("wiki2015", name).split("\n\n"):
         if article.count("\n") and len(article) > 200:
-            yield plain(article)
+            yield plain(_FOREIGN.sub("", article).replace("(; ", "(").replace(" (])", ""))
 
 
 def encyclopedia_simple(corpus: Corpus) -> Iterator[str]:
@@ -145,7 +159,7 @@ def explanations(corpus: Corpus) -> Iterator[str]:
 
 def textbooks(corpus: Corpus) -> Iterator[str]:
     for row in corpus.snakes(("llama-textbook",)):
-        yield from pages(plain(row["answer"]), 4000)
+        yield from paged(plain(row["answer"]), 4000)
 
 
 def poems(corpus: Corpus) -> Iterator[str]:
@@ -175,36 +189,114 @@ def corpus_names(corpus: Corpus) -> list[str]:
     return json.loads(corpus.read("dariusk_corpora_cc0", "data__humans__firstNames.json"))["firstNames"]
 
 
+def podcasts(corpus: Corpus) -> Iterator[str]:
+    """Talks on the air and debates at school: questions are followed by other people's views."""
+    for row in corpus.snakes(("generated-podcast", "llama-debates")):
+        if not UNSUITABLE.search(row["prompt"] + row["answer"][:600]):
+            yield plain(row["answer"])
+
+
+def word_examples(corpus: Corpus) -> Iterator[str]:
+    for row in corpus.snakes(("llama-sentences", "llama-synonyms")):
+        yield plain(row["answer"])
+
+
+@lru_cache(maxsize=1)
+def ranks(corpus: Corpus) -> dict[str, int]:
+    """How common a word is in the stories: 0 for the commonest."""
+    counts: Counter[str] = Counter()
+    for reader in (stories, tales):
+        for text in reader(corpus):
+            counts.update(WORD.findall(text.lower()))
+    return {word: i for i, (word, _) in enumerate(counts.most_common())}
+
+
+@lru_cache(maxsize=1)
+def _questions(corpus: Corpus) -> tuple[str, ...]:
+    """Questions of the corpus: a quiz's and those on tales."""
+    asked = [plain(row["q"]) for row in corpus.rows("opentriviaqa", "trivia.jsonl.xz") if row["cat"] in QUIZ_CATEGORIES]
+    asked += [plain(row["q"]) for row in corpus.rows("fairytaleqa", "qa.jsonl.xz")]
+    return tuple(dict.fromkeys(q for q in asked if q.endswith("?") and 15 < len(q) < 110 and not UNSUITABLE.search(q)))
+
+
+def _nouns(corpus: Corpus, files: tuple[str, ...] = ()) -> dict[str, int]:
+    """Nouns that are nothing but nouns and neither among the commonest words nor rare, with their rank; of these
+    WordNet files, if any are named."""
+    rank, rows = ranks(corpus), list(corpus.rows("oewn", "synsets.jsonl.xz"))
+    others = {word for row in rows if not row["file"].startswith("noun.") for word in row["words"][:1]}
+    found = {
+        word
+        for row in rows
+        if row["file"] in files or (not files and row["file"].startswith("noun."))
+        for word in row["words"][:1]
+        if len(word) > 2 and 100 < rank.get(word, 10**9) < 12000 and not UNSUITABLE.search(word)
+    }
+    return {word: rank[word] for word in sorted(found - others)}
+
+
+@lru_cache(maxsize=1)
+def _by_subject(corpus: Corpus) -> dict[str, list[str]]:
+    return pages.by_subject(_questions(corpus), _nouns(corpus))
+
+
+@lru_cache(maxsize=1)
+def _by_thing(corpus: Corpus) -> dict[str, list[str]]:
+    """Questions by thing; a thing that no question names stands with one on another."""
+    asked, choose = _questions(corpus), random.Random(5)
+    by_subject = _by_subject(corpus)
+    return {thing: by_subject.get(thing, [choose.choice(asked)]) for thing in _nouns(corpus, THINGS)}
+
+
+@lru_cache(maxsize=1)
+def _articles(corpus: Corpus) -> dict[str, str]:
+    """The first paragraphs of articles by title, the title as their first line."""
+    texts = {text.split("\n")[0]: text for text in _wiki(corpus, "wiki_lead2.txt.xz")}
+    return {title: text for title, text in texts.items() if 3 < len(title) < 40 and not UNSUITABLE.search(text)}
+
+
 def quizzes(corpus: Corpus) -> Iterator[str]:
-    """Questions followed by more questions, never by an answer: what the base learns to do with a question."""
-    choose = random.Random(11)
-    by_category: dict[str, list[str]] = {name: [] for name in QUIZ_CATEGORIES}
-    for row in corpus.rows("opentriviaqa", "trivia.jsonl.xz"):
-        question = plain(row["q"])
-        if row["cat"] in by_category and question.endswith("?") and 15 < len(question) < 110:
-            by_category[row["cat"]].append(question)
-    tale_questions = [plain(row["q"]) for row in corpus.rows("fairytaleqa", "qa.jsonl.xz") if row["q"].endswith("?")]
-    for category, questions in {**by_category, "reading": tale_questions}.items():
-        for _ in range(2):
-            choose.shuffle(questions)
-            start = 0
-            while start < len(questions):
-                size = choose.randrange(5, 16)
-                yield written.sheet(choose, category.replace("-", " "), questions[start : start + size])
-                start += size
+    return islice(pages.sheets(random.Random(11), _by_subject(corpus), corpus_names(corpus)), 9000)
 
 
-def writing_prompts(corpus: Corpus) -> Iterator[str]:
-    """Instructions followed by more instructions, as on a worksheet."""
-    choose = random.Random(13)
-    kinds = (*STORY_KINDS, *EXPLAINING_KINDS, "llama-song-poems", "generated-jokes", "generated-spelling")
-    prompts = [plain(row["prompt"].replace("`", '"')) for row in corpus.snakes(kinds) if len(row["prompt"]) < 140]
-    choose.shuffle(prompts)
-    start = 0
-    while start < len(prompts):
-        size = choose.randrange(4, 12)
-        yield written.sheet(choose, "writing prompts", prompts[start : start + size])
-        start += size
+def worksheets(corpus: Corpus) -> Iterator[str]:
+    return islice(pages.worksheets(random.Random(13), _by_thing(corpus)), 9000)
+
+
+def discussions(corpus: Corpus) -> Iterator[str]:
+    return islice(pages.discussions(random.Random(29), _by_thing(corpus), corpus_names(corpus)), 40000)
+
+
+def questioned(corpus: Corpus) -> Iterator[str]:
+    """Articles with questions about their subject, and under a line that names it."""
+    choose, texts = random.Random(37), _articles(corpus)
+    for _ in range(3):
+        yield from pages.articles(choose, pages.by_title(_questions(corpus), texts), texts)
+    yield from pages.introduced(choose, texts)
+
+
+def read_and_asked(corpus: Corpus) -> Iterator[str]:
+    """Pieces of fairy tales with their questions."""
+    asked: dict[str, list[str]] = {}
+    for row in corpus.rows("fairytaleqa", "qa.jsonl.xz"):
+        if row["q"].endswith("?"):
+            asked.setdefault(row["story"].removesuffix("-story"), []).append(plain(row["q"]))
+    tales_by_name = {
+        row["story"].removesuffix("-story"): re.sub(r"(?<=[.!?]) ", "\n\n", plain(re.sub(r"\s+", " ", row["text"])))
+        for row in corpus.rows("fairytaleqa", "stories.jsonl.xz")
+    }
+    return pages.read_and_asked(
+        random.Random(41),
+        (
+            (piece.replace("\n\n", " "), pages.closest(asked[name], piece))
+            for name, text in tales_by_name.items()
+            if name in asked
+            for piece in paged(text, 1200)
+        ),
+    )
+
+
+def fact_questions(corpus: Corpus) -> Iterator[str]:
+    return written.fact_sheets()
 
 
 def dictionary(corpus: Corpus) -> Iterator[str]:
@@ -234,11 +326,23 @@ KINDS: dict[str, Reader] = {
     "textbooks": textbooks,
     "poems": poems,
     "dialogues": dialogues,
-    "quizzes": quizzes,
-    "writing_prompts": writing_prompts,
+    "podcasts": podcasts,
+    "word_examples": word_examples,
     "dictionary": dictionary,
     "records": lambda corpus: written.records(corpus_names(corpus)),
     "lists": lambda corpus: written.lists(),
-    "forum": lambda corpus: written.forum(corpus_names(corpus)),
     "facts": lambda corpus: written.fact_pages(),
+    "fact_questions": fact_questions,
+    "quizzes": quizzes,
+    "worksheets": worksheets,
+    "discussions": discussions,
+    "questioned": questioned,
+    "read_and_asked": read_and_asked,
 }
+
+
+def read(kind: str, corpus: Corpus, choose: random.Random) -> list[str]:
+    """The documents of a kind in random order, short ones together on a page: none ends soon or behind a question."""
+    texts = list(KINDS[kind](corpus))
+    choose.shuffle(texts)
+    return list(pages.together(texts))

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.recipe import written
-from checkpoints.recipe.facts import capitalise
+from checkpoints.recipe.facts import capitalise, takes_an
 
 Part = Literal["training", "held_out"]
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,9 @@ def fill(template: str, slots: Mapping[str, str]) -> str:
             text = text.upper()
         elif key[0].isupper() and key not in slots:
             text = capitalise(text)
-        return f"{article}n {text}" if article and _takes_an(text) else f"{article} {text}" if article else text
+        return f"{article}n {text}" if article and takes_an(text) else f"{article} {text}" if article else text
 
     return re.sub(r"(?:\b([Aa]) )?\{(\w+)\}", value, template)
-
-
-def _takes_an(text: str) -> bool:
-    return text[:1].lower() in "aeiou" and not text.lower().startswith(("uni", "eu", "use", "one ", "uku"))
 
 
 def with_article(noun: str) -> str:
@@ -213,7 +212,7 @@ class Draw:
         return self._until_on_this_side(lambda: self.choose.choice(self.names))
 
     def word(self) -> str:
-        return self._until_on_this_side(lambda: written.invented_word(self.choose))
+        return self._until_on_this_side(lambda: written.made_up_word(self.choose))
 
     def _until_on_this_side(self, make: Callable[[], str]) -> str:
         value = make()

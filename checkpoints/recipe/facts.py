@@ -11,6 +11,10 @@ def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def takes_an(text: str) -> bool:
+    return text[:1].lower() in "aeiou" and not text.lower().startswith(("uni", "eu", "use", "one ", "uku"))
+
+
 @dataclass(frozen=True)
 class Fact:
     """One row: a subject, its value, and the wordings of its group."""
@@ -24,6 +28,7 @@ class Fact:
 
     def fill(self, wording: str, value: str | None = None) -> str:
         y = self.value if value is None else value
+        wording = wording.replace(" a {y}", " an {y}") if takes_an(y) else wording
         text = wording.replace("{x}", self.subject).replace("{y}", y)
         return text.replace("{X}", capitalise(self.subject)).replace("{Y}", capitalise(y))
 

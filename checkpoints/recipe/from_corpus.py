@@ -6,15 +6,14 @@ wordings stay out here too.
 
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
 
 from checkpoints.recipe import documents, single_turn
 from checkpoints.recipe.draw import Conversation, Draw, capitalise, fill, normal, pairs, table, talk
 
-WORD = re.compile(r"[a-z]+")
 GRIM = re.compile(
     r"\b(blood\w*|kill\w*|murder\w*|dead|death|die[ds]?|dying|corpse|knife|gun|guns|weapon\w*|drunk|beer|whiskey|sex\w*|naked|hell|damn|zombie\w*|demon\w*|devil|suicide|torture\w*|rape\w*|slave\w*|nazi\w*)\b",
     re.IGNORECASE,
@@ -24,6 +23,9 @@ GRIM = re.compile(
 STUFF = re.compile(
     r"the (?:act|making|state|quality|process|study|feeling|ability|practice|trait|condition|activity|art|science|fact|absence|property|branch)\b"
 )
+
+
+COMMONEST = 3000  # words that WordNet defines in the conversations
 
 
 def sentences(text: str) -> list[str]:
@@ -40,22 +42,12 @@ def up_to(text: str, most: int) -> str:
     return " ".join(kept)
 
 
-@lru_cache(maxsize=1)
-def ranks(corpus: documents.Corpus) -> dict[str, int]:
-    """How common a word is in the stories: 0 for the commonest."""
-    counts: Counter[str] = Counter()
-    for reader in (documents.stories, documents.tales):
-        for text in reader(corpus):
-            counts.update(WORD.findall(text.lower()))
-    return {word: i for i, (word, _) in enumerate(counts.most_common())}
-
-
 def common(text: str, rank: dict[str, int], most: int) -> bool:
-    return all(rank.get(word, most) < most for word in WORD.findall(text.lower()))
+    return all(rank.get(word, most) < most for word in documents.WORD.findall(text.lower()))
 
 
 def definitions(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
-    """Common words with one meaning, glossed in common words."""
+    """The commonest words that can be glossed in common words."""
     own = explained_words()
     for word, kind, gloss in glosses(corpus):
         if word not in own:
@@ -73,38 +65,57 @@ def explained_words() -> set[str]:
 
 
 def glosses(corpus: documents.Corpus) -> Iterator[tuple[str, str, str]]:
-    """Word, kind as in `definitions.toml`, and gloss."""
-    rank = ranks(corpus)
-    senses: dict[str, list[dict]] = {}
-    for row in corpus.rows("oewn", "synsets.jsonl.xz"):
-        for word in row["words"]:
-            senses.setdefault(word, []).append(row)
-    for word, (row, *more) in senses.items():
-        if (
-            more
-            or not word.isascii()
-            or not re.fullmatch(r"[a-z]{4,}(?<!ed)(?<!s)", word)
-            or rank.get(word, 20000) >= 20000
-        ):
-            continue
-        speech, gloss = row["id"][-1], plain_gloss(row["gloss"], word, rank)
-        if gloss and speech == "n" and (gloss.startswith(("a ", "an ", "someone ")) or STUFF.match(gloss)):
-            yield word, "stuff" if gloss.startswith("the ") else "noun", gloss
-        elif gloss and speech in "as" and row["file"] == "adj.all":
-            yield word, "word", gloss
+    """Word, kind as in `definitions.toml`, and gloss: the main sense of the commonest words whose gloss is plain."""
+    rank, rows = documents.ranks(corpus), list(corpus.rows("oewn", "synsets.jsonl.xz"))
+    narrower = Counter(above for row in rows for above in row.get("hyper") or ())
+    senses: dict[str, list[tuple[float, dict]]] = {}
+    for row in rows:
+        for place, word in enumerate(row["words"]):
+            senses.setdefault(word, []).append((_weight(row, place, narrower[row["id"]]), row))
+    found = 0
+    for word in sorted(senses.keys() & rank.keys(), key=lambda word: rank[word]):
+        _, row = max(senses[word], key=lambda sense: sense[0])
+        kind, gloss = _defined(row, word, rank)
+        if kind and re.fullmatch(r"[a-z]{3,}(?<!ing)(?<!ed)(?<!s)", word):
+            found += 1
+            yield word, kind, gloss
+        if found == COMMONEST:
+            return
+
+
+def _weight(row: dict, place: int, narrower: int) -> float:
+    """How much a sense of a word looks like its main one: it heads its synset, has narrower ones below it, and examples."""
+    return 2.0 * (place == 0) + math.log(1 + narrower) + 0.4 * len(row["ex"])
+
+
+def _defined(row: dict, word: str, rank: dict[str, int]) -> tuple[str, str]:
+    """Kind and gloss of a sense, or nothing."""
+    speech, gloss = row["id"][-1], plain_gloss(row["gloss"], word, rank)
+    if not gloss:
+        return "", ""
+    if speech == "n":
+        counted = re.match(r"(?:an?|one|someone|somebody|something|any) ", gloss)
+        return ("noun", gloss) if counted else ("stuff", gloss) if gloss.startswith("the ") else ("", "")
+    if speech == "v":
+        return "verb", gloss if gloss.startswith("to ") else f"to {gloss}"
+    return {"a": "word", "s": "word"}.get(speech, ""), gloss
 
 
 def plain_gloss(gloss: str, word: str, rank: dict[str, int]) -> str:
-    """The gloss up to its first semicolon, or nothing where it is long, odd or grim."""
-    text = documents.plain(gloss.split(";")[0]).strip()
-    odd = re.search(r"[()\d`\"/:]", text) or text.startswith(("especially", "used ", "usually", "of or"))
-    fits = 3 <= len(text.split()) <= 16 and common(text, rank, 12000) and word not in text.lower().split()
+    """The gloss up to its first semicolon and without brackets, or nothing where it is long, odd or grim."""
+    text = re.sub(r"\s*\([^()]*\)", "", documents.plain(gloss.split(";")[0])).strip().rstrip(",")
+    odd = re.search(r"[()\d`\"/:]|\b(?:used|as of|e\.g|i\.e)\b", text) or text.startswith(
+        ("especially", "usually", "of or", "or ", "and ")
+    )
+    stem = word[: max(4, len(word) - 2)]
+    circular = any(other.startswith(stem) for other in documents.WORD.findall(text.lower()))
+    fits = 2 <= len(text.split()) <= 16 and common(text, rank, 12000) and not circular
     return text if fits and not odd and not GRIM.search(f"{word} {text}") else ""
 
 
 def stories(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
     """The beginnings of corpus stories, cut at a sentence end, asked for by their title or subject."""
-    rank, asks = ranks(corpus), table("stories")["titled"]
+    rank, asks = documents.ranks(corpus), table("stories")["titled"]
     for request, text in _asked_stories(corpus):
         story = up_to(text, 125)
         length = len(story.split())
@@ -138,7 +149,7 @@ def _asked_stories(corpus: documents.Corpus) -> Iterator[tuple[str, str]]:
 
 def explanations(corpus: documents.Corpus, draw: Draw) -> Iterator[Conversation]:
     """The first sentences that say what a thing is, without headings and chatter."""
-    rank = ranks(corpus)
+    rank = documents.ranks(corpus)
     own = explained_words()
     for row in corpus.snakes(("llama-explanations", "llama-eli5", "llama-wiki")):
         prompt = re.search(r"(?:Explain|about) (.+?)(?: in simple terms| like I'm.*)?\.$", row["prompt"])

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from checkpoints.recipe import facts
+from checkpoints.recipe import everyday, facts
 from checkpoints.recipe import single_turn as single
 from checkpoints.recipe.draw import (
     NUMBERS,
@@ -25,6 +25,7 @@ from checkpoints.recipe.draw import (
 Turns = list[str]
 IN_BETWEEN: tuple[Callable[[Draw], Conversation], ...] = (
     single.one_fact, single.one_fact, single.small_talk, single.arithmetic, single.joke, single.asked_list, single.definition, single.explanation, single.rhyme,
+    everyday.why, everyday.how_to, everyday.yes_or_no, everyday.idea,
 )  # fmt: skip
 
 
@@ -340,15 +341,40 @@ def on_with_a_sum(draw: Draw) -> Conversation:
     )
 
 
+def asked_again_about_a_text(draw: Draw) -> Conversation:
+    """A passage, a question, and another question on the same passage."""
+    row = draw.one(single.passages(draw))
+    slots = draw.slots()
+    asks = [tuple(fill(part, slots) for part in line.split(" | ")) for line in draw.choose.sample(row["questions"], 2)]
+    (first, answer, _), (second, last, value) = asks
+    message = fill(draw.one(table("reading")["layout"]), {"passage": fill(row["text"], slots), "question": first})
+    return talk(
+        "reading",
+        message,
+        single.from_text(answer, slots),
+        draw.careless(second),
+        single.from_text(last, slots),
+        expected={"value": value},
+    )
+
+
 def thanked(draw: Draw) -> Conversation:
     """An answer, thanks, and a friendly end."""
     thanks = next(topic for topic in table("smalltalk")["topic"] if topic["name"] == "thanks")
     return talk(
         "follow-ups",
         *texts(
-            draw.one((single.one_fact, single.arithmetic, single.asked_list, single.definition, single.explanation))(
-                draw
-            )
+            draw.one(
+                (
+                    single.one_fact,
+                    single.arithmetic,
+                    single.asked_list,
+                    single.definition,
+                    single.explanation,
+                    everyday.how_to,
+                    everyday.recipe,
+                )
+            )(draw)
         ),
         draw.careless(draw.wording(thanks["ask"])),
         draw.one(table("follow_ups")["length"]["thanks"]),

@@ -7,7 +7,7 @@ no message of a probe appears in training. The model's own replies go in between
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from checkpoints.recipe import conversations
+from checkpoints.recipe import conversations, everyday
 from checkpoints.recipe import multi_turn as multi
 from checkpoints.recipe import single_turn as single
 from checkpoints.recipe.draw import Conversation, Draw
@@ -68,6 +68,15 @@ def name_recalled(draw: Draw) -> Conversation:
     return draw.one((multi.remembered, multi.remembered, multi.remembered, multi.renamed))(draw)
 
 
+def over_refusal(draw: Draw) -> Conversation:
+    """Look-alikes by word, by topic and by form."""
+    return draw.one((single.benign, everyday.harmless, everyday.harmless))(draw)
+
+
+def reading(draw: Draw) -> Conversation:
+    return draw.one((single.passage_and_question, everyday.long_passage, multi.asked_again_about_a_text))(draw)
+
+
 KINDS: dict[str, Callable[[Draw], Conversation]] = {
     "fact": single.one_fact,
     "correction_recalled": multi.corrected_and_recalled,
@@ -75,27 +84,29 @@ KINDS: dict[str, Callable[[Draw], Conversation]] = {
     "name_recalled": name_recalled,
     "list_format": single.asked_list,
     "refusal": single.refusal,
-    "over_refusal": single.benign,
+    "over_refusal": over_refusal,
     "cutoff": cutoff,
     "identity": identity,
     "slip": single.wrapped,
-    "reading": single.passage_and_question,
+    "reading": reading,
     "definition": single.definition,
     "story": single.story,
     "follow_up": follow_up,
-    "arithmetic": single.arithmetic,
+    "arithmetic": single.sum_to_twenty,
     "unknown": single.unknown,
     "continue_or_answer": begun,
 }
 
 
 def probes(per_kind: int = 100, seed: int = SEED) -> list[Probe]:
-    """`per_kind` different probes of every kind, or as many as its held-out wordings give."""
-    return [
-        probe_of(kind, conversation)
-        for kind, maker in KINDS.items()
-        for conversation in conversations.several(maker, per_kind, conversations.draws(kind, "held_out", seed=seed))
-    ]
+    """`per_kind` probes of every kind that differ in what the person says, or as many as its held-out wordings give."""
+    return [probe for kind, maker in KINDS.items() for probe in different(kind, maker, per_kind, seed)]
+
+
+def different(kind: str, maker: Callable[[Draw], Conversation], count: int, seed: int) -> list[Probe]:
+    made = conversations.several(maker, 3 * count, conversations.draws(kind, "held_out", seed=seed))
+    by_turns = {(probe.system, probe.turns): probe for probe in (probe_of(kind, one) for one in reversed(made))}
+    return list(reversed(by_turns.values()))[:count]
 
 
 def probe_of(kind: str, conversation: Conversation) -> Probe:

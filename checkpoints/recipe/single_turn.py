@@ -38,7 +38,16 @@ CHECKABLE = (
     "author",
     "person",
     "sound",
+    "mixture",
+    "day_before",
+    "month_before",
+    "letter_after",
+    "female",
+    "male",
+    "taste",
+    "warmth",
 )
+THINGS_COUNTED = re.compile("apples|marbles|birds|cars|people|coins|years")
 
 
 @cache
@@ -325,16 +334,28 @@ def definition(draw: Draw) -> Conversation:
     return talk("definitions", draw.dress(draw.wording(asks)), f"{start} {gloss}.", expected={"gloss": gloss})
 
 
-def passage_and_question(draw: Draw) -> Conversation:
-    """A made-up passage and a question whose answer can only be copied from it."""
+def passages(draw: Draw) -> list[Mapping]:
+    """The passages of this side."""
     rows = table("reading")["passage"]
     texts = split(tuple(row["text"] for row in rows), draw.part)
-    row = draw.one([row for row in rows if row["text"] in texts])
+    return [row for row in rows if row["text"] in texts]
+
+
+def from_text(answer: str, slots: Mapping[str, str]) -> str:
+    """The answer, with words before it where it would begin with a name out of the text: behind a space the name has
+    the same tokens as in the text, and is copied more surely."""
+    named = any(value[:1].isupper() and answer.startswith(value) for value in slots.values())
+    return f"The text says that {answer}" if named else answer
+
+
+def passage_and_question(draw: Draw) -> Conversation:
+    """A made-up passage and a question whose answer can only be copied from it."""
+    row = draw.one(passages(draw))
     slots = draw.slots()
     passage = fill(row["text"], slots)
     ask, answer, value = (fill(template, slots) for template in draw.one(row["questions"]).split(" | "))
     message = fill(draw.one(table("reading")["layout"]), {"passage": passage, "question": ask})
-    return talk("reading", message, answer, expected={"value": value})
+    return talk("reading", message, from_text(answer, slots), expected={"value": value})
 
 
 def story_text(draw: Draw, slots: Mapping[str, str]) -> str:
@@ -496,20 +517,27 @@ def note(draw: Draw) -> Conversation:
 
 def arithmetic(draw: Draw) -> Conversation:
     """Sums and differences up to 20, times tables up to 10, halves and doubles."""
-    kind = draw.one(("add", "add", "subtract", "subtract", "times", "times", "double", "half", "next"))
+    kind = draw.one(("add",) * 4 + ("subtract",) * 4 + ("times", "times", "double", "half", "next"))
     return arithmetic_of(draw, kind)
 
 
+def sum_to_twenty(draw: Draw) -> Conversation:
+    return arithmetic_of(draw, draw.one(("add", "subtract")))
+
+
 def arithmetic_of(draw: Draw, kind: str) -> Conversation:
-    sums = table("sums")
-    x, y, z = operands(draw, kind)
-    slots = {"x": str(x), "y": str(y), "z": str(z)}
-    asks = tuple(fill(ask, slots) for ask in sums[kind] if min(x, y) > 1 or not re.search("apples|birds", ask))
+    """In digits, or a third of the time in words; the answer is in the same."""
+    sums, numbers = table("sums"), operands(draw, kind)
+    in_words = max(numbers) < len(NUMBERS) and draw.chance(0.33)
+    x, y, z = (NUMBERS[n] if in_words else str(n) for n in numbers)
+    slots = {"x": x, "y": y, "z": z}
+    few = min(numbers[:2]) < 2  # "1 apples"
+    asks = tuple(capitalise(fill(ask, slots)) for ask in sums[kind] if not (few and THINGS_COUNTED.search(ask)))
     return talk(
         "arithmetic",
         draw.courtesy(draw.wording(asks)),
-        draw.answer(sums[f"{kind}_answer"], slots),
-        expected={"value": str(z)},
+        capitalise(draw.answer(sums[f"{kind}_answer"], slots)),
+        expected={"value": str(numbers[2])},
     )
 
 
@@ -517,12 +545,12 @@ def operands(draw: Draw, kind: str) -> tuple[int, int, int]:
     """Two numbers and the result."""
     between = draw.choose.randint
     if kind == "add":
-        z = between(2, 20)
-        x = between(1, z - 1)
+        z = between(1, 20)
+        x = between(0, z)
         return x, z - x, z
     if kind == "subtract":
-        x = between(2, 20)
-        y = between(1, x - 1)
+        x = between(1, 20)
+        y = between(0, x)
         return x, y, x - y
     if kind == "times":
         x, y = between(1, 10), between(1, 10)
@@ -561,6 +589,13 @@ def begun_sentence(draw: Draw) -> Conversation:
         fact.fill(say),
         expected={"value": fact.value},
     )
+
+
+def begun_everyday(draw: Draw) -> Conversation:
+    """A half sentence that anybody could finish; the tenth of them is held out."""
+    data = table("unfinished")
+    start, whole = draw.wording(data["everyday"]["rows"]).split(" = ")
+    return talk("unfinished", draw.careless(start) + draw.one(data["fact"]["ends"]), whole)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Documents written for this project: records, lists, forum pages, pages of facts, question sheets.
+"""Documents written for this project: records, lists, pages of facts, question sheets.
 
 They are made from templates with a fixed seed. Records hold random values that the page repeats
 further down, so that the base learns to copy from what it has read.
@@ -174,7 +174,7 @@ def sheet(choose: random.Random, title: str, lines: list[str]) -> str:
 def records(names: list[str], count: int = 24000) -> Iterator[str]:
     """Key-value pages: a block of fields, then sentences and a summary that repeat some of them."""
     choose = random.Random(19)
-    makers = (_person, _shop, _parcel, _notes, _code_words)
+    makers = (_person, _shop, _parcel, _notes, _code_words, _register)
     for _ in range(count):
         yield choose.choice(makers)(choose, names)
 
@@ -254,52 +254,49 @@ def _notes(choose: random.Random, names: list[str]) -> str:
 
 
 def _code_words(choose: random.Random, names: list[str]) -> str:
-    words = {choose.choice(THINGS): invented_word(choose) for _ in range(choose.randrange(2, 5))}
+    words = {choose.choice(THINGS): made_up_word(choose) for _ in range(choose.randrange(2, 5))}
     table = "\n".join(f"{key} = {value}" for key, value in words.items())
     lines = [f"In the secret language a {key} is called {value}." for key, value in words.items()]
     choose.shuffle(lines)
     return f"Secret words of {choose.choice(names)}\n{table}\n\n" + " ".join(lines)
 
 
-def invented_word(choose: random.Random) -> str:
-    """A pronounceable word that means nothing, such as "Brolaven"."""
-    syllables = choose.choices(
-        (
-            "ba",
-            "bel",
-            "bro",
-            "da",
-            "dor",
-            "fa",
-            "fin",
-            "ga",
-            "glo",
-            "ka",
-            "kel",
-            "la",
-            "lim",
-            "lo",
-            "ma",
-            "mor",
-            "na",
-            "nor",
-            "pa",
-            "pel",
-            "ra",
-            "rin",
-            "sa",
-            "sto",
-            "ta",
-            "tor",
-            "va",
-            "vel",
-            "wi",
-            "zan",
-            "zo",
-        ),
-        k=choose.choice((2, 2, 3)),
+def _register(choose: random.Random, names: list[str]) -> str:
+    """Made-up words that come again further down, whole, in capitals and letter by letter."""
+    words = [made_up_word(choose) for _ in range(choose.randrange(3, 6))]
+    told = (
+        "{w} is written {s}.",
+        "The name {w} stands on the door of {n}.",
+        "{n} calls the boat {w}.",
+        "On the map it says {u}, which is {w} in small letters.",
+        "Nobody but {n} has ever been to {w}.",
+        "{w}, {w}, {w}, sang {n}.",
     )
-    return ("".join(syllables) + choose.choice(("", "n", "r", "s", "l", "th", "x"))).capitalize()
+    again = choose.sample(words, choose.randrange(2, len(words) + 1))
+    lines = " ".join(
+        choose.choice(told).format(w=word, u=word.upper(), s="-".join(word.upper()), n=choose.choice(names))
+        for word in again
+    )
+    return f"New names: {', '.join(words)}.\n\n{lines}"
+
+
+_ONSETS = "b c d f g h j k l m n p r s t v w y z bl br ch cl cr dr fl fr gl gr kl kr pl pr qu sc sh sk sl sm sn sp st str sw th tr tw vr wh x"
+_VOWELS = "a a a e e e i i i o o o u u ai au ea ee ei ia ie io oa oo ou oi ue y"
+_CODAS = "b ck d f g k l ll lk lm ln lt m mp n nd ng nk nt p r rd rk rm rn rt s sk ss st t th x z"
+
+
+def made_up_word(choose: random.Random) -> str:
+    """A pronounceable word from many sounds, of four to eleven letters, such as "Vreskoa": too many for a list."""
+    onsets, vowels, codas = _ONSETS.split(), _VOWELS.split(), _CODAS.split()
+    while True:
+        syllables = [
+            choose.choice(onsets) + choose.choice(vowels) + (choose.choice(codas) if choose.random() < 0.4 else "")
+            for _ in range(choose.choice((1, 2, 2, 2, 3, 3)))
+        ]
+        word = "".join(syllables)
+        word = word[1:] if choose.random() < 0.1 and word[0] in "bdfghjklmnprstvwz" and word[1] in "aeiou" else word
+        if 4 <= len(word) <= 11:
+            return word.capitalize()
 
 
 def lists(count: int = 6000) -> Iterator[str]:
@@ -323,102 +320,40 @@ def lists(count: int = 6000) -> Iterator[str]:
         yield choose.choice((f"{title}:\n{body}", f"{title}\n\n{body}", body))
 
 
-_OPENINGS = (
-    "Does anyone here know about {t}? I keep reading about it and cannot find a good page.",
-    "Hello all, new here. I want to start with {t} and do not know how.",
-    "Quick question about {t} for the people on this board.",
-    "My {f} loves {t}. What should I read first?",
-    "I found an old {o} last week and it made me think of {t}.",
-)
-_REPLIES = (
-    "I was wondering about the same thing.",
-    "There was a long thread about this last year, try the search.",
-    "Welcome to the board! Please read the rules first.",
-    "No idea, but I would like to know too.",
-    "Same here. Following this.",
-    "My {f} asked me this only yesterday.",
-    "It depends on where you live, I think.",
-    "You could ask at the library in {c}.",
-    "Thanks for bringing this up.",
-    "I had a {o} once and it did not help at all.",
-    "Moved to the right section.",
-    "This should be pinned.",
-)
-_TOPICS = (
-    "growing tomatoes",
-    "old clocks",
-    "the night sky",
-    "learning chess",
-    "baking bread",
-    "keeping bees",
-    "birds in winter",
-    "stamps",
-    "the history of our town",
-    "kites",
-    "model trains",
-    "wild mushrooms",
-    "sailing knots",
-    "mountain weather",
-    "fixing bicycles",
-    "dinosaurs",
-    "playing the guitar",
-    "the planets",
-    "pet rabbits",
-    "good books for children",
-)
-
-
-def forum(names: list[str], count: int = 5000) -> Iterator[str]:
-    """Forum pages: a question is followed by other people's remarks, not by an answer."""
-    choose = random.Random(29)
-    everyday = facts.load()
-    for _ in range(count):
-        fact = choose.choice(everyday)
-        topic = choose.choice(_TOPICS)
-        slots = {
-            "t": topic,
-            "f": choose.choice(("daughter", "son", "neighbor", "teacher", "friend")),
-            "o": choose.choice(THINGS),
-            "c": choose.choice(CITIES),
-        }
-        opening = (
-            fact.fill(choose.choice(fact.ask)) if choose.random() < 0.4 else choose.choice(_OPENINGS).format(**slots)
-        )
-        posts = [opening, *(reply.format(**slots) for reply in choose.sample(_REPLIES, choose.randrange(2, 6)))]
-        writers = choose.sample(names, len(posts))
-        day = f"{choose.choice(MONTHS)} {choose.randrange(1, 29)}, {choose.randrange(2004, 2016)}"
-        style = choose.randrange(3)
-        if style == 0:
-            yield "\n\n".join(posts)
-        elif style == 1:
-            yield f"{topic.capitalize()}\n\n" + "\n\n".join(
-                f"{who} wrote on {day}:\n{post}" for who, post in zip(writers, posts, strict=True)
-            )
-        else:
-            yield "\n".join(f"{who}: {post}" for who, post in zip(writers, posts, strict=True))
+def _by_group() -> list[list[facts.Fact]]:
+    groups: dict[str, list[facts.Fact]] = {}
+    for fact in facts.load():
+        groups.setdefault(fact.group, []).append(fact)
+    return list(groups.values())
 
 
 def fact_pages(count: int = 9000) -> Iterator[str]:
-    """Pages about the everyday facts: prose, tables, and sheets of questions that nobody answers."""
+    """Pages that state the everyday facts: prose and tables."""
     choose = random.Random(31)
-    everyday = facts.load()
-    groups: dict[str, list[facts.Fact]] = {}
-    for fact in everyday:
-        groups.setdefault(fact.group, []).append(fact)
+    everyday, groups = facts.load(), _by_group()
     for _ in range(count):
-        style = choose.randrange(5)
-        if style <= 1:
-            picked = choose.sample(everyday, choose.randrange(5, 14))
-            yield sheet(choose, "general knowledge", [fact.fill(choose.choice(fact.ask)) for fact in picked])
-            continue
-        group = choose.choice(list(groups.values()))
+        group = choose.choice(groups)
         picked = choose.sample(group, min(len(group), choose.randrange(4, 10)))
-        if style == 2:
+        style = choose.randrange(3)
+        if style == 0:
             yield f"{picked[0].group.replace('_', ' ').capitalize()}\n" + "\n".join(
                 f"{fact.subject}: {fact.value}" for fact in picked
             )
-        elif style == 3:
-            yield " ".join(fact.fill(choose.choice(fact.say)) for fact in picked)
         else:
-            mixed = choose.sample(everyday, choose.randrange(4, 9))
-            yield " ".join(fact.fill(choose.choice(fact.say)) for fact in mixed)
+            told = picked if style == 1 else choose.sample(everyday, choose.randrange(4, 9))
+            yield " ".join(fact.fill(choose.choice(fact.say)) for fact in told)
+
+
+def fact_sheets(count: int = 1500) -> Iterator[str]:
+    """Questions about the everyday facts that nobody answers, and below them facts of another kind."""
+    choose = random.Random(43)
+    everyday, groups = facts.load(), _by_group()
+    for _ in range(count):
+        asked = choose.sample(everyday, choose.randrange(2, 7))
+        group = choose.choice(groups)
+        told = choose.sample(group, min(len(group), 5))
+        yield (
+            sheet(choose, "general knowledge", [fact.fill(choose.choice(fact.ask)) for fact in asked])
+            + "\n\n"
+            + " ".join(fact.fill(choose.choice(fact.say)) for fact in told)
+        )
