@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 
 import httpx
 import pytest
@@ -69,6 +70,29 @@ def test_an_experiment_that_is_cancelled_frees_both_slots(slow):
         while not all(map(stopped, tickets)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("asked, endpoint", [(ASKED, "/compare"), ("inputs", "/experiment")])
+def test_a_client_that_cancels_during_the_first_step_frees_both_slots(
+    slow, _scripted_page, monkeypatch, asked, endpoint
+):
+    """Gradio can close only what has answered once; it forgets the rest, and the models went on."""
+    url, tickets = slow
+    pool, _ = _scripted_page
+    opened, began = pool.open, Event()
+
+    def open_slowly(*given, **named):
+        began.set()
+        time.sleep(2)
+        return opened(*given, **named)
+
+    monkeypatch.setattr(pool, "open", open_slowly)
+    with client(url) as someone:
+        job = someone.submit(asked, api_name=endpoint)
+        assert began.wait(60)
+        job.cancel()
+        time.sleep(4)
+        assert all(map(stopped, tickets))
 
 
 def test_a_client_that_hangs_up_frees_both_slots(slow):

@@ -72,10 +72,14 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
 
 
 def _spoken(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, whose mistakes by those who ask reach them as one sentence."""
+    """The endpoint, whose mistakes by those who ask reach them as one sentence.
+
+    It answers once before it asks anything of a model: Gradio can close only what has answered.
+    """
 
     @wraps(endpoint)
     def spoken(*given: Any, **named: Any) -> Iterator[dict | None]:
+        yield None
         try:
             yield from endpoint(*given, **named)
         except ValidationError as error:
