@@ -1,25 +1,36 @@
 # make run   serve the page on 127.0.0.1:7860 with the embedded pair
 # make pair  train, measure and describe the embedded pair again (hours; needs the text that checkpoints/recipe/sources.toml names)
-# make test  everything that CI runs: style, types, import rules, tests (installs Chromium on Debian if there is none)
+# make check style, types, import rules and the quick tests: what to run before every commit; needs no browser
+# make format puts the style of the code right
+# make test  everything that CI runs: make check's and all the other tests, the page's in a browser too
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
 # make gpu   all that a GPU must show, with a python3 that has torch, transformers and pydantic, and no .venv
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test browser bench gpu gpu-packages pair clean
+.PHONY: run check test style format browser bench gpu gpu-packages pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
 
-test: $(VENV)/dev.stamp browser
+check: style
+	$(BIN)/pytest -n 2 --dist worksteal -m "not browser and not slow" --durations 10 $(TESTS)
+
+test: browser style
+	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.engine --pairs embedded --save
@@ -53,8 +64,10 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
 
-# The page tests drive Debian's Chromium. CHROMIUM=/path/to/chrome uses another one.
+# The page tests drive Debian's Chromium. CHROMIUM=/path/to/chrome uses another one. Nothing here asks for rights that it
+# does not have: whoever is not root is told what is missing.
 browser:
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null 2>&1 || { \
-		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; \
+		then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+		else echo "The page tests need Chromium: install Debian's package chromium as root, or name a browser by CHROMIUM=/path/to/chrome; make check runs without." >&2; exit 1; fi; }

@@ -21,6 +21,14 @@ expect.set_options(timeout=60_000)  # milliseconds until a wait has failed: on a
 torch.set_num_threads(1)  # tiny models: threads that wait for each other cost more than they save
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses among them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What drives a browser, by whatever fixture, is marked as such."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     from tests import browser as chromium

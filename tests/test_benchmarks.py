@@ -10,6 +10,8 @@ import torch
 from benchmarks import engine, gpu, lens, report
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair_flags(tmp_path_factory) -> list[str]:

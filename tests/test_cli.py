@@ -85,6 +85,7 @@ def test_a_history_can_be_a_whole_conversation(own, capsys, tmp_path):
     assert other["comparison"]["conversation"]["system"] == "Be brief.", "the flag wins"
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_replies_of_this_one(pool):
     """The embedded pair, loaded twice: `compare` answers as the page's pool does, bit for bit."""
     lease = pool.wait("embedded")
@@ -174,6 +175,7 @@ def test_serving_is_the_default_and_its_settings_reach_the_server(own, tmp_path,
     assert settings.auth == (("ada", "secret"),)
 
 
+@pytest.mark.slow
 def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(own):
     """`python app.py` with its address, path prefix and passwords from the environment, as a Space starts it."""
     port = free_port()

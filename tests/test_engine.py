@@ -122,6 +122,7 @@ def reply_with_a_neighbour() -> list[tuple]:
         return bits(answer(engine, asked, request([5], seed=1))[0])
 
 
+@pytest.mark.slow
 def test_a_reply_is_the_same_in_another_process():
     script = "from tests.test_engine import *; print(reply_with_a_neighbour())"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

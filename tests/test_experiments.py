@@ -164,6 +164,7 @@ def test_weights_counts_tokens_turn_by_turn(verdict):
 # --- same inputs, same output ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_repeat_holds_alone_in_a_crowd_and_in_a_new_process(pool, lease):
     _, found = perform("repeat", lease, NewProcesses(pool.settings).ask)
     assert found.finding.outcome == "shown", found.finding.sentence
@@ -355,6 +356,7 @@ def test_crowds_grow_to_all_slots(slots, sizes):
 # --- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_experiment_on_the_command_line(pool):
     flags = [f"--base={pool.settings.base}", f"--post={pool.settings.post}", "--device=cpu", "--threads=1"]
     app = str(Path(__file__).parent.parent / "app.py")
@@ -367,6 +369,7 @@ def test_experiment_on_the_command_line(pool):
     assert "Chatting, turn 4 of 4" in ran.stderr
 
 
+@pytest.mark.slow
 def test_all_prints_a_table(verdict):
     lines = report.summary([verdict(name) for name in NAMES]).splitlines()
     assert len(lines) == 2 + len(NAMES)

@@ -176,6 +176,7 @@ def test_stop_ends_an_experiment_without_a_verdict(visitor, scripted):
     expect(page.locator("#exp_start")).to_have_text("Run it again")
 
 
+@pytest.mark.slow
 def test_a_class_that_runs_the_same_experiment_at_once_gets_the_same_verdict(url):
     clients = [Client(url, verbose=False) for _ in range(3)]  # a client may ask many things at once
 

@@ -1,6 +1,7 @@
 """The house itself: what the README promises exists, imports run downward, pins are exact, and nothing is loaded too early."""
 
 import ast
+import datetime
 import re
 import subprocess
 import sys
@@ -11,28 +12,28 @@ import pytest
 import torch
 import yaml
 
-from core import cli
+from core import __version__, cli
 from core.engine import sampling
 from core.settings import Settings
 from tests.engines import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PINS = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text("utf-8").split())
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def tracked() -> list[Path]:
-    """Every file that a clone has; those of this folder where it is no clone."""
+    """Every file that a clone has, whatever else lies in this folder (environments, notes, what was built)."""
     try:
-        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        command = ["git", "ls-files", "-z"]
         names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        files = [ROOT / name for name in names if name]
     except (OSError, subprocess.CalledProcessError):
-        files = [file for file in ROOT.rglob("*") if not {".venv", "build", "__pycache__"} & set(file.parts)]
-    return [file for file in files if file.is_file()]
+        pytest.skip("this folder is no clone, so nothing says which files belong to it")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
 # --- commands ------------------------------------------------------------------------------------------
@@ -51,6 +52,37 @@ def test_ci_runs_exactly_what_the_readme_tells_people_to_run():
     assert lines == ["set -e", 'cd "$(dirname "$0")/.."', "exec make test"]
     assert "\n    make test\n" in README
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, "it can be executed"
+
+
+def recipe_of(target: str) -> list[str]:
+    """What a target of the Makefile needs and runs."""
+    [(needs, body)] = re.findall(rf"^{target}:(.*)\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
+    return [*needs.split(), *(line.strip().replace("$(BIN)/", "") for line in body.splitlines())]
+
+
+def test_make_check_is_make_test_without_what_takes_long_or_needs_a_browser():
+    *before, tests = recipe_of("test")
+    *quick, few = recipe_of("check")
+    assert set(before) - set(quick) == {"browser"} and "style" in quick
+    assert few.replace(' -m "not browser and not slow" --durations 10', "") == tests
+
+
+def test_no_command_asks_for_rights_that_it_does_not_have():
+    assert "sudo" not in MAKEFILE
+
+
+def test_the_hosts_workflows_run_exactly_what_people_run():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8"))["jobs"]
+    runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert runs == {"test": ["make test"], "check": ["make check"]}
+    assert {"macos-latest", "windows-latest"} <= set(jobs["check"]["strategy"]["matrix"]["os"])
+
+
+def test_pre_commit_checks_the_style_that_ci_checks():
+    [local] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude") for hook in local["hooks"]]
+    assert local["repo"] == "local"
+    assert hooks == [line.removesuffix(" .") for line in recipe_of("style") if line.startswith("ruff")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -88,6 +120,32 @@ def test_the_readme_begins_as_a_space_wants_it():
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {space["colorFrom"], space["colorTo"]} <= colours
     assert space["title"] and len(space["emoji"]) == 1 and len(space["short_description"]) <= 60
+
+
+# --- the version ---------------------------------------------------------------------------------------------
+
+
+def test_the_newest_released_entry_of_the_changelog_is_the_version():
+    headings = re.findall(r"^## \[(.+?)\](?: - (.*))?$", CHANGELOG, re.MULTILINE)
+    (unreleased, _), (newest, day), *_ = headings
+    assert unreleased == "Unreleased"
+    assert newest == __version__
+    assert datetime.date.fromisoformat(day)
+
+
+def test_the_version_is_said_in_one_place_and_read_in_the_others():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "core/__init__.py"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == PROJECT["project"]["license"]
+
+
+def test_app_py_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"same-seed {__version__}\n"
 
 
 # --- pins ----------------------------------------------------------------------------------------------------
@@ -163,7 +221,7 @@ def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
 
 def test_help_and_the_list_of_pairs_wait_for_no_library():
     heavy = {"torch", "transformers", "gradio", "huggingface_hub"}
-    for arguments in (["--help"], ["pairs"]):
+    for arguments in (["--help"], ["--version"], ["pairs"]):
         script = (
             "import sys, app\n"
             "try: app.main(sys.argv[1:])\n"
@@ -173,7 +231,7 @@ def test_help_and_the_list_of_pairs_wait_for_no_library():
         command = [sys.executable, "-c", script, *arguments]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
-        assert "embedded" in ended.stdout or "list the model pairs" in ended.stdout
+        assert any(said in ended.stdout for said in ("embedded", "list the model pairs", __version__))
 
 
 # --- names ---------------------------------------------------------------------------------------------------------

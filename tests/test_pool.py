@@ -215,6 +215,7 @@ def test_an_unknown_pair_is_refused_without_a_trace(pool, memory):
     assert memory.loads == []
 
 
+@pytest.mark.slow
 def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
     """On real engines: while one reply is written, another pair is asked for and refused, and no token changes."""
     for seed, name in enumerate(("a-base", "a-chat", "b-base", "b-chat")):

@@ -167,6 +167,7 @@ pool.close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_under_load_replay_each_others_receipts(folder):
     processes = [
         subprocess.Popen(

@@ -230,6 +230,7 @@ print([block["props"]["label"] for block in demo.get_config_file()["components"]
 
 
 @pytest.mark.parametrize("room", ["lens", "experiments", "receipts"])
+@pytest.mark.slow
 def test_a_room_is_deleted_by_deleting_its_folder_and_its_line(tmp_path, room):
     shutil.copytree(ROOT / "core", tmp_path / "core", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "checkpoints").mkdir()

@@ -152,6 +152,7 @@ def test_the_words_name_every_token_and_the_figures(lease, result):
         assert f"{shift.kl:.3f}" in line
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_lens_of_a_receipt_and_writes_the_table(tmp_path, capsys):
     """The whole way on the embedded pair: compare, receipt, lens; the writer's figures are the recorded ones."""
     file, answer, sheet = tmp_path / "receipt.json", tmp_path / "answer.json", tmp_path / "lens.csv"

@@ -7,6 +7,7 @@ python app.py diff A B            say which inputs of two receipts differ, and w
 python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
 python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
 python app.py pairs               list the model pairs
+python app.py --version           say which version this is
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .. import __version__
 from .. import settings as configuration
 from ..errors import UserError
 from ..settings import Settings
@@ -48,11 +50,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags of the command that is named first, or of `serve`. Raises SystemExit when they cannot be read."""
-    named = bool(arguments) and arguments[0] in (*COMMANDS, "-h", "--help")
+    named = bool(arguments) and arguments[0] in (*COMMANDS, "-h", "--help", "--version")
     chosen, *rest = arguments if named else ("serve", *arguments)
     parser = argparse.ArgumentParser(
         prog="python app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"same-seed {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, help in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help)

@@ -1,0 +1,1 @@
+"""What maintainers run by hand to renew a committed file; no part of the product."""
