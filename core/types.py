@@ -305,6 +305,25 @@ class CheckpointInfo(Value):
     parameters: int
 
 
+class Deviation(Value):
+    """How far the engine's log-probabilities were from those of the model itself when it was loaded.
+
+    In nats: the largest difference of any log-probability, at the `token`-th of the tokens that were checked,
+    and the bound, which is a multiple of what the dtype itself moves this model.
+    """
+
+    nats: float
+    bound: float
+    token: int
+
+    def __str__(self) -> str:
+        return f"log-probabilities within {self.nats:.2g} nats of a plain forward pass (bound {self.bound:.2g})"
+
+    @property
+    def within(self) -> bool:
+        return self.nats <= self.bound
+
+
 class EngineInfo(Value):
     """The engine fingerprint: with the same one, and certified, the same request gives the same tokens."""
 
@@ -319,13 +338,15 @@ class EngineInfo(Value):
     versions: dict[str, str]
     certified: bool
     certification: str
+    # None where it was not measured, as in what was written before it was: there it is no field either.
+    deviation: Deviation | None = Field(default=None, exclude_if=lambda measured: measured is None)
 
     def texts(self) -> dict[str, str]:
-        """What it says, by the names that people read. Where it was certified is told in other words, so it is left out."""
+        """What it says, by the names that people read. How it was checked is told in other words, so it is left out."""
         plain = {
             name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             for name, value in self
-            if name not in ("versions", "certification")
+            if name not in ("versions", "certification", "deviation")
         }
         return plain | self.versions
 

@@ -58,11 +58,16 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 
 
 def random_model(
-    family: str = "Llama", *, dtype: torch.dtype = torch.float32, attention: str = "eager", seed: int = 0
+    family: str = "Llama",
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "eager",
+    seed: int = 0,
+    changes: dict | None = None,
 ) -> PreTrainedModel:
-    """A model of this family with random weights, reproducible by its seed."""
-    name, changes = FAMILIES[family]
-    settings = {**_SMALL, **changes}
+    """A model of this family with random weights, reproducible by its seed. A family without a row is named as its configuration class is."""
+    name, particular = FAMILIES.get(family, (f"{family}Config", {}))
+    settings = {**_SMALL, **particular, **(changes or {})}
     if family == "GPT-2":
         settings = {
             key: settings[key]

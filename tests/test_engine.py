@@ -9,12 +9,12 @@ import time
 import pytest
 import torch
 
-from core.engine import Engine, certify, sampling
+from core.engine import Engine, certify, reference, sampling
 from core.engine.lane import Lane
 from core.engine.scheduler import Job, Scheduler
 from core.engine.step import Forward, record
 from core.errors import UserError
-from core.types import Failure, Finish, Queued, Started, Token
+from core.types import Deviation, Failure, Finish, Queued, Started, Token
 from tests.engines import (
     FAMILIES,
     VOCABULARY,
@@ -279,11 +279,13 @@ class NotANumberSometimes(torch.nn.Module):
         return torch.where(logits.argmax(-1, keepdim=True) % 16 == 7, torch.nan, logits)
 
 
-def test_a_row_that_is_not_a_number_fails_alone():
+def test_a_row_that_is_not_a_number_fails_alone(monkeypatch):
     model = random_model()
     greedy = [request([i, 2], temperature=0, max_new_tokens=20) for i in range(20)]
     healthy = {i: naive_reply(model, each) for i, each in enumerate(greedy)}
     model.lm_head = NotANumberSometimes(model.lm_head)
+    fine = Deviation(nats=0, bound=1, token=1)  # a model that always did so would be refused
+    monkeypatch.setattr(reference, "deviation", lambda *given: fine)
     with running(model) as engine:
         replies = answer(engine, *greedy)
     poisoned = [i for i, draws in healthy.items() if any(draw.token % 16 == 7 for draw in draws)]

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from .. import __version__
 from ..errors import UserError
-from ..types import EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
-from . import certify, sampling
+from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
+from . import certify, reference, sampling
 from .lane import Lane
 from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import SlotCache
@@ -139,6 +139,7 @@ class Engine:
         self.context = context or shape.sizes[-1]
         self.level = certify.levels(attention, shape.threads)[0]
         self.certified = False
+        self.deviation: Deviation | None = None
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
@@ -267,6 +268,7 @@ class Engine:
             certification=self.level.description
             if self.certified
             else "not certified: a row's bits may depend on its neighbours here",
+            deviation=self.deviation,
         )
 
     # --- the worker thread ---------------------------------------------------------------------
@@ -288,17 +290,28 @@ class Engine:
             ready.set()
 
     def _certify(self) -> None:
-        """Find the first level at which neighbours do not matter in any lane; build the lanes at it."""
+        """Find the first level at which neighbours do not matter in any lane and all are right; build the lanes at it.
+
+        Raises:
+            UserError: what they compute is not what the model computes.
+        """
+        measured: Deviation
         for level in certify.levels(self.level.attention, self.shape.threads):
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
             if level.attention != self.model.config._attn_implementation:
                 self.model.set_attn_implementation(level.attention)
             self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
-            self.certified = all(certify.neighbours_do_not_matter(lane) for lane in self._lanes.values())
-            if self.certified:
+            lanes = list(self._lanes.values())
+            self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
+            self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
+            if self.certified and measured.within:
                 return
-            log.warning("certification failed with %s", level.description)
+            log.warning("certification failed with %s: %s", level.description, measured)
+        if not measured.within and reference.is_bounded(self.model):
+            raise UserError(
+                f"This model cannot be served: the engine computes other log-probabilities than the model itself (off by {measured.nats:.2g} nats at token {measured.token} of the check, where the dtype explains {measured.bound:.2g}), so some layers work in a way that it does not know; choose another model."
+            )
 
     def _new_lane(self, size: int) -> Lane:
         return Lane(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...prompts import Piece, Prompt
-from ...types import SIDE_NAMES, SIDES, Chat, Record, Reply, Side, Snapshot
+from ...types import SIDE_NAMES, SIDES, Chat, Deviation, Record, Reply, Side, Snapshot
 from ..escaping import safe_markdown, safe_plain
 from ..markup import ENDED, KIND, visible
 from ..visitor import has_receipt
@@ -42,13 +42,16 @@ def head(name: str, side: Side) -> str:
     return f"<div class='pane-head {side}'><span class='dot' aria-hidden='true'></span><h2>{html.escape(name)}</h2><span class='tag'>{KIND[side]}</span></div>"
 
 
-def strip(side: Side, reply: Reply, weights_sha256: str | None = None) -> str:
-    """The bar below a pane: status, time to first token, speed, tokens and the fingerprint of the weights."""
+def strip(side: Side, reply: Reply, weights_sha256: str | None = None, deviation: Deviation | None = None) -> str:
+    """The bar below a pane: status, time to first token, speed, tokens, the fingerprint of the weights and how they were checked."""
     state, label = _state(reply)
     first = f"{reply.seconds_to_first_token * 1000:.0f}<small> ms</small>" if reply.seconds_to_first_token else "-"
     speed = f"{reply.tokens_per_second:.0f}<small> tok/s</small>" if reply.tokens_per_second else "-"
+    checked = f"; {deviation}" if deviation else ""
     weights = (
-        f"<code title='sha256 of the weights: {weights_sha256}'>{weights_sha256[:8]}</code>" if weights_sha256 else "-"
+        f"<code title='sha256 of the weights: {weights_sha256}{checked}'>{weights_sha256[:8]}</code>"
+        if weights_sha256
+        else "-"
     )
     cells = (
         ("Status", f"<i class='pulse' aria-hidden='true'></i>{label}"),

@@ -26,6 +26,7 @@ from ...types import (
     Chat,
     Comparison,
     Conversation,
+    Deviation,
     Mark,
     Record,
     Side,
@@ -46,6 +47,7 @@ class Live:
     snapshot: Snapshot
     names: Mapping[Side, str]
     weights: Mapping[Side, str]
+    deviations: Mapping[Side, Deviation | None]
     sent: Mapping[Side, Prompt]
     shortened: str  # a sentence, where a reply has less room than was asked for
 
@@ -57,6 +59,7 @@ class Live:
             snapshot=run.snapshot(),
             names={side: checkpoint.info.name for side, checkpoint in checkpoints.items()},
             weights={side: checkpoint.weights_sha256 for side, checkpoint in checkpoints.items()},
+            deviations={side: run.engine(side).deviation for side in SIDES},
             sent={side: run.prompt(side) for side in SIDES},
             shortened=_shortened(run),
         )

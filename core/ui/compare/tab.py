@@ -259,18 +259,18 @@ class Room:
             return {
                 pane.head: render.head(live.names[side], side),
                 pane.chat: render.chat_messages(view.chat, side, live.prompt if view.busy else None, reply),
-                pane.strip: render.strip(side, reply, live.weights[side]),
+                pane.strip: render.strip(side, reply, live.weights[side], live.deviations[side]),
             }
         messages = render.chat_messages(view.chat, side)
         if not view.chat:
             return {pane.chat: messages, pane.strip: render.strip(side, Reply())}
         last = view.chat[-1]
         receipt = last.receipt(side)
-        weights = receipt.weights_sha256 if receipt else None
+        checked = (receipt.weights_sha256, receipt.engine.deviation) if receipt else ()
         return {
             pane.head: render.head(receipt.checkpoint.name if receipt else self.sidebar.name_of(last.pair, side), side),
             pane.chat: messages,
-            pane.strip: render.strip(side, render.finished_reply(last, side), weights),
+            pane.strip: render.strip(side, render.finished_reply(last, side), *checked),
         }
 
     def _notice(self, view: session.View) -> str:

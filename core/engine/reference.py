@@ -1,0 +1,185 @@
+"""Does the engine compute what the model computes? Held against plain forward passes before anything is served.
+
+Certification compares the engine with itself, and a model whose layers attend in a way that no mask says
+gives the same wrong bits to everybody. So two prompts also go through the unmodified model as a whole:
+without cache, slots or recording, with the masks that the library makes. They go twice, in the dtype that is
+served and in the next wider one. How far the first is from the second is what the dtype itself does to this
+model on these prompts; the engine may be `TOLERANCE` times as far from the second, and no farther.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+from ..types import Deviation
+from .lane import Lane, PrefillStore
+from .slots import layer_kinds
+
+TOLERANCE = 3.0  # no family of docs/families.md needs more than 1.5, and the mildest planted fault exceeds 4
+FLOOR = 1e-3  # nats; smaller differences are of no consequence, whatever the dtype does
+CHECKED = 1024  # tokens; of a longer lane these first positions are checked
+MULTIPLICATIONS = (
+    10**12
+)  # on a CPU, in one pass: a model too large for CHECKED tokens is checked on fewer, at least 256
+DECODED = 8  # tokens at the end of a prompt that are written one by one
+WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A prompt, and the log-probabilities [places, vocabulary] that the model gives at some of its places."""
+
+    token_ids: list[int]
+    places: list[int]
+    logprobs: torch.Tensor
+
+
+def deviation(model: PreTrainedModel, lanes: Sequence[Lane], new_lane: Callable[[int], Lane]) -> Deviation:
+    """The largest deviation of these lanes of one model from the model itself.
+
+    Prompts cross the border of a chunk, the end of each lane and every window; a window longer than the
+    check is shortened for the model and for a lane of `new_lane(length)` alike.
+    """
+    longest = min(longest_check(model), max(lane.length for lane in lanes))
+    found = _held_against_the_model(model, lanes, longest)
+    config = model.config.get_text_config()
+    if "sliding_attention" in layer_kinds(config) and config.sliding_window >= longest > 1:
+        whole, config.sliding_window = config.sliding_window, longest // 2
+        try:
+            shortened = _held_against_the_model(model, [new_lane(longest)], longest)
+        finally:
+            config.sliding_window = whole
+        found = max(found, shortened, key=lambda each: each.nats / each.bound)
+    return found
+
+
+def longest_check(model: PreTrainedModel) -> int:
+    """How many tokens the longest prompt of a check has."""
+    if model.device.type != "cpu":
+        return CHECKED
+    return min(CHECKED, max(256, MULTIPLICATIONS // model.num_parameters()))
+
+
+def is_bounded(model: PreTrainedModel) -> bool:
+    """Whether a deviation beyond the bound is a fault. Where tokens choose among experts, in a narrow dtype the smallest one can choose others."""
+    experts = any(getattr(model.config.get_text_config(), name, None) for name in _EXPERTS)
+    return model.dtype == torch.float32 or not experts
+
+
+def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longest: int) -> Deviation:
+    draw, vocabulary, chunk = random.Random(longest), lanes[0].vocabulary, lanes[0].chunk
+    lengths = [min(lane.length, longest) for lane in lanes]
+    # The second one ends inside a chunk, and must not find anything of the first.
+    first, second = ([draw.randrange(vocabulary) for _ in range(n)] for n in (longest, min(chunk + 15, *lengths)))
+    ends = {place for length in lengths for place in _places(length, chunk)}
+    prompts = [
+        _expected(model, first, ends, vocabulary),
+        _expected(model, second, _places(len(second), chunk), vocabulary),
+    ]
+    bound = max(TOLERANCE * max(moved for _, moved in prompts), FLOOR)
+    differences = [
+        found
+        for lane, length in zip(lanes, lengths, strict=True)
+        for found in _differences(lane, [expected for expected, _ in prompts], length)
+    ]
+    for place, nats in differences:
+        if not math.isfinite(nats):
+            raise UserError(
+                f"This model cannot be served in {str(model.dtype).removeprefix('torch.')}: its output at token {place + 1} of the check is not a number; {'choose another model' if model.dtype == torch.float32 else 'try --dtype float32'}."
+            )
+    place, nats = max(differences, key=lambda found: found[1])
+    return Deviation(nats=nats, bound=bound, token=place + 1)
+
+
+def _places(length: int, chunk: int) -> set[int]:
+    """Where a lane says what it computes, of a prompt of `length` tokens: at the end of each chunk that is read, and at what is written."""
+    read = length - min(DECODED, length - 1)
+    return {min(start + chunk, read) - 1 for start in range(0, read, chunk)} | set(range(read, length))
+
+
+def _expected(
+    model: PreTrainedModel, token_ids: list[int], places: set[int], vocabulary: int
+) -> tuple[Expected, float]:
+    """What the model gives for a prompt in the wider dtype, and by how many nats its own dtype is off there at most."""
+    at = sorted(places | set(range(0, len(token_ids), 16)))
+    ids = torch.tensor([token_ids], device=model.device)
+
+    def logprobs() -> torch.Tensor:
+        logits = model(input_ids=ids, use_cache=False).logits[0, at, :vocabulary]
+        return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
+
+    plain = logprobs()
+    if plain.device.type == "mps" and model.dtype == torch.float32:  # which has nothing wider
+        return Expected(token_ids, at, plain), 0.0
+    with _in_wider_arithmetic(model):
+        wide = logprobs()
+    return Expected(token_ids, at, wide), float((plain - wide).abs().max())
+
+
+@contextmanager
+def _in_wider_arithmetic(model: PreTrainedModel) -> Iterator[None]:
+    """Compute in the next wider dtype, with the same weights: those of one module are widened while it runs, so there is room."""
+    narrow, wide = model.dtype, WIDER[model.dtype]
+    experts = model.config._experts_implementation
+    if experts is not None:
+        model.set_experts_implementation("eager")  # grouped products of matrices have no float64
+    kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def before(module: torch.nn.Module, *given: Any) -> None:
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        kept[module] = [(tensor, tensor.data) for tensor in own if tensor.dtype == narrow]
+        for tensor, values in kept[module]:
+            tensor.data = values.to(wide)
+
+    def after(module: torch.nn.Module, *given: Any) -> None:
+        for tensor, values in kept.pop(module, ()):
+            tensor.data = values
+
+    hooks = [
+        hook
+        for module in model.modules()
+        for hook in (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
+    ]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in list(kept):
+            after(module)
+        if experts is not None:
+            model.set_experts_implementation(experts)
+
+
+def _differences(lane: Lane, prompts: Sequence[Expected], length: int) -> Iterator[tuple[int, float]]:
+    """Place by place, the largest difference of a log-probability, in nats; prompts in turn, then again from what is kept of them."""
+    slot = lane.slots // 2
+    for expected in (*prompts, *prompts):
+        token_ids = expected.token_ids[:length]
+        prompt = token_ids[: len(token_ids) - min(DECODED, len(token_ids) - 1)]
+        rows = dict(zip(expected.places, expected.logprobs, strict=True))
+        lane.begin()
+        for start in range(lane.reusable(prompt), len(prompt), lane.chunk):
+            yield _difference(min(start + lane.chunk, len(prompt)) - 1, lane.read(prompt, start)[0], rows)
+            if start + lane.chunk <= len(prompt):
+                lane.keep(prompt, start)
+        lane.adopt(slot)
+        for place in range(len(prompt), len(token_ids)):
+            tokens, positions = [0] * lane.slots, [0] * lane.slots
+            tokens[slot], positions[slot] = token_ids[place], place
+            yield _difference(place, lane.write(tokens, positions)[slot], rows)
+    lane.store = PrefillStore(lane.store.max_bytes)
+
+
+def _difference(place: int, logits: torch.Tensor, rows: dict[int, torch.Tensor]) -> tuple[int, float]:
+    expected = rows[place]
+    return place, float((logits.to(expected).log_softmax(-1) - expected).abs().max())
