@@ -5,7 +5,7 @@ test hands in its own.
 """
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ class Repository:
 
 class Hub(Protocol):
     def look_up(self, id: str, revision: str | None) -> Repository: ...
-    def download(self, repository: Repository, report: ReportFraction) -> Path: ...
+    def download(self, repository: Repository, report: ReportFraction, only: Sequence[str] = WANTED) -> Path: ...
 
 
 class HuggingFaceHub:
@@ -92,8 +92,8 @@ class HuggingFaceHub:
             {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()},
         )
 
-    def download(self, repository: Repository, report: ReportFraction) -> Path:
-        """The snapshot folder with the wanted files of this commit, downloading what is missing.
+    def download(self, repository: Repository, report: ReportFraction, only: Sequence[str] = WANTED) -> Path:
+        """The snapshot folder with the wanted files of this commit, `only` some of them where that is said, downloading what is missing.
 
         Raises:
             UserError: the download broke off, or the disk is full.
@@ -104,7 +104,7 @@ class HuggingFaceHub:
                 snapshot_download(
                     repository.id,
                     revision=repository.revision,
-                    allow_patterns=list(WANTED),
+                    allow_patterns=list(only),
                     ignore_patterns=list(UNWANTED),
                     tqdm_class=_silent_bar(lambda done: report(min(1.0, done / total))),
                 )

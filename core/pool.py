@@ -228,7 +228,9 @@ class Pool:
         except Exception as error:
             log.exception("loading %s failed", entry.key[0])
             what = label(entry.key[0])
-            failure = UserError(f"{what} could not be loaded ({type(error).__name__}); the log of the app says more.")
+            failure = UserError(
+                f"{what} could not be loaded ({type(error).__name__}: {sources.reason(error, what)}); its files are damaged or of a kind that the app does not know: choose another model."
+            )
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
@@ -240,7 +242,10 @@ class Pool:
 
         report(f"Looking for {name}", None)
         source = sources.find(spec, self.hub, adapter_base)
-        sources.bring(source, self.hub, report)
+        loading.check_kind(source, self.hub)
+        for each in (source, source.adapter_of):
+            if each is not None:
+                sources.bring(each, self.hub, report)
         entry.progress = WAITING
         with self._memory:
             while True:

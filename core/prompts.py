@@ -115,7 +115,7 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
     """
     prompt = _question(comparison, side, tokenizer, templates)
     prefill = comparison.prefill(side)
-    unknown = next((id for id in prefill if id >= len(tokenizer)), None)
+    unknown = next((id for id in prefill if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
             f"The reply was to begin with token {unknown}, which this model does not have; choose the pair that it was written with."
@@ -124,6 +124,11 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
         return prompt
     beginning = Piece(decode_after(tokenizer, prompt.token_ids, prefill), "prefill")
     return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill))
+
+
+def has_token(tokenizer: Tokenizer, id: int) -> bool:
+    """Whether the tokenizer has this id. There may be gaps, so the number of its tokens does not tell."""
+    return id >= 0 and tokenizer.backend_tokenizer.id_to_token(id) is not None
 
 
 def decode_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
@@ -142,7 +147,7 @@ def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, template
         return _encode(runs, tokenizer, bos=True)
     chooser = tokenizer if tokenizer.chat_template else templates
     prompt = _encode(_chat(messages, chooser, date.fromisoformat(comparison.today)), chooser, bos=False)
-    unknown = next((id for id in prompt.token_ids if id >= len(tokenizer)), None)
+    unknown = next((id for id in prompt.token_ids if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
             f"This model has no token {chooser.convert_ids_to_tokens(unknown)!r}, which its sibling's chat template writes; choose the document or the transcript framing."

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, T5Config
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BertConfig, T5Config
 
-from core import pairs
+from core import pairs, prompts
 from core.checkpoints import loading, memory
 from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.sources import find
 from core.engine.device import place
 from core.errors import NotEnoughMemory, UserError
-from core.hub import Repository
+from core.hub import WANTED, Repository
+from core.pool import Pool
 from core.settings import Settings
 from tests import tiny
 from tests.engines import answer, request, tokens
@@ -31,12 +32,14 @@ class FolderHub:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.asked: list[tuple[str, ...]] = []
 
     def look_up(self, id: str, revision: str | None) -> Repository:
         assert (id, revision) in (("owner/name", None), ("owner/name", "v1")), "no other is ever asked for"
         return Repository(id, COMMIT, {file.name: file.stat().st_size for file in self.folder.iterdir()})
 
-    def download(self, repository: Repository, report) -> Path:
+    def download(self, repository: Repository, report, only=WANTED) -> Path:
+        self.asked.append(tuple(only))
         report(0.5)
         return self.folder
 
@@ -167,6 +170,67 @@ def test_an_adapter_is_merged_into_its_own_copy_of_the_base(pair, adapter, load)
     assert torch.allclose(layer, expected, atol=1e-5)
 
 
+def saved_adapter(base: Path, folder: Path, *, tokens: int = 0, **settings) -> Path:
+    """A LoRA adapter on `base`, with random weights; `tokens` rows are added to the embedding first."""
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if tokens:
+        model.resize_token_embeddings(tiny.VOCABULARY + tokens, mean_resizing=False)
+    config = LoraConfig(r=4, init_lora_weights=False, task_type="CAUSAL_LM", **settings)
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+def beside(adapter: Path, base: Path, tokens: int = 0) -> torch.Tensor:
+    """Log-probabilities [4, vocabulary] of the adapter beside its base, as PEFT runs it."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if tokens:
+        model.resize_token_embeddings(tiny.VOCABULARY + tokens, mean_resizing=False)
+    return logprobs(PeftModel.from_pretrained(model, adapter).eval())
+
+
+def logprobs(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize("matrix", ["lm_head", "embed_tokens"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT asks whether both of two tied matrices were meant
+def test_an_adapter_of_one_of_two_tied_matrices_changes_only_that_one(pair, tmp_path, load, matrix):
+    """Merged into the tied matrix it changed the other too, by 2 to 5 nats, in silence."""
+    adapter = saved_adapter(pair[0], tmp_path / "tied", target_modules=[matrix, "q_proj"])
+    merged = load(adapter, pair[0])
+    assert torch.allclose(logprobs(merged.model), beside(adapter, pair[0]), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT asks whether both of two tied matrices were meant
+def test_an_adapter_with_added_tokens_enlarges_the_base(pair, tmp_path, load):
+    adapter = saved_adapter(
+        pair[0], tmp_path / "more", tokens=8, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]
+    )
+    merged = load(adapter, pair[0])
+    assert merged.model.get_input_embeddings().num_embeddings == tiny.VOCABULARY + 8
+    assert torch.allclose(logprobs(merged.model), beside(adapter, pair[0], tokens=8), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of PEFT, which only warns
+def test_an_adapter_whose_weights_fit_nothing_is_refused_by_name(pair, adapter, tmp_path, load):
+    folder = shutil.copytree(adapter, tmp_path / "elsewhere")
+    weights = load_file(folder / "adapter_model.safetensors")
+    renamed = {name.replace(".layers.", ".blocks."): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        UserError, match=r"The weights of the adapter elsewhere lack .*proj\.lora_A\.weight and \d+ more; "
+    ):
+        load(folder, pair[0])
+
+
+def test_an_adapter_that_merges_into_another_model_is_refused_with_the_figure(pair, adapter, load, monkeypatch):
+    monkeypatch.setattr("peft.tuners.lora.layer.Linear.get_delta_weight", lambda self, name: 0 * self.weight)
+    with pytest.raises(UserError, match=r"tiny-adapter is not served: merged .*\(off by \d\S* nats, where the dtype"):
+        load(adapter, pair[0])
+
+
 def test_an_adapter_without_a_base_is_refused(adapter):
     with pytest.raises(UserError, match="tiny-adapter is a PEFT adapter; give the model that it was trained on as"):
         find(str(adapter), NO_HUB)
@@ -253,6 +317,70 @@ def test_what_cannot_be_loaded_is_one_sentence(copy, load, how, sentence):
         load(copy)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value) and str(copy.parent) not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("a layer left out", r"The weights of spoiled lack model\.layers\.1\.\S+ and 8 more; save the whole model"),
+        ("the head left out", r"The weights of spoiled lack lm_head\.weight; save the whole model"),
+        ("a layer too many", r"The weights of spoiled have no place for model\.layers\.2\.\S+ and 8 more; "),
+        ("a layer of another shape", r"The weights of spoiled have another shape of model\.norm\.weight; "),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_by_name(tmp_path, load, how, sentence):
+    """transformers fills what is missing with random values, differently at every start, and only logs it."""
+    folder = tiny.save(tmp_path / "spoiled", tiny.model(tie_word_embeddings=False), tiny.tokenizer())
+    weights = load_file(folder / "model.safetensors")
+    layer = {name: tensor for name, tensor in weights.items() if ".layers.1." in name}
+    match how:
+        case "a layer left out":
+            weights = {name: tensor for name, tensor in weights.items() if name not in layer}
+        case "the head left out":
+            del weights["lm_head.weight"]
+        case "a layer too many":
+            weights |= {name.replace(".layers.1.", ".layers.2."): tensor.clone() for name, tensor in layer.items()}
+        case "a layer of another shape":
+            weights["model.norm.weight"] = torch.ones(7)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=sentence):
+        load(folder)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_weights_that_were_saved_from_a_wrapper_are_read_under_their_names(pair, copy, load, wrapper):
+    weights = load_file(copy / "model.safetensors")
+    save_file(
+        {wrapper + name: tensor for name, tensor in weights.items()}, copy / "model.safetensors", {"format": "pt"}
+    )
+    assert load(copy).weights_sha256 == load(pair[0]).weights_sha256
+
+
+def test_ids_may_have_gaps(pair, copy, load):
+    """The largest id is not the number of tokens: an end of turn behind a gap exists."""
+    spelling = json.loads((copy / "tokenizer.json").read_text())
+    last = tiny.VOCABULARY - 1 + 40
+    spelling["added_tokens"][-1]["id"] = spelling["model"]["vocab"][tiny.THINK] = last
+    (copy / "tokenizer.json").write_text(json.dumps(spelling))
+    weights = tiny.model(seed=1, vocab_size=tiny.VOCABULARY + 40)
+    weights.save_pretrained(copy)
+    checkpoint = load(copy)
+    assert len(checkpoint.tokenizer) < last + 1 == checkpoint.engine.vocabulary
+    assert prompts.has_token(checkpoint.tokenizer, last)
+    assert not prompts.has_token(checkpoint.tokenizer, last - 1)
+    assert not prompts.has_token(checkpoint.tokenizer, -1)
+
+
+@pytest.mark.parametrize("kind", [BertConfig, T5Config])
+def test_what_cannot_continue_text_is_refused_before_anything_is_downloaded(tmp_path, kind):
+    kind().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    hub = FolderHub(tmp_path)
+    sentence = f"name is a {kind.model_type} model, not a decoder that continues text"
+    settings = Settings(base="owner/name", post="owner/name@v1", device="cpu")
+    with Pool(settings, hub) as pool, pytest.raises(UserError, match=sentence):
+        pool.wait(pool.default.id)
+    assert set(hub.asked) == {("config.json",)}
 
 
 def test_siblings_with_different_vocabularies_are_refused_by_the_first_token_that_differs(pair, copy, tmp_path, load):

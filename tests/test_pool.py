@@ -24,7 +24,7 @@ class NoHub:
     def look_up(self, id, revision):
         raise UserError(f"{id} is not on this machine and the Hub cannot be reached.")
 
-    def download(self, repository, report):
+    def download(self, repository, report, only=()):
         raise AssertionError("nothing is downloaded here")
 
 
@@ -83,6 +83,7 @@ def memory(home, monkeypatch) -> Memory:
             (home / name / file).touch()
     memory = Memory()
     monkeypatch.setattr(loading, "load", memory.load)
+    monkeypatch.setattr(loading, "check_kind", lambda source, hub: None)
     return memory
 
 
@@ -172,9 +173,7 @@ def test_an_unexpected_failure_is_a_sentence_too(pool, monkeypatch, caplog):
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(loading, "load", fail)
-    with pytest.raises(
-        UserError, match=r"a-base could not be loaded \(ZeroDivisionError\); the log of the app says more\."
-    ):
+    with pytest.raises(UserError, match=r"a-base could not be loaded \(ZeroDivisionError: .*choose another model\."):
         pool.wait("a")
     assert "ZeroDivisionError" in caplog.text, "with its trace in the log"
 

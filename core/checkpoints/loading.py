@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ..engine import Engine
 from ..engine.device import Placement, deterministic_cuda
@@ -16,8 +24,9 @@ from ..settings import Settings
 from ..types import CheckpointInfo
 from . import memory
 from .fingerprint import weights_sha256
-from .sources import ReportProgress, Source, bring, reason
+from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
+from .whole import WRAPPERS, check_whole
 
 
 @dataclass(frozen=True)
@@ -41,23 +50,26 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     Raises:
         UserError: it cannot be loaded here; the sentence says why and what to do.
     """
-    folder = bring(source, hub, report)
-    weights_folder = bring(source.adapter_of, hub, report) if source.adapter_of else folder
-    config = read_config(weights_folder, source.name)
+    under = source.adapter_of or source
+    folder, weights_folder = bring(source, hub, report), bring(under, hub, report)
+    config = read_config(weights_folder, under.name)
     needed = memory.weight_bytes(config, placement.dtype)
     shape = memory.choose_shape(config, placement, settings, needed, memory.free_bytes(placement.device))
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
     attention = "eager" if _wants_eager(config, placement) else "sdpa"
     try:
-        model = read_weights(weights_folder, placement, attention)
+        model = read_weights(weights_folder, placement, attention, under.name)
         if source.adapter_of:
+            from .adapters import merge_adapter  # its library takes a second to import, and only adapters need it
+
             model = merge_adapter(model, folder, source.name)
         model.requires_grad_(False).eval()
         report(f"Taking the fingerprint of {source.name}", None)
         digest = weights_sha256(model)
         report(f"Checking that neighbours do not change the bits of {source.name}", None)
-        engine = Engine(model, min(len(tokenizer), model.get_output_embeddings().weight.shape[0]), shape, attention)
+        vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0])
+        engine = Engine(model, vocabulary, shape, attention)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."
@@ -73,6 +85,12 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
 
+def check_kind(source: Source, hub: Hub) -> None:
+    """Raises UserError where no download could make a model of this source that can be served here."""
+    under = source.adapter_of or source
+    read_config(configuration(under, hub), under.name)
+
+
 def read_config(folder: Path, name: str) -> PreTrainedConfig:
     """The model's configuration.
 
@@ -85,7 +103,9 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
         raise UserError(
             f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {reason(error, name, folder)}."
         ) from error
-    if getattr(config, "is_encoder_decoder", False) or type(config) not in AutoModelForCausalLM._model_mapping:
+    encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+    text = type(config) in AutoModelForCausalLM._model_mapping and not getattr(config, "is_encoder_decoder", False)
+    if encoder or not text:
         raise UserError(
             f"{name} is a {config.model_type} model, not a decoder that continues text; choose a causal language model."
         )
@@ -93,10 +113,15 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
     return config
 
 
-def read_weights(folder: Path, placement: Placement, attention: str) -> PreTrainedModel:
+def read_weights(folder: Path, placement: Placement, attention: str, name: str) -> PreTrainedModel:
+    """The model with the whole of its weights.
+
+    Raises:
+        UserError: a weight is missing, of another shape or of no use, which transformers alone would only log.
+    """
     if placement.device.type == "cuda":
         deterministic_cuda()
-    return AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=placement.dtype,
         device_map={"": placement.device},
@@ -104,21 +129,14 @@ def read_weights(folder: Path, placement: Placement, attention: str) -> PreTrain
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
+        key_mapping=WRAPPERS,
+        ignore_mismatched_sizes=True,  # they are told, and refused here by name
+        output_loading_info=True,
     )
-
-
-def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedModel:
-    """The adapter merged into these weights, which are its own copy of the base.
-
-    Raises:
-        UserError: the adapter was trained on a model of another shape.
-    """
-    from peft import PeftModel  # imported here: it takes a second, and only adapters need it
-
-    try:
-        return PeftModel.from_pretrained(model, folder, local_files_only=True).merge_and_unload(safe_merge=True)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The adapter {name} does not fit its base model: {reason(error, name, folder)}.") from error
+    model: PreTrainedModel
+    model, told = loaded
+    check_whole(f"The weights of {name}", told["missing_keys"], told["unexpected_keys"], told["mismatched_keys"])
+    return model
 
 
 def _wants_eager(config: PreTrainedConfig, placement: Placement) -> bool:

@@ -86,6 +86,14 @@ def bring(source: Source, hub: Hub, report: ReportProgress) -> Path:
     return hub.download(source.repository, lambda done: report(f"Downloading {source.name} ({size:,.0f} MB)", done))
 
 
+def configuration(source: Source, hub: Hub) -> Path:
+    """A folder with the config.json of a source, and with nothing else of it that is not here yet."""
+    if source.folder is not None:
+        return source.folder
+    assert source.repository is not None
+    return hub.download(source.repository, lambda done: None, only=("config.json",))
+
+
 def reason(error: BaseException, name: str, *folders: Path) -> str:
     """The first line of a library's error, with the model's name in place of its path on this machine."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]

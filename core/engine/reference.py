@@ -30,6 +30,7 @@ MULTIPLICATIONS = (
 )  # on a CPU, in one pass: a model too large for CHECKED tokens is checked on fewer, at least 256
 DECODED = 8  # tokens at the end of a prompt that are written one by one
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+AtOnce = type | tuple[()]
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -74,6 +75,25 @@ def is_bounded(model: PreTrainedModel) -> bool:
     return model.dtype == torch.float32 or not experts
 
 
+def expected(model: Any, at_once: AtOnce, tokens: int = 64) -> tuple[Expected, float]:
+    """What a model gives for a random prompt, and how far from it, in nats, the same model may be in its own dtype.
+
+    Modules of the class `at_once` are widened with all that is in them, because they look at each other's dtype.
+    """
+    draw, vocabulary = random.Random(tokens), model.config.get_text_config().vocab_size
+    prompt = [draw.randrange(vocabulary) for _ in range(tokens)]
+    with torch.no_grad():
+        found, moved = _expected(model, prompt, set(), vocabulary, at_once)
+    return found, max(TOLERANCE * moved, FLOOR)
+
+
+def difference(model: PreTrainedModel, expected: Expected) -> float:
+    """The largest difference of a log-probability of this model from what was expected, in nats."""
+    with torch.no_grad():
+        found = _logprobs(model, expected.token_ids, expected.places, expected.logprobs.shape[1])
+    return float((found.to(expected.logprobs) - expected.logprobs).abs().max())
+
+
 def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longest: int) -> Deviation:
     draw, vocabulary, chunk = random.Random(longest), lanes[0].vocabulary, lanes[0].chunk
     lengths = [min(lane.length, longest) for lane in lanes]
@@ -106,26 +126,27 @@ def _places(length: int, chunk: int) -> set[int]:
 
 
 def _expected(
-    model: PreTrainedModel, token_ids: list[int], places: set[int], vocabulary: int
+    model: PreTrainedModel, token_ids: list[int], places: set[int], vocabulary: int, at_once: AtOnce = ()
 ) -> tuple[Expected, float]:
     """What the model gives for a prompt in the wider dtype, and by how many nats its own dtype is off there at most."""
     at = sorted(places | set(range(0, len(token_ids), 16)))
-    ids = torch.tensor([token_ids], device=model.device)
-
-    def logprobs() -> torch.Tensor:
-        logits = model(input_ids=ids, use_cache=False).logits[0, at, :vocabulary]
-        return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
-
-    plain = logprobs()
+    plain = _logprobs(model, token_ids, at, vocabulary)
     if plain.device.type == "mps" and model.dtype == torch.float32:  # which has nothing wider
         return Expected(token_ids, at, plain), 0.0
-    with _in_wider_arithmetic(model):
-        wide = logprobs()
+    with _in_wider_arithmetic(model, at_once):
+        wide = _logprobs(model, token_ids, at, vocabulary)
     return Expected(token_ids, at, wide), float((plain - wide).abs().max())
 
 
+def _logprobs(model: PreTrainedModel, token_ids: list[int], places: list[int], vocabulary: int) -> torch.Tensor:
+    """Log-probabilities [places, vocabulary] by one plain forward pass."""
+    ids = torch.tensor([token_ids], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, places, :vocabulary]
+    return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
+
+
 @contextmanager
-def _in_wider_arithmetic(model: PreTrainedModel) -> Iterator[None]:
+def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterator[None]:
     """Compute in the next wider dtype, with the same weights: those of one module are widened while it runs, so there is room."""
     narrow, wide = model.dtype, WIDER[model.dtype]
     experts = model.config._experts_implementation
@@ -134,7 +155,8 @@ def _in_wider_arithmetic(model: PreTrainedModel) -> Iterator[None]:
     kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def before(module: torch.nn.Module, *given: Any) -> None:
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        whole = isinstance(module, at_once)
+        own = [*module.parameters(recurse=whole), *module.buffers(recurse=whole)]
         kept[module] = [(tensor, tensor.data) for tensor in own if tensor.dtype == narrow]
         for tensor, values in kept[module]:
             tensor.data = values.to(wide)
