@@ -107,7 +107,7 @@ def test_in_a_browser_it_can_be_searched_and_asks_no_other_host(browser, address
     with contextlib.closing(browser.new_context()) as context:
         page = context.new_page()
         watch = Watch(page, address)
-        for name in ("index.html", "docs/glossary.html", "docs/reference/values.html"):
+        for name in ("index.html", "docs/gallery.html", "docs/reference/values.html"):
             page.goto(f"{address}/{name}", wait_until="networkidle")
         expect(page.locator("[id='core.types.Comparison']")).to_be_visible()
         page.get_by_role("textbox", name="Search").press_sequentially("Gumbel")
