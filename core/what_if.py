@@ -47,7 +47,8 @@ def handover(
     """Each model goes on from the first `tokens` tokens that the other one wrote, without the end of its turn.
 
     Args:
-        base_ids, post_ids: the whole replies, prefilled beginnings included.
+        base_ids: the base's whole reply, a prefilled beginning included.
+        post_ids: the post-trained model's, likewise.
     """
     base, post = (tuple(id for id in ids[:tokens] if id not in lease.stop_ids) for ids in (base_ids, post_ids))
     return comparison.model_copy(update={"prefill_base": post, "prefill_post": base})

@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(pool, port: int | None = None) -> Iterator[str]:
+def served(pool: Any, port: int | None = None) -> Iterator[str]:
     """The whole page over this pool; yields its address."""
     demo, url = _in_an_event_loop(lambda: _serve(pool, port or free_port()))
     try:
@@ -46,7 +46,7 @@ def served(pool, port: int | None = None) -> Iterator[str]:
         demo.close(verbose=False)
 
 
-def _serve(pool, port: int) -> tuple[gr.Blocks, str]:
+def _serve(pool: Any, port: int) -> tuple[gr.Blocks, str]:
     demo = whole_page.build(pool)
     _, url, _ = whole_page.launch(demo, Settings(port=port), prevent_thread_lock=True, quiet=True)
     return demo, url

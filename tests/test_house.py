@@ -23,7 +23,7 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PINS = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text("utf-8").split())
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def tracked() -> list[Path]:
@@ -76,6 +76,16 @@ def test_the_hosts_workflows_run_exactly_what_people_run():
     runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
     assert runs == {"test": ["make test"], "check": ["make check"]}
     assert {"macos-latest", "windows-latest"} <= set(jobs["check"]["strategy"]["matrix"]["os"])
+
+
+def test_what_the_hosts_workflow_publishes_is_what_make_docs_builds():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "docs.yml").read_text("utf-8"))["jobs"]
+    assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == ["make docs"]
+    [published] = [
+        step["with"]["path"] for step in jobs["build"]["steps"] if "upload-pages-artifact" in step.get("uses", "")
+    ]
+    assert f"\nsite_dir: {published}\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert recipe_of("docs")[-1].endswith(" mkdocs build --strict")
 
 
 def test_pre_commit_checks_the_style_that_ci_checks():

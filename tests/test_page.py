@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from playwright.sync_api import expect
 
+from core import __version__
 from core.types import DEFAULT_SAMPLING, Finish, Request
 from tests.browser import ask, at_most, ended, open_page, reload, reply
 from tests.pairs import loaded
@@ -400,6 +401,22 @@ def test_it_fits_a_phone(visitor, slow):
     page = visitor(slow, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing scrolls sideways but the panes"
     expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
+def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no_room(visitor, scripted, width, height):
+    page = visitor(scripted("One reply"), viewport={"width": width, "height": height})
+    ask(page, "Hello")
+    ended(page)
+    expect(page.locator("#foot")).to_have_text(
+        f"Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama"
+    )
+    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = page.evaluate("document.documentElement.scrollHeight - innerHeight")
+    assert width < 1440 or beyond == 0, "a finished comparison still fits the screen"
+    page.locator("#foot").scroll_into_view_if_needed()
+    expect(page.locator("#foot")).to_be_in_viewport(ratio=1)
 
 
 def test_everything_can_be_reached_by_keyboard(visitor, url):

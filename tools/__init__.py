@@ -1,1 +1,1 @@
-"""What maintainers run by hand to renew a committed file; no part of the product."""
+"""What maintainers run by hand to renew a committed file, and what the site of the documentation is built with; no part of the product."""

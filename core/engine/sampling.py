@@ -206,7 +206,8 @@ def divergence(logits: torch.Tensor, seen: torch.Tensor, request: Request, step:
     """How close it was, when a token was drawn that is not the one that the request expects.
 
     Args:
-        logits, seen: [1, V], as they were drawn from.
+        logits: [1, V], as they were drawn from.
+        seen: [1, V], as it was then.
         step: of the draw, a prefilled beginning included.
     """
     index = step - request.prefilled

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from .. import receipts
+from .. import __version__, receipts
 from ..experiments import Experiment, NewProcesses
 from ..pool import Pool
 from ..settings import Settings
@@ -23,6 +23,8 @@ ROOMS = (
     "experiments",
     "receipts",
 )
+# Why the last three words: checkpoints/LICENSE.md.
+FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>"
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
 MAX_THREADS = 128  # every reply under way holds one
 
@@ -41,6 +43,7 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
             sidebar = Sidebar(pool)
         gr.HTML(f"<div class='brand-small'>{theme.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
         tabs = gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare")
+        gr.HTML(FOOT, elem_id="foot")
         page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
         furnish(page, demo)
         api.add(pool, processes, MODELS)
