@@ -1,5 +1,6 @@
 # make run   serve the page on 127.0.0.1:7860 with the embedded pair
 # make lock  the files of locks/ again from requirements*.txt: FLAGS=--upgrade takes the newest packages that are admitted
+# make wheel the package and its sources, in dist/
 # make lowest the quick tests on the lowest pydantic that requirements.txt admits
 # make pair  train, measure and describe the embedded pair again (hours; needs the text that checkpoints/recipe/sources.toml names)
 # make check style, types, import rules and the quick tests: what to run before every commit; needs no browser
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run check test style format browser bench gpu gpu-packages lock lowest pair clean
+.PHONY: run check test style format browser bench gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -69,6 +70,9 @@ lock: $(VENV)/dev.stamp
 		echo "$$lock $$platform $$python"; $(BIN)/uv pip install --quiet --dry-run --no-deps --no-build --require-hashes --target build/none \
 		--python-platform $$platform --python-version $$python -r locks/$$lock.txt || exit 1; done; done; done
 
+wheel: $(VENV)/dev.stamp
+	$(BIN)/hatchling build -d dist
+
 # torch stays what it is: another version of it is another engine.
 LOWEST := build/lowest/$(notdir $(BIN))
 lowest:
@@ -84,7 +88,7 @@ pair: $(VENV)/dev.stamp
 	$(BIN)/python -m checkpoints.recipe $(FLAGS)
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist
 
 $(VENV)/run.stamp: locks/run.txt locks/torch.txt
 	$(PYTHON) -m venv $(VENV)
