@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_the_locks_hold_everything_that_is_asked_for_and_all_that_this_needs(env
     seen: set[str] = set()
     while waiting:
         asked = waiting.pop()
-        if third_party.LEFT_OUT.match(asked.name) or str(asked) in seen:
+        if third_party.LEFT_OUT.match(asked.name) or str(asked) in seen or not applies(asked, environment):
             continue
         seen.add(str(asked))
         assert admits(asked, chosen), f"{asked}, and the lock has {chosen[canonicalize_name(asked.name)]}"
@@ -116,11 +116,14 @@ def needs(asked: Requirement, environment: dict[str, str]) -> Iterator[Requireme
     except metadata.PackageNotFoundError:  # of another system
         return
     for need in map(Requirement, listed):
-        if any(
-            need.marker is None or need.marker.evaluate({**environment, "extra": extra})
-            for extra in ("", *asked.extras)
-        ):
+        if applies(need, environment, asked.extras):
             yield need
+
+
+def applies(asked: Requirement, environment: dict[str, str], extras: Iterable[str] = ()) -> bool:
+    return asked.marker is None or any(
+        asked.marker.evaluate({**environment, "extra": extra}) for extra in ("", *extras)
+    )
 
 
 def test_this_environment_is_what_the_locks_say():

@@ -1,11 +1,13 @@
 """What `pip wheel .` makes: one package with its data, and a command that does what the checkout does, whatever lies around it."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 import venv
 import zipfile
 from email import message_from_bytes
@@ -18,15 +20,15 @@ from core import __version__
 from core.receipts import read
 from core.replay import replay
 from core.steps import finish
+from tests.browser import free_port
+from tests.test_containers import BUILD, INSTALL, commands
 from tests.test_examples import EXAMPLE
 from tests.test_house import ROOT, tracked
 from tests.test_locks import requirements
 
 pytestmark = pytest.mark.slow
 
-# The Dockerfiles have the same lines; here no index is asked, and what builds is what the lock brought.
-BUILD = "pip wheel --no-deps --wheel-dir dist ."
-INSTALL = "pip install --no-deps dist/same_seed-*.whl"
+# The lines of the Dockerfiles; here no index is asked, and what builds is what the lock brought.
 OFFLINE = ["--quiet", "--no-index", "--no-build-isolation"]
 
 NOT_INSTALLED = ROOT / "checkpoints" / "recipe"
@@ -144,3 +146,27 @@ def test_the_source_distribution_is_small_and_makes_the_same_wheel(folder, wheel
     [again] = (folder / "again").iterdir()
     assert again.name == wheel.name
     assert again.read_bytes() == wheel.read_bytes(), "the same files, to the last bit"
+
+
+def test_the_health_check_of_the_containers_tells_whether_the_page_is_served(bin, elsewhere):
+    """The installed page, started as they start it, on a port of its own."""
+    [start] = commands("Dockerfile", "ENTRYPOINT")
+    [(python, *check)] = commands("Dockerfile", "HEALTHCHECK")
+    environment = os.environ | {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(free_port()),
+        "HF_HOME": str(elsewhere),
+    }
+
+    def healthy() -> bool:
+        return subprocess.run([bin / python, *check], env=environment, capture_output=True, check=False).returncode == 0
+
+    assert not healthy(), "before it is there"
+    server = subprocess.Popen([bin / start[0], *start[1:]], env=environment, cwd=elsewhere, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 180
+        while not healthy():
+            assert server.poll() is None and time.monotonic() < deadline
+    finally:
+        server.kill()
+        server.wait()
