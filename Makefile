@@ -1,4 +1,7 @@
 # make run   serve the page on 127.0.0.1:7860 with the embedded pair
+# make lock  the files of locks/ again from requirements*.txt: FLAGS=--upgrade takes the newest packages that are admitted
+# make wheel the package and its sources, in dist/
+# make lowest the quick tests on the lowest pydantic that requirements.txt admits
 # make pair  train, measure and describe the embedded pair again (hours; needs the text that checkpoints/recipe/sources.toml names)
 # make check style, types, import rules and the quick tests: what to run before every commit; needs no browser
 # make format puts the style of the code right
@@ -13,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run check test style format docs pictures browser bench gpu gpu-packages pair clean
+.PHONY: run check test style format docs pictures browser bench gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -54,22 +57,55 @@ gpu:
 GPU_PYTHON_VERSION ?= 3.12
 gpu-packages:
 	$(PYTHON) -m pip install --quiet --upgrade --target build/gpu-packages --python-version $(GPU_PYTHON_VERSION) \
-		--platform manylinux2014_x86_64 --only-binary=:all: $$(grep '^pydantic==' requirements.txt)
+		--platform manylinux2014_x86_64 --only-binary=:all: $$(sed -n 's/^\(pydantic==[^ ]*\).*/\1/p' locks/run.txt)
+
+# What is installed. Wheels alone, each of a sha256 that the lock names; torch by its version, since its builds differ by
+# platform (docs/install.md), and last, so that it finds here what it shares with the others.
+INSTALL = pip install --quiet --require-hashes --no-deps --only-binary :all:
+INSTALL_TORCH = pip install --quiet -r locks/torch.txt
+
+# uv reads of torch only what it needs, never a build of it. It is then asked whether every package has a wheel everywhere.
+COMPILE = $(BIN)/uv pip compile --quiet --no-build --custom-compile-command "make lock" $(FLAGS)
+LOCK = $(COMPILE) --universal --generate-hashes --python-version 3.11 --excludes locks/left-out.txt --no-emit-package torch
+PYTHONS := 3.11 3.12 3.13
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin x86_64-pc-windows-msvc
+lock: $(VENV)/dev.stamp
+	$(LOCK) -c locks/torch.txt -c requirements-dev.txt requirements.txt -o locks/run.txt
+	$(LOCK) -c locks/run.txt requirements-dev.txt -o locks/dev.txt
+	for python in 3.11 3.12; do $(COMPILE) --no-annotate --python-version $$python --python-platform x86_64-manylinux_2_28 \
+		requirements.txt locks/space.txt -o locks/space-$$python.txt || exit 1; done
+	for platform in $(PLATFORMS); do for python in $(PYTHONS); do for lock in run dev; do \
+		echo "$$lock $$platform $$python"; $(BIN)/uv pip install --quiet --dry-run --no-deps --no-build --require-hashes --target build/none \
+		--python-platform $$platform --python-version $$python -r locks/$$lock.txt || exit 1; done; done; done
+
+wheel: $(VENV)/dev.stamp
+	$(BIN)/hatchling build -d dist
+
+# torch stays what it is: another version of it is another engine.
+LOWEST := build/lowest/$(notdir $(BIN))
+lowest:
+	$(PYTHON) -m venv build/lowest
+	$(LOWEST)/$(INSTALL) -r locks/run.txt
+	$(LOWEST)/$(INSTALL) -r locks/dev.txt
+	$(LOWEST)/$(INSTALL_TORCH)
+	$(LOWEST)/pip install --quiet $$(sed -n 's/^\(pydantic\)>=\([0-9.]*\),.*/\1==\2/p' requirements.txt)
+	$(LOWEST)/pytest -n 2 --dist worksteal -m "not browser and not slow" --ignore tests/test_locks.py
 
 # The recipe of the embedded pair, whole: FLAGS="--corpus FOLDER --config gpu" for another folder, a large GPU.
 pair: $(VENV)/dev.stamp
 	$(BIN)/python -m checkpoints.recipe $(FLAGS)
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist
 
-$(VENV)/run.stamp: requirements.txt
+$(VENV)/run.stamp: locks/run.txt locks/torch.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/$(INSTALL) -r locks/run.txt
+	$(BIN)/$(INSTALL_TORCH)
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+$(VENV)/dev.stamp: $(VENV)/run.stamp locks/dev.txt
+	$(BIN)/$(INSTALL) -r locks/dev.txt
 	touch $@
 
 # The page tests drive Debian's Chromium. CHROMIUM=/path/to/chrome uses another one. Nothing here asks for rights that it

@@ -1,19 +1,13 @@
 """Same Seed: what runs. `python app.py` serves the page; `python app.py --help` lists the other commands (core/cli)."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from core import settings as configuration
 
 configuration.quieten()  # before the libraries that read the environment
 
-from core import cli  # noqa: E402
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
-    return cli.run(sys.argv[1:] if arguments is None else arguments)
+from core.cli import main  # noqa: E402
 
 
 def __getattr__(name: str) -> Any:

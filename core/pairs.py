@@ -10,10 +10,11 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from .errors import UserError
+from .installation import COMMAND, DATA
 from .settings import EMBEDDED, Settings
 from .types import Side, Value
 
-HOME = Path(__file__).parent.parent / "checkpoints"
+HOME = DATA / "checkpoints"
 
 
 class Pair(Value):
@@ -61,7 +62,7 @@ def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
     for row in rows:
         if row.id == id:
             return row
-    raise UserError(f"There is no pair {id!r} here; `python app.py pairs` lists them, and --base with --post adds one.")
+    raise UserError(f"There is no pair {id!r} here; `{COMMAND} pairs` lists them, and --base with --post adds one.")
 
 
 def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:

@@ -4,15 +4,15 @@ python -m core.schemas    write them anew
 """
 
 import json
-from pathlib import Path
 
 from pydantic import BaseModel
 
 from .difference import Difference
 from .experiments.values import ExperimentVerdict
+from .installation import DATA
 from .types import Answer, Comparison, LensReport, Receipt, Verdict
 
-FOLDER = Path(__file__).parent.parent / "docs" / "schemas"
+FOLDER = DATA / "docs" / "schemas"
 DESCRIBED: tuple[type[BaseModel], ...] = (
     Comparison,
     Answer,

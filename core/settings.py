@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
+from .installation import COMMAND
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -53,7 +54,7 @@ class Settings:
         """
         if (flags.base is None) != (flags.post is None):
             raise UserError(
-                "--base and --post go together: name both models, or neither for the pairs of checkpoints/pairs.toml."
+                f"--base and --post go together: name both models, or neither for the pairs that `{COMMAND} pairs` lists."
             )
         for name, value in (("--slots", flags.slots), ("--threads", flags.threads), ("--context", flags.context)):
             if value is not None and value < 1:
@@ -77,7 +78,7 @@ class Settings:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that runs models, and those of the server."""
     models = parser.add_argument_group("models")
-    models.add_argument("--pair", help="id of a pair in checkpoints/pairs.toml (see `python app.py pairs`)")
+    models.add_argument("--pair", help=f"id of a pair (see `{COMMAND} pairs`)")
     models.add_argument(
         "--base", help="your own base model: a folder, a Hub id, owner/name@revision, or a PEFT adapter"
     )

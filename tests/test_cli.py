@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 import app
+from core import installation
 from core.compare import compare
 from core.prompts import digest
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison
@@ -139,6 +140,11 @@ def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, capsys, mon
 def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(own, capsys):
     assert app.main(["compare", *own, "--prompt", "word " * 400]) == 2
     assert "and its context holds 256; start a new chat" in capsys.readouterr().err
+
+
+def test_a_checkout_is_no_installation_and_starts_itself_by_its_own_file():
+    assert not installation.INSTALLED and installation.DATA == ROOT
+    assert installation.new_process() == [sys.executable, str(ROOT / "app.py")]
 
 
 def test_an_unknown_flag_or_command_is_refused_with_the_usage(capsys):

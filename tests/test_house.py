@@ -1,4 +1,4 @@
-"""The house itself: what the README promises exists, imports run downward, pins are exact, and nothing is loaded too early."""
+"""The house itself: what the README promises exists, imports run downward, and nothing is loaded too early."""
 
 import ast
 import datetime
@@ -22,7 +22,6 @@ README = (ROOT / "README.md").read_text("utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-PINS = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text("utf-8").split())
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -121,12 +120,8 @@ def test_the_readme_begins_as_a_space_wants_it():
     _, matter, _ = README.split("---\n", 2)
     space = yaml.safe_load(matter)
     assert space["sdk"] == "gradio"
-    assert str(space["sdk_version"]) == PINS["gradio"]
     assert (ROOT / space["app_file"]).exists()
-    assert (
-        isinstance(space["python_version"], str)
-        and f">={space['python_version']}" == PROJECT["project"]["requires-python"]
-    )
+    assert isinstance(space["python_version"], str), "3.10 is no number"
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {space["colorFrom"], space["colorTo"]} <= colours
     assert space["title"] and len(space["emoji"]) == 1 and len(space["short_description"]) <= 60
@@ -144,11 +139,11 @@ def test_the_newest_released_entry_of_the_changelog_is_the_version():
 
 
 def test_the_version_is_said_in_one_place_and_read_in_the_others():
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "core/__init__.py"
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == __version__
-    assert citation["license"] == PROJECT["project"]["license"]
+    assert citation["license"] == PROJECT["project"]["license"].partition(" AND ")[0], "of the code"
 
 
 def test_app_py_says_its_version(capsys):
@@ -158,21 +153,7 @@ def test_app_py_says_its_version(capsys):
     assert capsys.readouterr().out == f"same-seed {__version__}\n"
 
 
-# --- pins ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
-def test_every_requirement_is_pinned_exactly(file):
-    for line in (ROOT / file).read_text("utf-8").splitlines():
-        assert line == "-r requirements.txt" or re.fullmatch(r"[\w-]+==\d+(\.\w+)+", line), line
-
-
-def test_everything_that_is_imported_is_pinned():
-    names = {name.lower() for name in PINS}
-    for file in [ROOT / "app.py", *(ROOT / "core").rglob("*.py")]:
-        for module in imported(file):
-            if module not in {*sys.stdlib_module_names, "core"}:
-                assert module in names, f"{module} of {file.name} is not in requirements.txt"
+# --- imports ---------------------------------------------------------------------------------------------------
 
 
 def imported(file: Path) -> set[str]:
@@ -183,9 +164,6 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
     return {name.partition(".")[0] for name in found}
-
-
-# --- imports ---------------------------------------------------------------------------------------------------
 
 
 def test_core_names_itself_by_relative_imports_so_that_it_can_be_installed_under_another_name():

@@ -24,7 +24,8 @@ def test_the_code_is_under_the_apache_license():
     assert "END OF TERMS AND CONDITIONS" in text
     assert yaml.safe_load(README.split("---\n", 2)[1])["license"] == "apache-2.0"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["license"] == "Apache-2.0"
+    assert project["license"] == "Apache-2.0 AND LicenseRef-Same-Seed-Weights", "the wheel has the weights too"
+    assert {"LICENSE", "checkpoints/LICENSE.md"} <= set(project["license-files"])
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -19,6 +19,7 @@ from importlib import import_module
 from .. import __version__
 from .. import settings as configuration
 from ..errors import UserError
+from ..installation import COMMAND
 from ..settings import Settings
 
 # Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
@@ -32,6 +33,12 @@ COMMANDS = {
     "lens": "say, token by token, what post-training changed in a reply",
     "pairs": "list the model pairs",
 }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """What `python app.py` and `same-seed` do: run one command with these arguments, or the process's own."""
+    configuration.quieten()  # before the libraries that read the environment
+    return run(sys.argv[1:] if arguments is None else arguments)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +60,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     named = bool(arguments) and arguments[0] in (*COMMANDS, "-h", "--help", "--version")
     chosen, *rest = arguments if named else ("serve", *arguments)
     parser = argparse.ArgumentParser(
-        prog="python app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=COMMAND,
+        description=str(__doc__).replace("python app.py", COMMAND),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"same-seed {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")

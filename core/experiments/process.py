@@ -1,20 +1,18 @@
-"""The same comparison in a new process: `python app.py compare`, started beside this one.
+"""The same comparison in a new process: the command `compare`, started beside this one.
 
 Those who ask for the same thing while it is under way share one process; at most one runs at a time.
 """
 
 import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from time import monotonic, sleep
 from typing import IO
 
 from pydantic import ValidationError
 
-from .. import pairs
+from .. import installation, pairs
 from ..checkpoints import memory
 from ..errors import UserError
 from ..pool import Lease
@@ -22,7 +20,6 @@ from ..settings import Settings
 from ..steps import Steps
 from ..types import SIDES, Answer, Comparison, Result
 
-APP = Path(__file__).parent.parent.parent / "app.py"
 PATIENCE = 600.0  # seconds
 INTERPRETER_BYTES = 2**30  # Python, torch and transformers, before any weights
 
@@ -119,7 +116,7 @@ class NewProcesses:
             "--today": comparison.today,
         }
         flags += [f"{flag}={value}" for flag, value in chosen.items() if value]
-        return [sys.executable, str(APP), "compare", "--json", "--prompt=-", *flags, *settings.model_flags()]
+        return [*installation.new_process(), "compare", "--json", "--prompt=-", *flags, *settings.model_flags()]
 
     def _read(self, child: _Child) -> Result:
         with self._lock:
