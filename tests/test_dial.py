@@ -10,7 +10,7 @@ from core.compare import Run, compare
 from core.engine import LogitsDial, WeightsDial
 from core.engine.dial import mix, mixed_model
 from core.errors import UserError
-from core.types import Dial, Failure, Finish, Queued, Token
+from core.types import Dial, Event, Failure, Finish, Queued, Token
 from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease
 
@@ -125,7 +125,8 @@ def mixed(base, post, amount):
 def test_cancelling_a_dialled_reply_frees_every_slot(lease, dial):
     writer = dial(lease.base.engine, lease.post.engine, 0.5)
     for wait_for_a_token in (True, False):
-        ended, begun, events = threading.Event(), threading.Event(), []
+        ended, begun = threading.Event(), threading.Event()
+        events: list[Event] = []
 
         def listen(event, events=events, begun=begun, ended=ended) -> None:
             events.append(event)

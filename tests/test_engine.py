@@ -393,7 +393,7 @@ def test_levels_step_down_to_eager_then_one_thread_then_one_row():
 
 
 def test_a_recorded_step_gives_the_bits_of_the_model():
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         model = random_model()
         lane = Lane(model, slots=3, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         assert not isinstance(lane._forward, Forward), "a Llama can be recorded"
@@ -420,7 +420,7 @@ class Moody(torch.nn.Module):
 def test_a_step_that_a_recording_cannot_follow_is_called_from_python():
     model = random_model()
     model.lm_head = Moody(model.lm_head)
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = Lane(model, slots=2, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         forward = Forward(model, lane.masks, 64)
         assert record(forward, lane._writing[0], VOCABULARY) is forward

@@ -84,6 +84,10 @@ def _marked(room: Any, guest: Guest) -> Any:
     return guest.session.records[0].mark
 
 
+def _exported(label: str) -> Act:
+    return lambda room, guest: room._exporter(label)(guest.values, None)
+
+
 ACTS: dict[str, tuple[str, Act]] = {
     "compare": ("compare", _watching(lambda room: room._compare)),
     "retry": ("compare", _watching(lambda room: room._retry)),
@@ -108,7 +112,7 @@ ACTS: dict[str, tuple[str, Act]] = {
     **{
         f"export {number}": (
             "receipts",
-            lambda room, guest, label=label: room._exporter(label)(guest.values, None),
+            _exported(label),
         )
         for number, label in enumerate(("Both replies as Markdown", "Both chats as JSON Lines"))
     },
