@@ -5,13 +5,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.engine import Engine, certify, sampling
 from core.engine.lane import Lane
-from core.engine.scheduler import Job, Scheduler
+from core.engine.scheduler import Job, Scheduler, Score
+from core.engine.slots import usable_context
 from core.engine.step import Forward, record
 from core.errors import UserError
 from core.types import Failure, Finish, Queued, Started, Token
@@ -142,6 +144,16 @@ def test_reused_prefill_changes_no_bit():
     assert warm[-1].usage.reused_tokens == 64, "four complete chunks of 16 of the shared history"
     assert cold[-1].usage.reused_tokens == 0
     assert warm[-1].usage.prefill_passes < cold[-1].usage.prefill_passes
+
+
+def test_a_request_that_reuses_nothing_leaves_nothing_to_reuse():
+    history = list(range(40))
+    with running(random_model()) as engine:
+        answer(engine, request(history, reuse=False))
+        after = answer(engine, request([*history, 9]))[0]
+        again = answer(engine, request([*history, 8]))[0]
+    assert after[-1].usage.reused_tokens == 0
+    assert again[-1].usage.reused_tokens == 32, "what an ordinary request read is kept"
 
 
 def test_temperature_zero_ignores_the_seed():
@@ -463,6 +475,26 @@ def test_a_lane_is_chosen_from_the_request_alone():
     assert [scheduler.size_for(tokens) for tokens in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, None]
 
 
+def score() -> Score:
+    return Score((1, 2, 3), 1, 64, lambda news: None)
+
+
+def test_scores_take_turns_and_one_that_waits_for_its_taker_lets_nobody_pass():
+    scheduler = Scheduler((64,), slots=1)
+    first, second = score(), score()
+    scheduler.scores += [first, second]
+    assert scheduler.next_to_score() is first and not scheduler.idle
+    first.started, first.allowed = True, 0
+    assert scheduler.next_to_score() is None and scheduler.idle, "both of its chunks wait to be taken"
+    first.allowed += 1
+    assert scheduler.next_to_score() is first and not scheduler.idle
+    first.cancelled = True
+    second.allowed = 0
+    assert scheduler.next_to_score() is second, "its start is not counted"
+    second.cancelled = True
+    assert scheduler.next_to_score() is None and scheduler.idle and not scheduler.scores
+
+
 def test_releasing_leaves_no_trace():
     scheduler = Scheduler((64,), slots=1)
     waiting, reading = job(), job()
@@ -480,3 +512,22 @@ def test_an_idle_engine_does_not_use_the_processor():
         before = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - before < 0.2
+
+
+# --- what a model's configuration says -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_rotary_embedding_that_looks_at_the_longest_row_ends_the_context_where_it_begins_to(kind):
+    """Both are found: in the parameters of the embedding, as newer configurations have it, or beside them."""
+
+    def config(**changes) -> SimpleNamespace:
+        return SimpleNamespace(**{"max_position_embeddings": 4096, "rope_parameters": {"rope_type": kind}, **changes})
+
+    inside = {"rope_type": kind, "original_max_position_embeddings": 512}
+    assert usable_context(config(rope_parameters=inside)) == 512
+    assert usable_context(config(original_max_position_embeddings=1024)) == 1024
+    assert usable_context(config(rope_parameters={**inside, "original_max_position_embeddings": 8192})) == 4096
+    assert usable_context(config()) == 4096
+    for other in ({"rope_type": "linear", "original_max_position_embeddings": 512}, None):
+        assert usable_context(config(rope_parameters=other)) == 4096
