@@ -220,15 +220,10 @@ class Run:
         """Fold events until `due`, sleeping in between; True when there were any. Ends early when both sides have settled."""
         changed = False
         while True:
-            left = due - monotonic()
             try:
-                side, event = (
-                    self._events.get(timeout=max(0.0, left)) if left > 0 or not changed else self._events.get_nowait()
-                )
+                side, event = self._events.get(timeout=max(0.0, due - monotonic()))
             except Empty:
-                if changed or left <= 0:
-                    return changed
-                continue
+                return changed
             self._writers[side].take(event)
             changed = True
             if self._settled():

@@ -92,6 +92,20 @@ def test_a_value_that_cannot_be_is_a_sentence_and_the_prompt_stays_in_its_box(po
     assert "half of a surrogate pair" in view.notice and (view.tone, view.chat) == ("error", CHAT)
 
 
+def test_while_the_models_are_loaded_the_chat_stays_and_the_line_says_how_far_that_is(pool):
+    pool.say("a", "b", loading=0.1)
+    first, *_ = session.compare(pool, CHAT, "Three", CHOICES)
+    assert first == View(CHAT, notice="Downloading Scripted-Base (12 MB) 50%", busy=True)
+
+
+def test_a_reply_that_is_too_long_for_a_conversation_leaves_the_chat_as_it_was(pool, monkeypatch):
+    monkeypatch.setattr(session, "MAX_CHARACTERS", 12)
+    view = last(session.compare(pool, CHAT, "Three", CHOICES))
+    assert "The post-trained side wrote more than 12 characters" in view.notice
+    assert (view.chat, view.box, view.tone, view.changed) == (CHAT, "Three", "error", False)
+    assert last(session.retry(pool, CHAT, CHOICES)).chat == CHAT
+
+
 @pytest.mark.parametrize("failed", SIDES)
 def test_a_turn_is_kept_when_one_side_fails_and_says_which(pool, monkeypatch, failed):
     failing(monkeypatch, pool, failed)

@@ -101,7 +101,12 @@ def test_the_bandwidth_is_of_the_fastest_copy_and_counts_what_is_read_and_what_i
     assert order == ["cpu", "clock", "cpu", "clock"] * 3
 
 
-def test_a_copy_copies(monkeypatch):
+def test_what_is_copied_is_there_and_two_of_it_fit_into_any_gpu():
+    assert bandwidth.copy_bandwidth(torch.device("cpu"), rounds=1) > 0
+    assert bandwidth.CPU_BUFFER_BYTES < bandwidth.GPU_BUFFER_BYTES <= 2 * 2**30
+
+
+def test_a_copy_copies():
     source, target = torch.arange(9), torch.zeros(9, dtype=torch.long)
     assert bandwidth._seconds(source, target) >= 0
     assert torch.equal(source, target)

@@ -292,6 +292,20 @@ def test_what_is_stopped_is_what_is_under_way_in_that_room():
     assert session.begin("compare"), "once it has ended, another may begin"
 
 
+def test_stop_stops_what_is_under_way_in_its_room_alone(house, guest):
+    for name, room in house.rooms.items():
+        part, event = (room.prompt, "stop") if name == "compare" else (room.stop, "click")
+        [press] = [fn.fn for fn in house.demo.fns.values() if (part._id, event) in fn.targets]
+        work, other = guest.session.restart(name), guest.session.restart("another room")
+        press(guest.session)
+        assert work.pressed and not other.pressed, name
+
+
+def test_everything_that_an_arrival_changes_is_among_its_outputs(house, guest):
+    shown = set(house.visitor.outputs)
+    assert set(guest.arrive()) <= shown and set(guest.arrive(address=OPENS, fresh=True)) <= shown
+
+
 def test_every_visitor_begins_with_nothing_of_anybody_elses():
     session = Session()
     session.chat, session.slower = (), 4
