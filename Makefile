@@ -20,7 +20,7 @@ check: style
 	$(BIN)/pytest -n 2 --dist worksteal -m "not browser and not slow" --durations 10 $(TESTS)
 
 test: browser style
-	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/pytest -n 2 --dist worksteal --durations 10 $(if $(TESTS),,--cov) $(TESTS)
 
 style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
