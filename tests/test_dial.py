@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from core.engine import LogitsDial, WeightsDial
 from core.engine.dial import mix, mixed_model
 from core.errors import UserError
 from core.types import Dial, Event, Failure, Finish, Queued, Token
+from tests import values
 from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease
 
@@ -195,6 +197,20 @@ def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease,
     with pytest.raises(UserError, match="takes more than is free"):
         compare(lease, comparison(dial=Dial(amount=0.5, space="weights")))
     assert not lease.mixing.locked()
+
+
+def test_a_dialled_reply_is_certified_only_where_both_models_are():
+    def engine(certified: bool, device: str) -> SimpleNamespace:
+        said = {"certified": certified, "certification": f"said by {device}", "device": device}
+        return SimpleNamespace(info=lambda: values.ENGINE.model_copy(update=said))
+
+    for base, post, certified, said in (
+        (True, True, True, "said by post"),
+        (True, False, False, "said by post"),
+        (False, True, False, "said by base"),
+    ):
+        info = LogitsDial(engine(base, "base"), engine(post, "post"), 0.5).info()
+        assert (info.certified, info.certification, info.device) == (certified, said, "post")
 
 
 def test_a_dialled_receipt_names_the_engine_that_wrote_it(lease):
