@@ -1,5 +1,6 @@
 """The engine: what a request receives depends on the request alone."""
 
+import queue
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.engine import Engine, certify, sampling
+from core.engine import Engine, Scored, certify, sampling
 from core.engine.lane import Lane
 from core.engine.scheduler import Job, Scheduler, Score
 from core.engine.slots import usable_context
@@ -260,6 +261,22 @@ def test_cancelling_in_the_queue_ends_the_wait():
         assert first_done.wait(30)
 
 
+def test_cancelling_behind_a_reply_that_waits_for_its_token_wakes_the_engine():
+    with running(random_model(), slots=1) as engine:
+        held: queue.Queue = queue.Queue()
+        heard: queue.Queue = queue.Queue()
+        steering = engine.steer(request([1, 2]), held.put)
+        while not isinstance(held.get(timeout=60), torch.Tensor):
+            pass
+        ticket = engine.submit(request([3]), heard.put)
+        assert heard.get(timeout=60) == Queued(ahead=0)
+        time.sleep(0.1)  # now it sleeps
+        ticket.cancel()
+        assert heard.get(timeout=60).reason == "stopped"
+        steering.cancel()
+        assert held.get(timeout=60).reason == "stopped"
+
+
 def test_those_who_wait_are_told_how_many_are_ahead():
     with running(random_model(), slots=1) as engine:
         replies = answer(engine, *(request([i], max_new_tokens=3) for i in range(4)))
@@ -340,6 +357,67 @@ def test_a_draw_that_fails_ends_its_own_reply_and_the_engine_goes_on(monkeypatch
         assert isinstance(unlucky[-1], Failure) and "out of luck" in unlucky[-1].message
         assert isinstance(lucky[-1], Finish)
         assert isinstance(answer(engine, request([3], seed=1))[0][-1], Finish)
+
+
+def failing(monkeypatch, part: str, when) -> None:
+    """This part of a lane fails whenever `when(lane, *arguments)` says so."""
+    real = getattr(Lane, part)
+
+    def fails(lane, *arguments):
+        if when(lane, *arguments):
+            raise RuntimeError("this pass is broken")
+        return real(lane, *arguments)
+
+    monkeypatch.setattr(Lane, part, fails)
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone_and_frees_its_slot(monkeypatch):
+    failing(monkeypatch, "read", lambda lane, token_ids, start: tuple(token_ids[:3]) == (150, 0, 1) and start == 16)
+    with running(random_model(), slots=1) as engine:
+        broken, whole = answer(engine, request([150, *range(20)]), request(range(20)))
+    assert [type(event) for event in broken if not isinstance(event, Queued)] == [Started, Failure]
+    assert "this pass is broken" in broken[-1].message
+    assert whole[-1].reason == "length"
+
+
+def test_a_pass_that_fails_ends_the_replies_of_its_lane_and_no_others(monkeypatch):
+    broken = threading.Event()
+    broken.set()
+    certified = threading.Event()
+    failing(monkeypatch, "write", lambda lane, *_: certified.is_set() and broken.is_set() and lane.length == 64)
+    with running(random_model()) as engine:
+        certified.set()
+        one, another, longer = answer(engine, request([1]), request([2]), request(range(60), max_new_tokens=40))
+        assert all("this pass is broken" in events[-1].message for events in (one, another))
+        assert longer[-1].reason == "length"
+        broken.clear()
+        assert [events[-1].reason for events in answer(engine, *[request([1])] * 5)] == ["length"] * 5
+
+
+def test_a_score_that_fails_is_one_sentence_and_makes_way(monkeypatch):
+    failing(monkeypatch, "score", lambda lane, cache, token_ids, start, first: 150 in token_ids and start == 16)
+    news: queue.Queue = queue.Queue()
+    with running(random_model()) as engine:
+        engine.score([150, *range(40)], 1, news.put)
+        got = [news.get(timeout=60) for _ in range(3)]
+        assert [type(each) for each in got] == [Started, Scored, Failure] and "this pass is broken" in got[-1].message
+        engine.score(range(10), 1, news.put)
+        assert [type(news.get(timeout=60)) for _ in range(2)] == [Started, Scored]
+
+
+def test_a_model_that_cannot_run_at_all_says_so_where_its_engine_is_made(monkeypatch):
+    failing(monkeypatch, "begin", lambda lane: True)
+    with pytest.raises(RuntimeError, match="this pass is broken"):
+        Engine(random_model(), VOCABULARY, shape(), "eager")
+
+
+def test_one_draw_for_all_slots_gives_the_bits_of_a_draw_for_each():
+    """A GPU draws for all slots at once, a processor for one after the other."""
+    asked = varied_requests(12, seed=4)
+    with running(random_model(), slots=3) as engine:
+        one_by_one = [bits(events) for events in answer(engine, *asked)]
+        engine._draw_all_slots = True
+        assert [bits(events) for events in answer(engine, *asked)] == one_by_one
 
 
 def test_a_request_that_comes_while_the_worker_ends_fails_too(monkeypatch):
