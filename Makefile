@@ -3,6 +3,7 @@
 # make check style, types, import rules and the quick tests: what to run before every commit; needs no browser
 # make format puts the style of the code right
 # make test  everything that CI runs: make check's and all the other tests, the page's in a browser too
+# make mutants whether the quick tests notice when core is changed in one place (an hour or two; FLAGS="core/links.py --each 40")
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
 # make gpu   all that a GPU must show, with a python3 that has torch, transformers and pydantic, and no .venv
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run check test style format browser bench gpu gpu-packages pair clean
+.PHONY: run check test style format browser mutants bench gpu gpu-packages pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -31,6 +32,9 @@ style: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python -m tools.mutants $(FLAGS)
 
 bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.engine --pairs embedded --save
