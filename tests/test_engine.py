@@ -413,7 +413,7 @@ def test_a_model_that_cannot_run_at_all_says_so_where_its_engine_is_made(monkeyp
 
 def test_one_draw_for_all_slots_gives_the_bits_of_a_draw_for_each():
     """A GPU draws for all slots at once, a processor for one after the other."""
-    asked = varied_requests(12, seed=4)
+    asked = varied_requests(6, seed=4)
     with running(random_model(), slots=3) as engine:
         one_by_one = [bits(events) for events in answer(engine, *asked)]
         engine._draw_all_slots = True

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from core.engine.engine import lane_sizes, sentence
-from core.engine.lane import PrefillStore, prefix_key
+from core.engine.lane import Lane, PrefillStore, prefix_key
 from core.engine.scheduler import NO_SLOT, Job, Scheduler
 from core.engine.slots import Masks, SlotCache, kv_bytes_per_token, layer_kinds
 from core.errors import UserError
 from core.types import Queued
-from tests.engines import request
+from tests.engines import VOCABULARY, random_model, request
 
 
 def job(prompt=(1, 2, 3), size: int = 64, context: int = 128, **settings) -> Job:
@@ -178,6 +178,36 @@ def test_what_is_kept_already_is_neither_counted_nor_replaced():
 def test_chunks_are_known_by_all_tokens_up_to_their_end():
     assert prefix_key([1, 2, 3, 4], 2) == prefix_key([1, 2, 9], 2)
     assert len({prefix_key([1, 2, 3], 2), prefix_key([1, 2, 3], 3), prefix_key([1, 3], 2), prefix_key([12], 1)}) == 4
+
+
+def lane(**changes) -> Lane:
+    settings = {"slots": 2, "length": 64, "chunk": 16, "vocabulary": VOCABULARY, "attention": "eager", **changes}
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        return Lane(random_model(), **settings)
+
+
+def test_nothing_of_a_prompt_is_left_for_the_next_not_even_behind_a_mask():
+    """A value that is no number would come through any mask."""
+    made = lane()
+    with torch.inference_mode():
+        made.begin()
+        fresh = made.read([1, 2, 3], 0).clone()
+        for tensor in made._reading.tensors():
+            tensor.fill_(torch.nan)
+        made.begin()
+        assert torch.equal(made.read([1, 2, 3], 0), fresh)
+
+
+def test_a_lane_that_may_keep_nothing_keeps_nothing():
+    with torch.inference_mode():
+        for room, tokens in ((0, 0), (10**9, 16)):
+            made = lane(store_bytes=room)
+            made.begin()
+            made.read(range(16), 0)
+            made.keep(range(16), 0)
+            made.begin()
+            assert made.reusable(range(20)) == tokens
+            assert made.reusable(range(16)) == 0, "some of a prompt is always left to read"
 
 
 # --- caches and masks ------------------------------------------------------------------------------------------

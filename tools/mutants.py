@@ -4,7 +4,7 @@
     python -m tools.mutants core/links.py --each 40    more of one file
 
 Which files, which tests stand nearest to each, and which changes are known to mean the same, is in
-mutants.toml. The changes are mutmut's, and three of our own; of each file a sample is drawn in which
+mutants.toml. The changes are mutmut's, and two of our own; of each file a sample is drawn in which
 every kind of change is as frequent as any other. Nothing on the disk is touched: a child process
 imports the one module in its changed form and runs the tests up to the first that fails. Needs fork,
 so not on Windows.
