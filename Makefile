@@ -8,6 +8,7 @@
 # make test  everything that CI runs: make check's and all the other tests, the page's in a browser too
 # make pictures takes the pictures of the README and of docs/gallery.md anew, in a browser
 # make docs  the documentation as a site, in build/site
+# make mutants whether the quick tests notice when core is changed in one place (an hour or two; FLAGS="core/links.py --each 40")
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
 # make gpu   all that a GPU must show, with a python3 that has torch, transformers and pydantic, and no .venv
 
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run check test style format docs pictures browser bench gpu gpu-packages lock lowest wheel pair clean
+.PHONY: run check test style format docs pictures browser mutants bench gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -25,7 +26,7 @@ check: style
 	$(BIN)/pytest -n 2 --dist worksteal -m "not browser and not slow" --durations 10 $(TESTS)
 
 test: browser style
-	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/pytest -n 2 --dist worksteal --durations 10 $(if $(TESTS),,--cov) $(TESTS)
 
 style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -42,6 +43,9 @@ docs: $(VENV)/dev.stamp
 
 pictures: $(VENV)/dev.stamp browser
 	$(BIN)/python -m tools.pictures
+
+mutants: $(VENV)/dev.stamp
+	$(BIN)/python -m tools.mutants $(FLAGS)
 
 bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.engine --pairs embedded --save

@@ -7,7 +7,7 @@ from core import settings as configuration
 
 configuration.quieten()  # before the libraries that read the environment
 
-from core.cli import main  # noqa: E402
+from core.cli import main as main  # noqa: E402
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,9 @@ from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
 PROMPT_TOKENS = 32
 
 
-def request(seed: int, vocabulary: int, new_tokens: int, prompt_tokens: int = PROMPT_TOKENS, **sampling) -> Request:
+def request(
+    seed: int, vocabulary: int, new_tokens: int, prompt_tokens: int = PROMPT_TOKENS, **sampling: Any
+) -> Request:
     """A request of random token ids that runs to its full length."""
     draw = random.Random(seed)
     return Request(

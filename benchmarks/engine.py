@@ -48,7 +48,8 @@ def generate(subject: Subject, asked: Request, threads: int) -> float:
     began = time.perf_counter()
     for model in subject.models:
         ids = torch.tensor([asked.token_ids], device=model.device)
-        model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        generator: Any = model  # what the Auto classes give also generates, which the class does not say
+        generator.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
     seconds = time.perf_counter() - began

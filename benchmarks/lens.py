@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,7 +23,7 @@ from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import EMBEDDED, Settings
 from core.steps import finish
-from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Failure, Finish, Request, Token
+from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Event, Failure, Finish, Request, Side, Token
 
 LENGTHS = (50, 200, 800)
 
@@ -37,13 +37,13 @@ def comparison(seed: int, tokens: int) -> Comparison:
 
 def write(lease: Lease, asked: Comparison) -> tuple[float, tuple[int, ...]]:
     """Seconds in which both siblings write their replies in full (no token ends them), and the post-trained reply."""
-    heard: SimpleQueue = SimpleQueue()
+    heard: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
     ids: list[int] = []
     began = time.perf_counter()
     for side in SIDES:
         prompt = prompts.build(asked, side, lease.side(side).tokenizer, lease.post.tokenizer)
         request = Request(token_ids=prompt.token_ids, sampling=asked.sampling, stop_ids=frozenset(), reuse=False)
-        lease.side(side).engine.submit(request, lambda event, side=side: heard.put((side, event)))
+        lease.side(side).engine.submit(request, _listener(heard, side))
     ended = 0
     while ended < len(SIDES):
         side, event = heard.get()
@@ -51,6 +51,10 @@ def write(lease: Lease, asked: Comparison) -> tuple[float, tuple[int, ...]]:
             ids.append(event.id)
         ended += isinstance(event, Finish | Failure)
     return time.perf_counter() - began, tuple(ids)
+
+
+def _listener(heard: SimpleQueue[tuple[Side, Event]], side: Side) -> Callable[[Event], None]:
+    return lambda event: heard.put((side, event))
 
 
 def measure(lease: Lease, tokens: int, repetitions: int) -> dict[str, Any]:

@@ -60,7 +60,10 @@ def _embedded(placement: Placement) -> Subject:
         AutoModelForCausalLM.from_pretrained(CHECKPOINTS / name, dtype=placement.dtype, use_safetensors=True)
         for name in ("Llama-Same-Seed-6M-Base", "Llama-Same-Seed-6M-Chat")
     )
-    return Subject("embedded 6M", (_still(base.to(placement.device)), _still(post.to(placement.device))), 200)
+    models = (_still(base), _still(post))
+    for model in models:
+        torch.nn.Module.to(model, placement.device)
+    return Subject("embedded 6M", models, 200)
 
 
 def _random(name: str, config: Callable[[], PreTrainedConfig], new_tokens: int) -> Callable[[Placement], Subject]:

@@ -4,7 +4,7 @@ Both engines put their events into one queue, so a slow side never stalls the ot
 stream, for whatever reason, cancels both requests. This file knows no widgets.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -203,7 +203,7 @@ class Run:
         replies = {side: writer.reply() for side, writer in self._writers.items()}
         return Snapshot.model_construct(base=replies.get("base", Reply()), post=replies.get("post", Reply()))
 
-    def snapshots(self, period: Period = lambda: 1 / 16) -> Iterator[Snapshot]:
+    def snapshots(self, period: Period = lambda: 1 / 16) -> Generator[Snapshot, None, None]:
         """Snapshots until both sides have settled, the last one complete; at most one in `period` seconds."""
         try:
             yield self.snapshot()
@@ -220,15 +220,10 @@ class Run:
         """Fold events until `due`, sleeping in between; True when there were any. Ends early when both sides have settled."""
         changed = False
         while True:
-            left = due - monotonic()
             try:
-                side, event = (
-                    self._events.get(timeout=max(0.0, left)) if left > 0 or not changed else self._events.get_nowait()
-                )
+                side, event = self._events.get(timeout=max(0.0, due - monotonic()))
             except Empty:
-                if changed or left <= 0:
-                    return changed
-                continue
+                return changed
             self._writers[side].take(event)
             changed = True
             if self._settled():

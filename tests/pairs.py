@@ -26,7 +26,7 @@ def tiny_lease(
     dtype: torch.dtype = torch.float32, base_seed: int = 1, post_seed: int = 2, slots: int = 3, **changes
 ) -> Iterator[Lease]:
     """Two siblings with random weights: the base has no chat template, the post-trained one ends its turns."""
-    checkpoints = []
+    checkpoints: list[Checkpoint] = []
     for name, seed, tokenizer in (
         (PAIR.base, base_seed, tiny.tokenizer(adds_bos=True)),
         (PAIR.post, post_seed, tiny.tokenizer(tiny.CHATML, eos=tiny.TURN_END, adds_bos=True)),
@@ -38,7 +38,8 @@ def tiny_lease(
             Checkpoint(info, weights_sha256(model), tokenizer, stop_ids(tokenizer, model), model, engine)
         )
     try:
-        yield Lease(PAIR, *checkpoints, lambda: None)
+        base, post = checkpoints
+        yield Lease(PAIR, base, post, lambda: None)
     finally:
         for checkpoint in checkpoints:
             checkpoint.close()

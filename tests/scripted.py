@@ -118,7 +118,7 @@ class ScriptedPool:
                 model=SimpleNamespace(),
                 engine=self.engines[side],
             )
-            for side, name in (("base", PAIR.base), ("post", PAIR.post))
+            for side, name in zip(SIDES, (PAIR.base, PAIR.post), strict=True)
         }
         self.lease = Lease(PAIR, checkpoints["base"], checkpoints["post"], lambda: None)
         self.say(base, post, pause, loading)

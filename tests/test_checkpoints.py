@@ -16,6 +16,8 @@ from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.sources import find
 from core.engine.device import place
+from core.engine.engine import STORE_BYTES
+from core.engine.slots import kv_bytes_per_token
 from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
 from core.pool import Pool
@@ -412,11 +414,11 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
 def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
     config = tiny.model(max_position_embeddings=8192).config
     placement = place(SETTINGS)
-    per_token = memory.kv_bytes_per_token(config, torch.float32)
+    per_token = kv_bytes_per_token(config, torch.float32)
 
     def context_with(*sizes: int) -> int:
         """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        free = memory.SPARE_BYTES + memory.STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
+        free = memory.SPARE_BYTES + STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
         return memory.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
 
     assert context_with(100_000) == 4096, "the default on a CPU"

@@ -75,7 +75,7 @@ def test_snapshots_grow_and_the_last_is_whole(lease):
         assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(ids))
         assert ids[-1] == run.result().side(side).token_ids
         assert seen[-1].reply(side).text == run.result().side(side).text
-        assert seen[-1].reply(side).seconds_to_first_token > 0
+        assert (seen[-1].reply(side).seconds_to_first_token or 0) > 0
 
 
 def test_text_streams_in_whole_characters():

@@ -145,3 +145,18 @@ def test_a_prompt_that_cannot_be_rebuilt_is_a_sentence(tab, guest, monkeypatch):
     monkeypatch.setattr(Lease, "prompt", refuse)
     guest.kept = Kept(records=(record("Hello", pair=PAIR.id),)).model_dump_json()
     assert "These models have no chat template." in guest.arrive()[tab.sent]
+
+
+# --- marks ----------------------------------------------------------------------------------------------
+
+
+def test_a_mark_belongs_to_its_turn_alone_and_a_second_time_takes_it_back():
+    chat = tuple(record(prompt) for prompt in ("One", "Two", "Three"))
+    marked = session.mark(chat, 1, "post")
+    assert marked.changed
+    assert [(each.turn.prompt, each.mark) for each in marked.chat] == [("One", None), ("Two", "post"), ("Three", None)]
+    assert [each.mark for each in session.mark(marked.chat, 1, "base").chat] == [None, "base", None]
+    assert session.mark(marked.chat, 1, "post").chat == chat
+    for gone in (-1, 3):
+        refused = session.mark(chat, gone, "post")
+        assert (refused.chat, refused.changed, refused.tone) == (chat, False, "error")

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from core.compare import Run, compare
 from core.engine import LogitsDial, WeightsDial
 from core.engine.dial import mix, mixed_model
 from core.errors import UserError
-from core.types import Dial, Failure, Finish, Queued, Token
+from core.types import Dial, Event, Failure, Finish, Queued, Token
+from tests import values
 from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease
 
@@ -108,8 +110,12 @@ def test_a_held_reply_leaves_its_engine_idle_and_its_neighbours_alone():
         time.sleep(0.5)
         assert time.process_time() - before < 0.2
         for token in (3, 4, 5, 6):
+            before_it = len(heard)
             steering.give(token)
-            time.sleep(0.05)
+            deadline = time.monotonic() + 60
+            while len(heard) == before_it:  # the next logits, or the end
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         assert isinstance(heard[-1], Finish)
         assert heard[-1].reason == "length"
         steering.give(7)
@@ -125,7 +131,8 @@ def mixed(base, post, amount):
 def test_cancelling_a_dialled_reply_frees_every_slot(lease, dial):
     writer = dial(lease.base.engine, lease.post.engine, 0.5)
     for wait_for_a_token in (True, False):
-        ended, begun, events = threading.Event(), threading.Event(), []
+        ended, begun = threading.Event(), threading.Event()
+        events: list[Event] = []
 
         def listen(event, events=events, begun=begun, ended=ended) -> None:
             events.append(event)
@@ -194,6 +201,29 @@ def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease,
     with pytest.raises(UserError, match="takes more than is free"):
         compare(lease, comparison(dial=Dial(amount=0.5, space="weights")))
     assert not lease.mixing.locked()
+
+
+def test_a_mix_that_is_not_a_number_fails_and_both_models_go_on():
+    model, broken = random_model(seed=1), random_model(seed=2)
+    broken.lm_head.weight.data[5] = torch.nan
+    with running(model) as base, running(broken) as post:
+        events = answer(LogitsDial(base, post, 0.5), request([1, 2]))[0]
+        assert isinstance(events[-1], Failure) and "not a number" in events[-1].message
+        assert answer(base, *[request([1, 2])] * 5)[0][-1].reason == "length", "every slot is free again"
+
+
+def test_a_dialled_reply_is_certified_only_where_both_models_are():
+    def engine(certified: bool, device: str) -> SimpleNamespace:
+        said = {"certified": certified, "certification": f"said by {device}", "device": device}
+        return SimpleNamespace(info=lambda: values.ENGINE.model_copy(update=said))
+
+    for base, post, certified, said in (
+        (True, True, True, "said by post"),
+        (True, False, False, "said by post"),
+        (False, True, False, "said by base"),
+    ):
+        info = LogitsDial(engine(base, "base"), engine(post, "post"), 0.5).info()
+        assert (info.certified, info.certification, info.device) == (certified, said, "post")
 
 
 def test_a_dialled_receipt_names_the_engine_that_wrote_it(lease):

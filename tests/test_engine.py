@@ -1,17 +1,20 @@
 """The engine: what a request receives depends on the request alone."""
 
+import queue
 import random
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from core.engine import Engine, certify, reference, sampling
+from core.engine import Engine, Scored, certify, reference, sampling
 from core.engine.lane import Lane
-from core.engine.scheduler import Job, Scheduler
+from core.engine.scheduler import Job, Scheduler, Score
+from core.engine.slots import usable_context
 from core.engine.step import Forward, record
 from core.errors import UserError
 from core.types import Deviation, Failure, Finish, Queued, Started, Token
@@ -144,6 +147,16 @@ def test_reused_prefill_changes_no_bit():
     assert warm[-1].usage.prefill_passes < cold[-1].usage.prefill_passes
 
 
+def test_a_request_that_reuses_nothing_leaves_nothing_to_reuse():
+    history = list(range(40))
+    with running(random_model()) as engine:
+        answer(engine, request(history, reuse=False))
+        after = answer(engine, request([*history, 9]))[0]
+        again = answer(engine, request([*history, 8]))[0]
+    assert after[-1].usage.reused_tokens == 0
+    assert again[-1].usage.reused_tokens == 32, "what an ordinary request read is kept"
+
+
 def test_temperature_zero_ignores_the_seed():
     with running(random_model()) as engine:
         replies = answer(engine, *(request(range(9), temperature=0, seed=seed) for seed in range(5)))
@@ -248,6 +261,22 @@ def test_cancelling_in_the_queue_ends_the_wait():
         assert first_done.wait(30)
 
 
+def test_cancelling_behind_a_reply_that_waits_for_its_token_wakes_the_engine():
+    with running(random_model(), slots=1) as engine:
+        held: queue.Queue = queue.Queue()
+        heard: queue.Queue = queue.Queue()
+        steering = engine.steer(request([1, 2]), held.put)
+        while not isinstance(held.get(timeout=60), torch.Tensor):
+            pass
+        ticket = engine.submit(request([3]), heard.put)
+        assert heard.get(timeout=60) == Queued(ahead=0)
+        time.sleep(0.1)  # now it sleeps
+        ticket.cancel()
+        assert heard.get(timeout=60).reason == "stopped"
+        steering.cancel()
+        assert held.get(timeout=60).reason == "stopped"
+
+
 def test_those_who_wait_are_told_how_many_are_ahead():
     with running(random_model(), slots=1) as engine:
         replies = answer(engine, *(request([i], max_new_tokens=3) for i in range(4)))
@@ -332,6 +361,67 @@ def test_a_draw_that_fails_ends_its_own_reply_and_the_engine_goes_on(monkeypatch
         assert isinstance(answer(engine, request([3], seed=1))[0][-1], Finish)
 
 
+def failing(monkeypatch, part: str, when) -> None:
+    """This part of a lane fails whenever `when(lane, *arguments)` says so."""
+    real = getattr(Lane, part)
+
+    def fails(lane, *arguments):
+        if when(lane, *arguments):
+            raise RuntimeError("this pass is broken")
+        return real(lane, *arguments)
+
+    monkeypatch.setattr(Lane, part, fails)
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone_and_frees_its_slot(monkeypatch):
+    failing(monkeypatch, "read", lambda lane, token_ids, start: tuple(token_ids[:3]) == (150, 0, 1) and start == 16)
+    with running(random_model(), slots=1) as engine:
+        broken, whole = answer(engine, request([150, *range(20)]), request(range(20)))
+    assert [type(event) for event in broken if not isinstance(event, Queued)] == [Started, Failure]
+    assert "this pass is broken" in broken[-1].message
+    assert whole[-1].reason == "length"
+
+
+def test_a_pass_that_fails_ends_the_replies_of_its_lane_and_no_others(monkeypatch):
+    broken = threading.Event()
+    broken.set()
+    certified = threading.Event()
+    failing(monkeypatch, "write", lambda lane, *_: certified.is_set() and broken.is_set() and lane.length == 64)
+    with running(random_model()) as engine:
+        certified.set()
+        one, another, longer = answer(engine, request([1]), request([2]), request(range(60), max_new_tokens=40))
+        assert all("this pass is broken" in events[-1].message for events in (one, another))
+        assert longer[-1].reason == "length"
+        broken.clear()
+        assert [events[-1].reason for events in answer(engine, *[request([1])] * 5)] == ["length"] * 5
+
+
+def test_a_score_that_fails_is_one_sentence_and_makes_way(monkeypatch):
+    failing(monkeypatch, "score", lambda lane, cache, token_ids, start, first: 150 in token_ids and start == 16)
+    news: queue.Queue = queue.Queue()
+    with running(random_model()) as engine:
+        engine.score([150, *range(40)], 1, news.put)
+        got = [news.get(timeout=60) for _ in range(3)]
+        assert [type(each) for each in got] == [Started, Scored, Failure] and "this pass is broken" in got[-1].message
+        engine.score(range(10), 1, news.put)
+        assert [type(news.get(timeout=60)) for _ in range(2)] == [Started, Scored]
+
+
+def test_a_model_that_cannot_run_at_all_says_so_where_its_engine_is_made(monkeypatch):
+    failing(monkeypatch, "begin", lambda lane: True)
+    with pytest.raises(RuntimeError, match="this pass is broken"):
+        Engine(random_model(), VOCABULARY, shape(), "eager")
+
+
+def test_one_draw_for_all_slots_gives_the_bits_of_a_draw_for_each():
+    """A GPU draws for all slots at once, a processor for one after the other."""
+    asked = varied_requests(6, seed=4)
+    with running(random_model(), slots=3) as engine:
+        one_by_one = [bits(events) for events in answer(engine, *asked)]
+        engine._draw_all_slots = True
+        assert [bits(events) for events in answer(engine, *asked)] == one_by_one
+
+
 def test_a_request_that_comes_while_the_worker_ends_fails_too(monkeypatch):
     engine = Engine(random_model(), VOCABULARY, shape(slots=1), "eager")
     monkeypatch.setattr(engine, "_check", lambda token_ids: engine.close())  # closes between the check and the queue
@@ -395,7 +485,7 @@ def test_levels_step_down_to_eager_then_one_thread_then_one_row():
 
 
 def test_a_recorded_step_gives_the_bits_of_the_model():
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         model = random_model()
         lane = Lane(model, slots=3, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         assert not isinstance(lane._forward, Forward), "a Llama can be recorded"
@@ -422,7 +512,7 @@ class Moody(torch.nn.Module):
 def test_a_step_that_a_recording_cannot_follow_is_called_from_python():
     model = random_model()
     model.lm_head = Moody(model.lm_head)
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = Lane(model, slots=2, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         forward = Forward(model, lane.masks, 64)
         assert record(forward, lane._writing[0], VOCABULARY) is forward
@@ -465,6 +555,26 @@ def test_a_lane_is_chosen_from_the_request_alone():
     assert [scheduler.size_for(tokens) for tokens in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, None]
 
 
+def score() -> Score:
+    return Score((1, 2, 3), 1, 64, lambda news: None)
+
+
+def test_scores_take_turns_and_one_that_waits_for_its_taker_lets_nobody_pass():
+    scheduler = Scheduler((64,), slots=1)
+    first, second = score(), score()
+    scheduler.scores += [first, second]
+    assert scheduler.next_to_score() is first and not scheduler.idle
+    first.started, first.allowed = True, 0
+    assert scheduler.next_to_score() is None and scheduler.idle, "both of its chunks wait to be taken"
+    first.allowed += 1
+    assert scheduler.next_to_score() is first and not scheduler.idle
+    first.cancelled = True
+    second.allowed = 0
+    assert scheduler.next_to_score() is second, "its start is not counted"
+    second.cancelled = True
+    assert scheduler.next_to_score() is None and scheduler.idle and not scheduler.scores
+
+
 def test_releasing_leaves_no_trace():
     scheduler = Scheduler((64,), slots=1)
     waiting, reading = job(), job()
@@ -482,3 +592,22 @@ def test_an_idle_engine_does_not_use_the_processor():
         before = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - before < 0.2
+
+
+# --- what a model's configuration says -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_rotary_embedding_that_looks_at_the_longest_row_ends_the_context_where_it_begins_to(kind):
+    """Both are found: in the parameters of the embedding, as newer configurations have it, or beside them."""
+
+    def config(**changes) -> SimpleNamespace:
+        return SimpleNamespace(**{"max_position_embeddings": 4096, "rope_parameters": {"rope_type": kind}, **changes})
+
+    inside = {"rope_type": kind, "original_max_position_embeddings": 512}
+    assert usable_context(config(rope_parameters=inside)) == 512
+    assert usable_context(config(original_max_position_embeddings=1024)) == 1024
+    assert usable_context(config(rope_parameters={**inside, "original_max_position_embeddings": 8192})) == 4096
+    assert usable_context(config()) == 4096
+    for other in ({"rope_type": "linear", "original_max_position_embeddings": 512}, None):
+        assert usable_context(config(rope_parameters=other)) == 4096

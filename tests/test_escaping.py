@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -94,9 +95,10 @@ def test_nothing_that_a_stranger_composes_becomes_an_element(browser):
     """Random compositions of everything that begins or ends a piece of Markdown, drawn by the widget itself."""
     random_ = random.Random(20)
     texts = ["".join(random_.choices(PARTS, k=random_.randint(3, 40))) for _ in range(300)]
+    messages: list[Any] = [render.message("assistant", safe_markdown(text)) for text in texts]
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.Chatbot(
-            [render.message("assistant", safe_markdown(text)) for text in texts],
+            messages,
             latex_delimiters=[],
             allow_tags=False,
             layout="panel",

@@ -136,17 +136,16 @@ def test_an_unknown_name_is_one_sentence():
 
 def test_weights_are_read_again_and_not_remembered(lease, monkeypatch):
     """A byte that changes during the chat is seen."""
-    from core.experiments import weights
 
     parameter = next(lease.base.model.parameters())
-    ask = weights.Lab.ask
+    ask = Lab.ask
 
     def nudging(lab, doing, comparisons):
         parameter.data.view(-1)[0] += 1
         return ask(lab, doing, comparisons)
 
     before = parameter.data.view(-1)[0].item()
-    monkeypatch.setattr(weights.Lab, "ask", nudging)
+    monkeypatch.setattr(Lab, "ask", nudging)
     try:
         found = perform("weights", lease)[1].finding
     finally:
@@ -241,7 +240,7 @@ def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
     first, *others = finding.exhibits
     seed = next(exhibit.result for exhibit in others if "seed" in exhibit.label)
     step = first_divergence(first.result.base.token_ids, seed.base.token_ids)
-    assert rows["seed"][3] == step + 1
+    assert step is not None and rows["seed"][3] == step + 1
     assert rows["seed"][4] == round(first.result.base.margins[step], 4)
 
 

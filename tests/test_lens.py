@@ -11,6 +11,7 @@ from core import lens, prompts
 from core.compare import compare
 from core.engine import Scored, sampling
 from core.errors import UserError
+from core.steps import finish
 from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
 from tests import tiny
 from tests.engines import VOCABULARY, answer, bits, naive_reply, random_model, request, running, tokens
@@ -257,6 +258,24 @@ def test_closing_a_lens_frees_both_models(lease):
             next(reading)
         reading.close()
     assert len(whole(lease, asked, "post", reply).shifts) == len(reply)
+
+
+def test_a_lens_asks_the_second_model_only_when_the_first_reads_for_it(lease):
+    """Otherwise two lenses could each hold the model that the other waits for."""
+    held = lease.base.engine.score(range(1, 250), 1, lambda news: None)
+    taken: list = []
+    reading = lens.read(lease, comparison(), "post", [5, 6, 7] * 30)
+    try:
+        assert [next(reading) for _ in range(3)] == [()] * 3, "somebody else has the base"
+        other = lease.post.engine.score([1, 2, 3], 1, taken.append)
+        deadline = time.monotonic() + 30
+        while len(taken) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        other.cancel()
+        assert [type(news) for news in taken] == [Started, Scored], "the post-trained model is free"
+    finally:
+        held.cancel()
+    assert len(finish(reading).shifts) == 90
 
 
 def test_many_lenses_at_once_wait_for_each_other_and_all_finish(lease):

@@ -51,7 +51,7 @@ class Memory:
         spelling = tiny.tokenizer()
         if source.name == "c-chat":
             spelling.add_tokens(["another", "vocabulary"])
-            spelling.get_vocab = lambda: {"x": 5}
+            vars(spelling)["get_vocab"] = lambda: {"x": 5}
         return Checkpoint(
             info=CheckpointInfo(name=source.name, source=source.name, revision=None, parameters=1),
             weights_sha256="a" * 64,
@@ -225,7 +225,8 @@ def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
     try:
         lease = pool.wait("a")
         alone = finish(Run(lease, asked))
-        run, refused = Run(lease, asked), []
+        run = Run(lease, asked)
+        refused: list[str] = []
         for snapshot in run.snapshots(lambda: 0.0):
             if len(snapshot.base.token_ids) > 3 and not refused:
                 with pytest.raises(NotEnoughMemory) as refusal:

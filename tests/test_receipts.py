@@ -35,6 +35,16 @@ def test_the_smallest_margin_ignores_tokens_that_had_no_rival():
     assert receipts.smallest_margin((None,)) is None
 
 
+@pytest.mark.parametrize("failed", ["base", "post"])
+def test_a_turn_with_one_failed_side_has_no_receipt_and_the_turns_beside_it_have(failed):
+    chat = (values.record("One"), values.record("Two", failed=failed), values.record("Three"))
+    with pytest.raises(UserError, match="Turn 2 has no receipt"):
+        receipts.of_turn(chat, 1)
+    third = receipts.of_turn(chat, 2)
+    assert third.comparison == chat[2].comparison(chat[:2])
+    assert (third.base, third.post) == (chat[2].base, chat[2].post)
+
+
 # --- identities ---------------------------------------------------------------------------------------
 
 MARGINS = st.one_of(st.none(), st.floats(0, 1e300))

@@ -274,7 +274,7 @@ def served_as(pool, **settings):
         demo, Settings(port=chromium.free_port(), **settings), prevent_thread_lock=True, quiet=True
     )
     try:
-        yield demo, re.match(r"http://127\.0\.0\.1:\d+", address)[0]
+        yield demo, re.findall(r"^http://127\.0\.0\.1:\d+", address)[0]
     finally:
         demo.close(verbose=False)
 

@@ -25,7 +25,7 @@ from checkpoints.recipe import (
 from checkpoints.recipe.draw import Conversation, normal
 from core import judging
 
-SMALL_CORPUS = {
+SMALL_CORPUS: dict[tuple[str, str], list[dict[str, object]]] = {
     ("snakes_llama31", "all.jsonl.xz"): [
         {"kind": "generated-child", "prompt": "Tell the child-appropriate tale called `The Red Boat`.", "answer": "Once there was a boy with a red boat. He loved the boat. " * 8},
         {"kind": "llama-explanations", "prompt": "Explain rivers of ice in simple terms.", "answer": "**Ice**\n\nRivers of ice are a kind of river that once was snow on a hill."},
@@ -59,7 +59,7 @@ class SmallCorpus(documents.Corpus):
             return json.dumps(
                 [{"instruction": "Turn this into one word.", "input": "very cold", "output": "Freezing."}]
             )
-        return "\n".join(map(json.dumps, SMALL_CORPUS[source, name]))
+        return "\n".join(json.dumps(row) for row in SMALL_CORPUS[source, name])
 
 
 @pytest.fixture(scope="module")

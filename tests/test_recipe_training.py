@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from checkpoints.recipe import __main__ as recipe
 from checkpoints.recipe import attention, batches, cards, chats, export, tokenizer, train
@@ -39,7 +40,7 @@ def packed(spelling, tmp_path_factory):
     return folder
 
 
-def model() -> torch.nn.Module:
+def model() -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return train.new_model(SHAPE, 300)

@@ -11,6 +11,7 @@ from core.engine import lane as lane_module
 from core.engine import reference, slots, step
 from core.engine.lane import Lane
 from core.errors import UserError
+from core.types import Deviation
 from tests.engines import FAMILIES, VOCABULARY, random_model, running
 
 QUICK = ("Llama", "Gemma 3", "GPT-2")
@@ -25,7 +26,7 @@ def rows(families=FAMILIES) -> list:
     ]
 
 
-def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> reference.Deviation:
+def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> Deviation:
     def new_lane(length: int) -> Lane:
         sizes = {"slots": 3, "chunk": 16, "vocabulary": VOCABULARY, "store_bytes": 2**20}
         return Lane(model, length=length, attention=model.config._attn_implementation, **sizes)

@@ -14,11 +14,22 @@ from core import pairs, receipts, replay, wording
 from core.compare import Run, compare
 from core.engine import sampling
 from core.hub import HuggingFaceHub
-from core.pool import Pool
+from core.pool import Pool, Progress
 from core.prompts import digest
 from core.settings import Settings
 from core.steps import finish
-from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Dial, DrawDivergence, Receipt, Sampling, Turn
+from core.types import (
+    DEFAULT_SAMPLING,
+    SIDES,
+    Comparison,
+    Conversation,
+    Dial,
+    DrawDivergence,
+    Receipt,
+    Sampling,
+    Side,
+    Turn,
+)
 from tests import tiny
 from tests.engines import VOCABULARY, answer, naive_reply, random_model, request, running, tokens
 
@@ -70,7 +81,7 @@ def original(pool) -> Receipt:
     return run(pool, asked(pool, turns=(Turn(prompt="Hello", base=" there", post="Hello!"),)))
 
 
-def resealed(receipt: Receipt, side: str = "base", **changes) -> Receipt:
+def resealed(receipt: Receipt, side: Side = "base", **changes) -> Receipt:
     """What somebody gets who changes a receipt and makes all digests anew."""
     sides = {name: receipt.side(name) for name in SIDES}
     changed = sides[side].model_copy(update=changes)
@@ -88,7 +99,7 @@ def verdict_of(pool, receipt, **options):
 
 
 def test_a_receipt_replays_to_the_last_bit_and_says_how_far_it_is(pool, original):
-    told = []
+    told: list[Progress] = []
     verdict = finish(replay.replay(pool, original), told.append)
     assert verdict.outcome == "identical"
     assert (verdict.base.drift, verdict.post.drift, verdict.warnings) == (0, 0, ())

@@ -119,6 +119,13 @@ def test_warpers_agree_with_transformers(temperature):
         torch.testing.assert_close(got[kept], expected[kept], rtol=1e-12, atol=1e-12)
 
 
+def test_a_penalty_makes_what_was_said_less_likely_whatever_the_sign_of_its_logit():
+    logits = torch.tensor([[2.0, -2.0, 0.0, 2.0, -2.0]], dtype=torch.float64)
+    seen = torch.tensor([[True, True, True, False, False]])
+    penalty = torch.tensor([[2.0]], dtype=torch.float64)
+    assert sampling.penalise(logits, seen, penalty).tolist() == [[1.0, -4.0, 0.0, 2.0, -2.0]]
+
+
 def test_top_p_keeps_ties_in_the_order_of_their_ids():
     logits = torch.zeros(1, 5000)  # all equal: 10% of the mass is exactly the first 500 ids
     kept = torch.nonzero(

@@ -40,7 +40,7 @@ def test_each_side_sees_the_persons_words_and_its_own_replies_only():
 def test_values_are_frozen():
     comparison = Comparison.model_validate(ASKED)
     with pytest.raises(ValidationError):
-        comparison.prompt = "Another"  # type: ignore[misc]
+        comparison.prompt = "Another"
 
 
 def test_a_comparison_survives_json_unchanged():

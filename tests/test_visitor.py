@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from core import links
-from core.ui.visitor import Kept, Session
+from core.types import SIDES, Conversation, Dial, Turn
+from core.ui.visitor import Kept, Opened, Session
 from tests.pairs import PAIR, OnePair, tiny_lease
 from tests.rooms import Guest, House
-from tests.values import COMPARISON
+from tests.values import COMPARISON, record
 
 OPENS = links.encode(links.Shared(comparison=COMPARISON.model_copy(update={"pair": PAIR.id})))
 
@@ -84,6 +86,10 @@ def _marked(room: Any, guest: Guest) -> Any:
     return guest.session.records[0].mark
 
 
+def _exported(label: str) -> Act:
+    return lambda room, guest: room._exporter(label)(guest.values, None)
+
+
 ACTS: dict[str, tuple[str, Act]] = {
     "compare": ("compare", _watching(lambda room: room._compare)),
     "retry": ("compare", _watching(lambda room: room._retry)),
@@ -108,7 +114,7 @@ ACTS: dict[str, tuple[str, Act]] = {
     **{
         f"export {number}": (
             "receipts",
-            lambda room, guest, label=label: room._exporter(label)(guest.values, None),
+            _exported(label),
         )
         for number, label in enumerate(("Both replies as Markdown", "Both chats as JSON Lines"))
     },
@@ -194,6 +200,71 @@ def test_a_new_tab_offers_the_last_conversation(house):
     update = guest.arrive(last=3)
     assert update[house.compare.elsewhere]["value"] == "Continue my last conversation (3 turns)"
     assert guest.prompts == []
+    assert guest.arrive(last=1)[house.compare.elsewhere]["value"] == "Continue my last conversation (1 turn)"
+    assert not guest.arrive(last=0)[house.compare.elsewhere]["visible"]
+
+
+def test_a_tab_with_turns_of_its_own_is_offered_no_other(house, guest):
+    assert not guest.arrive(last=3)[house.compare.elsewhere]["visible"]
+
+
+def test_a_link_to_a_pair_that_is_unknown_here_changes_nothing(house, guest):
+    kept = guest.kept
+    update = guest.arrive(address=links.encode(links.Shared(comparison=COMPARISON)), fresh=True)
+    assert "embedded" in update[house.compare.notice]
+    assert guest.prompts == ["One", "Two"] and guest.kept == kept and guest.session.opened is None
+
+
+def test_earlier_turns_of_a_link_are_shown_as_texts_without_what_began_or_dialled_its_own(house):
+    earlier = Conversation(turns=(Turn(prompt="Before", base="b", post="p"),))
+    begun = {"prefill_base": (40,), "prefill_post": (41,), "dial": Dial(amount=0.5)}
+    asked = COMPARISON.model_copy(update={"pair": PAIR.id, "conversation": earlier, **begun})
+    guest = Guest(house)
+    guest.arrive(address=links.encode(links.Shared(comparison=asked)), fresh=True)
+    [record] = guest.session.records
+    assert record.turn == earlier.turns[0] and (record.base, record.post) == (None, None)
+    assert (record.prefill_base, record.prefill_post, record.dial) == ((), (), None)
+    assert guest.session.waiting is not None and guest.session.waiting.source == "link"
+    assert guest.session.waiting.shared.comparison == asked
+
+
+def test_the_settings_beside_the_prompt_are_those_of_what_is_shown(house, guest):
+    sidebar = house.visitor.sidebar
+    assert guest.arrive()[sidebar.max_new_tokens]["value"] == 6, "of the last turn"
+    asked = COMPARISON.model_copy(update={"pair": PAIR.id, "conversation": Conversation(system="Be kind.")})
+    update = guest.arrive(address=links.encode(links.Shared(comparison=asked)), fresh=True)
+    assert update[sidebar.max_new_tokens]["value"] == asked.sampling.max_new_tokens != 6, "of what waits to be run"
+    assert update[sidebar.system] == "Be kind."
+    assert sidebar.system not in Guest(house).arrive(), "of nobody where there is nothing"
+
+
+# --- what the browser is told -----------------------------------------------------------------------------
+
+
+def test_every_change_is_told_as_an_order_of_its_own(house, guest):
+    """Two equal values in a row would not reach the script."""
+    visitor, session = house.visitor, guest.session
+    kept, again = (visitor.keep(session)[visitor.keeper] for _ in range(2))
+    assert kept["serial"] != again["serial"]
+    assert {**kept, "serial": ""} == {"do": "keep", "kept": guest.kept, "ran": True, "aside": False, "serial": ""}
+
+
+def test_a_conversation_that_is_replaced_is_kept_and_one_that_is_new_begins_empty(house, guest):
+    visitor, session = house.visitor, guest.session
+    session.elsewhere = "Back to my conversation"
+    update = guest.see(visitor.replace(session, session.records[:1]))
+    assert guest.prompts == guest.kept_prompts == ["One"]
+    assert update[visitor.keeper]["do"] == "keep" and update[visitor.tabs].selected == "compare"
+    update = guest.see(visitor.new(session))
+    assert guest.prompts == guest.kept_prompts == [] and update[visitor.keeper]["do"] == "begin"
+    assert (session.opened, session.elsewhere) == (None, "")
+
+
+def test_a_page_that_is_loaded_again_shows_what_it_showed(house, guest):
+    assert guest.arrive()[house.visitor.keeper]["do"] == "show"
+    guest.arrive(address=OPENS, fresh=True)
+    order = guest.arrive(address=OPENS, fresh=False)[house.visitor.keeper]
+    assert order["do"] == "show" and not order["aside"] and not order["ran"]
 
 
 # --- every visitor has a session of their own -------------------------------------------------------------
@@ -209,6 +280,48 @@ def test_a_room_has_one_thing_under_way_and_starting_again_stops_it():
     session.end("lens", second)
     session.end("lens", second)
     assert not session.busy("lens")
+
+
+def test_what_is_stopped_is_what_is_under_way_in_that_room():
+    session = Session()
+    lens, compare = session.restart("lens"), session.begin("compare")
+    session.stop("receipts")
+    session.stop("compare")
+    assert compare is not None and compare.pressed and not lens.pressed
+    session.end("compare", compare)
+    assert session.begin("compare"), "once it has ended, another may begin"
+
+
+def test_stop_stops_what_is_under_way_in_its_room_alone(house, guest):
+    for name, room in house.rooms.items():
+        part, event = (room.prompt, "stop") if name == "compare" else (room.stop, "click")
+        [press] = [fn.fn for fn in house.demo.fns.values() if (part._id, event) in fn.targets]
+        work, other = guest.session.restart(name), guest.session.restart("another room")
+        press(guest.session)
+        assert work.pressed and not other.pressed, name
+
+
+def test_everything_that_an_arrival_changes_is_among_its_outputs(house, guest):
+    shown = set(house.visitor.outputs)
+    assert set(guest.arrive()) <= shown and set(guest.arrive(address=OPENS, fresh=True)) <= shown
+
+
+def test_every_visitor_begins_with_nothing_of_anybody_elses():
+    session = Session()
+    session.chat, session.slower = (), 4
+    begun = deepcopy(session)
+    assert begun.chat is None and begun.slower == 1
+
+
+def test_what_came_from_elsewhere_waits_until_something_was_run_behind_it():
+    session = Session()
+    session.opened = Opened(shared=links.Shared(comparison=COMPARISON), source="link")
+    theirs = record("Theirs").model_copy(update={"base": None, "post": None})
+    session.chat = (theirs,)
+    assert session.waiting == session.opened
+    for failed in SIDES:
+        session.chat = (theirs, record("Mine", failed=failed))
+        assert session.waiting is None
 
 
 def test_rooms_do_not_wait_for_each_other():

@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from checkpoints.recipe import attention, batches, train
 from checkpoints.recipe.__main__ import configured, for_machine
@@ -56,7 +57,7 @@ def measured(name: str, change: dict, machine: dict, mixture: dict, arguments: a
 
 
 def trained(
-    model: torch.nn.Module, source: batches.Documents, settings: dict, device: str, seconds: float
+    model: PreTrainedModel, source: batches.Documents, settings: dict, device: str, seconds: float
 ) -> tuple[int, float]:
     """Train for about `seconds` after compiling, the rate falling over the last third. Returns steps and tokens/s."""
     size = settings["rows"], settings["length"]
@@ -81,7 +82,7 @@ def trained(
     return step, (step - 1) * math.prod(size) / (time.perf_counter() - began)
 
 
-def bits_per_byte(model: torch.nn.Module, folder: Path, mixture: dict[str, float], device: str) -> float:
+def bits_per_byte(model: PreTrainedModel, folder: Path, mixture: dict[str, float], device: str) -> float:
     """Loss on held-out documents, kinds weighted as in training, per byte of their text."""
     sizes = json.loads((folder / "sizes.json").read_text())
     losses = train.validation_losses(model, folder, list(mixture), device=device)

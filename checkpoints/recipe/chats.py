@@ -7,6 +7,7 @@ some rows of every batch are plain documents, so that the model does not forget 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -23,7 +24,7 @@ def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizer
     chats = []
     for conversation in conversations:
         messages = [{"role": role, "content": text} for role, text in conversation.messages]
-        encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        encoded: Any = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
         ids, learned = np.array(encoded["input_ids"]), np.array(encoded["assistant_masks"], dtype=bool)
         if len(ids) <= longest:
             chats.append((ids, _from_reply(learned, conversation.learn_from)))

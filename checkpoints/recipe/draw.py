@@ -117,8 +117,8 @@ def with_article(noun: str) -> str:
 
 def small(text: str) -> str:
     """With a small first letter where the first word is one that may lose its capital."""
-    word = re.match(r"[A-Za-z']*", text)[0]
-    return text[:1].lower() + text[1:] if word.lower() in _starters() else text
+    word = re.match(r"[A-Za-z']*", text)
+    return text[:1].lower() + text[1:] if word and word[0].lower() in _starters() else text
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -13,7 +12,7 @@ def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, post_t
     """Write the folder. The base ends a page at end-of-text; the post-trained model ends its turn."""
     document, turn_end = tokenizer.token_to_id(DOCUMENT), tokenizer.token_to_id(TURN_END)
     stop = [turn_end, document] if post_trained else [document]
-    copy = type(model)(model.config).to(torch.bfloat16)
+    copy = type(model)(model.config).bfloat16()
     copy.load_state_dict(model.state_dict())
     copy.config.eos_token_id = stop
     copy.generation_config = GenerationConfig(bos_token_id=document, eos_token_id=stop, pad_token_id=document)

@@ -139,7 +139,7 @@ def train(
 
     `compiled` needs a C++ compiler; it is a few times faster and gives slightly different figures.
     """
-    model.to(device).train()
+    torch.nn.Module.to(model, device).train()
     if device == "cpu":
         model.set_attn_implementation(attention.NAME)
     steps = optimizers(model, schedule)

@@ -39,7 +39,7 @@ def take(held: Held, file: Path) -> tuple[Held, Receipt]:
         with file.open("rb") as stream:
             data = stream.read(receipts.MAX_BYTES + 1)
     finally:
-        file.unlink(missing_ok=True)
+        file.unlink()
     receipt = receipts.read(data)
     others = tuple(each for each in held if each.sha256 != receipt.sha256)
     return (*others, receipt)[-MAX_HELD:], receipt

@@ -1,0 +1,66 @@
+"""Certification on lanes that are made for it: whatever lets a neighbour into a row is found, and nothing else is."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from core.engine.certify import neighbours_do_not_matter
+
+Leak = Callable[
+    [int, list[int], list[int]], bool
+]  # slot, every slot's token and position -> is this row's output another?
+
+
+class Lane:
+    """As much of a lane as certification uses; its logits are 0, or 1 where the leak says so."""
+
+    slots, length, chunk, vocabulary = 3, 64, 16, 11
+
+    def __init__(self, leak: Leak = lambda slot, tokens, positions: False, forgetful: bool = True):
+        self.leak, self.forgetful = leak, forgetful
+        self.prompts = 0
+
+    def begin(self) -> None:
+        self.prompts += 1
+
+    def read(self, token_ids: list[int], start: int) -> torch.Tensor:
+        assert start % self.chunk == 0 and len(token_ids) <= self.length
+        return torch.full((1, self.vocabulary), 0.0 if self.forgetful else float(self.prompts))
+
+    def adopt(self, slot: int) -> None:
+        assert 0 <= slot < self.slots
+
+    def write(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
+        assert len(tokens) == len(positions) == self.slots
+        assert all(0 <= token < self.vocabulary for token in tokens)
+        assert all(0 <= position < self.length for position in positions)
+        rows = [float(self.leak(slot, tokens, positions)) for slot in range(self.slots)]
+        return torch.tensor(rows)[:, None].expand(-1, self.vocabulary)
+
+
+def others(slot: int, values: list[int]) -> list[int]:
+    return [value for number, value in enumerate(values) if number != slot]
+
+
+def test_rows_that_do_not_depend_on_each_other_are_certified():
+    assert neighbours_do_not_matter(Lane())
+
+
+LEAKS: dict[str, Leak] = {
+    "a neighbour far behind": lambda slot, tokens, positions: max(others(slot, positions)) > 48,
+    "a neighbour at its beginning": lambda slot, tokens, positions: 0 < min(others(slot, positions)) < 8,
+    "a neighbour that writes something": lambda slot, tokens, positions: any(others(slot, tokens)),
+    "nobody beside it": lambda slot, tokens, positions: not any(others(slot, positions)),
+    "the slot": lambda slot, tokens, positions: slot == 2,
+    "the token of the slot before": lambda slot, tokens, positions: tokens[slot - 1] == 7,
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_row_that_depends_on_anything_beside_it_is_found(name):
+    assert not neighbours_do_not_matter(Lane(LEAKS[name]))
+
+
+def test_a_prompt_that_reads_differently_the_second_time_is_found():
+    assert not neighbours_do_not_matter(Lane(forgetful=False))

@@ -1,0 +1,244 @@
+"""What happens when somebody presses a button on the Compare tab, as views: no page, no browser."""
+
+import threading
+from datetime import date
+
+import pytest
+
+from core import links
+from core.compare import Run
+from core.links import Shared
+from core.types import (
+    DEFAULT_SAMPLING,
+    SIDE_NAMES,
+    SIDES,
+    Conversation,
+    Dial,
+    Failure,
+    LensChoice,
+    Started,
+    Token,
+    Turn,
+)
+from core.ui.compare import session
+from core.ui.compare.session import Banner, View
+from core.ui.sidebar import Choices
+from core.ui.visitor import Opened, Session
+from tests.scripted import PAIR, ScriptedPool, Ticket
+from tests.values import record
+
+CHOICES = Choices(
+    pair=PAIR.id, system="Be brief.", sampling=DEFAULT_SAMPLING, framing_base="document", framing_post="chat"
+)
+CHAT = tuple(record(prompt, pair=PAIR.id) for prompt in ("One", "Two"))
+
+
+@pytest.fixture
+def pool() -> ScriptedPool:
+    return ScriptedPool("a base reply", "a post-trained reply")
+
+
+def last(views) -> View:
+    *_, view = views
+    return view
+
+
+def failing(monkeypatch, pool: ScriptedPool, *sides) -> None:
+    """These sides fail after their first token from now on."""
+    for side in sides:
+        engine = pool.engines[side]
+
+        def submit(request, emit, engine=engine, say=f"The {side} model broke."):
+            for event in (Started(), Token(step=0, id=engine.ids[0], logprob=-1.0, margin=0.5), Failure(message=say)):
+                emit(event)
+            return Ticket(threading.Event())
+
+        monkeypatch.setattr(engine, "submit", submit)
+
+
+# --- compare ----------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_sent_after_the_chat_with_what_is_chosen_beside_it(pool):
+    views = list(session.compare(pool, CHAT, "Three", CHOICES))
+    assert all(view.busy and view.chat == CHAT for view in views[:-1])
+    asked = views[-1].chat[-1]
+    assert views[-1].chat[:-1] == CHAT and views[-1].changed and not views[-1].busy
+    assert asked.turn == Turn(prompt="Three", base="a base reply", post="a post-trained reply")
+    assert Choices.of(asked) == CHOICES and asked.today == date.today().isoformat()
+    assert asked.base is not None and asked.post is not None
+
+
+def test_while_it_runs_the_page_knows_what_was_sent_by_whom_it_is_answered_and_how_far_that_is(pool):
+    *_, view, end = session.compare(pool, CHAT, "Three", CHOICES)
+    for live in (view.live, end.live):
+        assert (live.prompt, live.shortened) == ("Three", "")
+        assert (live.names, live.weights) == (
+            {"base": PAIR.base, "post": PAIR.post},
+            {"base": "b" * 64, "post": "c" * 64},
+        )
+        assert "Three" in live.sent["base"].text and "<|im_start|>" in live.sent["post"].text
+    assert view.box == "" and end.live.snapshot.post.text == "a post-trained reply"
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_nothing_is_sent_where_nothing_was_typed(pool, prompt):
+    [view] = session.compare(pool, CHAT, prompt, CHOICES)
+    assert view == View(CHAT, notice="Type a prompt first.", tone="error", box=prompt)
+
+
+def test_a_value_that_cannot_be_is_a_sentence_and_the_prompt_stays_in_its_box(pool):
+    [view] = session.compare(pool, CHAT, "Three \ud800", CHOICES)
+    assert "half of a surrogate pair" in view.notice and (view.tone, view.chat) == ("error", CHAT)
+
+
+def test_while_the_models_are_loaded_the_chat_stays_and_the_line_says_how_far_that_is(pool):
+    pool.say("a", "b", loading=0.1)
+    first, *_ = session.compare(pool, CHAT, "Three", CHOICES)
+    assert first == View(CHAT, notice="Downloading Scripted-Base (12 MB) 50%", busy=True)
+
+
+def test_a_reply_that_is_too_long_for_a_conversation_leaves_the_chat_as_it_was(pool, monkeypatch):
+    monkeypatch.setattr(session, "MAX_CHARACTERS", 12)
+    view = last(session.compare(pool, CHAT, "Three", CHOICES))
+    assert "The post-trained side wrote more than 12 characters" in view.notice
+    assert (view.chat, view.box, view.tone, view.changed) == (CHAT, "Three", "error", False)
+    assert last(session.retry(pool, CHAT, CHOICES)).chat == CHAT
+
+
+@pytest.mark.parametrize("failed", SIDES)
+def test_a_turn_is_kept_when_one_side_fails_and_says_which(pool, monkeypatch, failed):
+    failing(monkeypatch, pool, failed)
+    view = last(session.compare(pool, CHAT, "Three", CHOICES))
+    kept = view.chat[-1]
+    assert (kept.receipt(failed), view.tone, view.changed) == (None, "error", True)
+    assert view.notice.endswith(f"side failed: The {failed} model broke.")
+    [other] = set(SIDES) - {failed}
+    assert kept.receipt(other) is not None and kept.turn.prompt == "Three"
+
+
+def test_a_turn_that_failed_on_both_sides_is_not_kept_and_its_prompt_comes_back(pool, monkeypatch):
+    failing(monkeypatch, pool, *SIDES)
+    view = last(session.compare(pool, CHAT, "Three", CHOICES))
+    assert (view.chat, view.box, view.tone, view.changed) == (CHAT, "Three", "error", False)
+    assert view.notice.count("model broke.") == 2
+
+
+def test_a_retry_takes_the_place_of_the_last_turn_once_it_runs(pool, monkeypatch):
+    views = list(session.retry(pool, CHAT, CHOICES))
+    assert views[0].chat == CHAT[:1], "the turn that is run again is shown as under way"
+    assert [each.turn.prompt for each in views[-1].chat] == ["One", "Two"]
+    assert views[-1].chat[-1].turn.post == "a post-trained reply"
+    failing(monkeypatch, pool, *SIDES)
+    assert last(session.retry(pool, CHAT, CHOICES)).chat == CHAT
+    assert list(session.retry(pool, (), CHOICES)) == [View((), notice="There is no turn to retry yet.", tone="error")]
+
+
+def test_a_retry_that_cannot_begin_shows_the_chat_as_it_was_and_leaves_the_box_alone(pool):
+    [view] = session.retry(pool, (record(" "),), CHOICES)
+    assert (view.chat, view.box) == ((record(" "),), None) and view.notice == "Type a prompt first."
+
+
+def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool):
+    run = Run(pool.lease, session._comparison((), "Hello", CHOICES))
+    asked = run.comparison.sampling.max_new_tokens
+    assert session._shortened(run) == ""
+    for side, name in SIDE_NAMES.items():
+        writer = run._writers[side]
+        whole, writer.sampling = writer.sampling, writer.sampling.model_copy(update={"max_new_tokens": 7})
+        assert session._shortened(run).startswith(f"The {name} side had room for 7 new tokens, not {asked:,}")
+        writer.sampling = whole
+    run.stop()
+
+
+def test_views_come_less_often_in_long_chats_and_where_the_browser_falls_behind():
+    assert [session._period(turns) for turns in (0, 10, 11, 30, 31)] == [1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 5]
+    assert [session._period(0, slower) for slower in (2, 16, 40)] == [1 / 8, 1.0, 1.0]
+    assert session._period(31, 4) == 4 / 5
+
+
+def test_taking_a_turn_back_changes_the_chat_and_editing_it_fills_the_box():
+    assert session.undo(CHAT) == View(CHAT[:1], changed=True)
+    assert session.edit(CHAT) == View(CHAT[:1], box="Two", changed=True)
+    for nothing in (session.undo(()), session.edit(())):
+        assert nothing.tone == "error" and nothing.notice and (nothing.box, nothing.changed) == (None, False)
+
+
+# --- what came from elsewhere --------------------------------------------------------------------------------
+
+
+def shared(pool: ScriptedPool, **changes) -> Shared:
+    """A link to what CHOICES ask after one turn, made on another day, with the replies that come."""
+    view = last(session.compare(pool, (), "Again", CHOICES))
+    made = links.of_turn(view.chat, 0)
+    return made.model_copy(update={"comparison": made.comparison.model_copy(update={"today": "2020-02-02", **changes})})
+
+
+def test_what_was_shared_is_asked_exactly_so_and_the_replies_are_recognised(pool):
+    view = last(session.compare(pool, (), "Again", CHOICES, shared=shared(pool)))
+    assert view.chat[-1].today == "2020-02-02"
+    assert view.banner == Banner("These are the replies that were shared, token for token.", "good")
+
+
+def test_other_replies_than_were_shared_are_told_with_the_side_and_the_reason(pool):
+    link = shared(pool)
+    pool.say("a base reply", "another reply")
+    banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
+    assert banner.tone == "bad"
+    assert banner.text.startswith("These are not the replies that were shared. Post-trained: the same weights")
+    without = link.model_copy(update={"base": None, "post": None})
+    banner = last(session.compare(pool, (), "Again", CHOICES, shared=without)).banner
+    assert banner == Banner("This link was shared without replies to compare with.")
+    half = link.model_copy(update={"post": None})
+    assert last(session.compare(pool, (), "Again", CHOICES, shared=half)).banner.tone == "good"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompt": "Other"}, {"framing_base": "chat"}, {"framing_post": "document"}, {"conversation": Conversation()}],
+    ids=str,
+)
+def test_whoever_changes_what_is_in_sight_asks_something_of_their_own(pool, changes):
+    link = shared(pool, **changes)
+    view = last(session.compare(pool, (), "Again", CHOICES, shared=link))
+    assert view.banner is None and view.chat[-1].today == date.today().isoformat()
+
+
+def test_what_has_arrived_waits_with_its_prompt_in_the_box_and_says_what_it_is(pool):
+    visitor = Session()
+    assert session.stands(visitor) == View(())
+    visitor.notice = "This link is damaged."
+    assert session.stands(visitor) == View((), notice="This link is damaged.", tone="error")
+    visitor.notice = ""
+    one, two = (Conversation(turns=(Turn(prompt="Q", base="b", post="p"),) * count) for count in (1, 2))
+    for conversation, said in ((Conversation(), "a prompt, with"), (one, "1 earlier turn,"), (two, "2 earlier turns,")):
+        link = shared(pool, conversation=conversation)
+        visitor.opened = Opened(shared=link, source="receipt")
+        view = session.stands(visitor)
+        assert view.box == "Again" and view.banner.text.startswith("Loaded from a receipt: ")
+        assert said in view.banner.text and view.banner.text.endswith("those that were shared.")
+
+
+def test_what_came_with_a_link_and_is_in_no_field_of_the_page_is_said(pool):
+    link = shared(pool, prefill_post=(40, 41, 42), dial=Dial(amount=0.25, space="weights"))
+    visitor = Session()
+    visitor.opened = Opened(
+        shared=link.model_copy(update={"lens": LensChoice(side="base", context="own")}), source="link"
+    )
+    said = session.stands(visitor).banner.text
+    assert "The post-trained reply begins with 3 given tokens." in said and "The base reply begins" not in said
+    assert "dialled to 0.25 in the space of weights." in said
+    assert said.endswith("Then look at the base reply on the Token lens tab.")
+
+
+# --- what was sent last -----------------------------------------------------------------------------------
+
+
+def test_what_was_sent_on_the_last_turn_is_rebuilt_where_its_models_are_in_memory(pool, monkeypatch):
+    found = session.prompts_of_last(pool, CHAT)
+    expected = CHAT[1].comparison(CHAT[:1])
+    assert found == {side: pool.lease.prompt(expected, side) for side in SIDES}
+    assert session.prompts_of_last(pool, ()) is None
+    assert session.prompts_of_last(pool, (record("One", pair="another"),)) is None
+    monkeypatch.setattr(pool, "peek", lambda id: None)
+    assert session.prompts_of_last(pool, CHAT) is None
