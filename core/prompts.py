@@ -128,7 +128,7 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
 
 def has_token(tokenizer: Tokenizer, id: int) -> bool:
     """Whether the tokenizer has this id. There may be gaps, so the number of its tokens does not tell."""
-    return id >= 0 and tokenizer.backend_tokenizer.id_to_token(id) is not None
+    return 0 <= id < 2**32 and tokenizer.backend_tokenizer.id_to_token(id) is not None
 
 
 def decode_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:

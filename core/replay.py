@@ -184,7 +184,7 @@ def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: Engi
         return SideVerdict(tokens=same, drift=drift, divergence=None)
     if found is None:
         return SideVerdict(tokens=same, drift=drift, divergence=_ended_apart(run, side, recorded, reply, same))
-    no_drift_allowed = recorded.engine.model_copy(update={"deviation": here.deviation}) == here and here.certified
+    no_drift_allowed = recorded.engine.fingerprint == here.fingerprint and here.certified
     allowance = 0.0 if no_drift_allowed else _allowance(found, recorded, here, drift)
     divergence = _drew_another(run, side, found, recorded, allowance)
     return SideVerdict(tokens=same, drift=drift, divergence=divergence)

@@ -341,6 +341,11 @@ class EngineInfo(Value):
     # None where it was not measured, as in what was written before it was: there it is no field either.
     deviation: Deviation | None = Field(default=None, exclude_if=lambda measured: measured is None)
 
+    @property
+    def fingerprint(self) -> "EngineInfo":
+        """What two engines that give the same bits have in common: everything but what was measured of them."""
+        return self.model_copy(update={"deviation": None})
+
     def texts(self) -> dict[str, str]:
         """What it says, by the names that people read. How it was checked is told in other words, so it is left out."""
         plain = {

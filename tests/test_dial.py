@@ -205,8 +205,8 @@ def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease,
 
 def test_a_mix_that_is_not_a_number_fails_and_both_models_go_on():
     model, broken = random_model(seed=1), random_model(seed=2)
-    broken.lm_head.weight.data[5] = torch.nan
     with running(model) as base, running(broken) as post:
+        broken.lm_head.weight.data[5] = torch.nan  # now, since a model that is so when it is loaded is refused
         events = answer(LogitsDial(base, post, 0.5), request([1, 2]))[0]
         assert isinstance(events[-1], Failure) and "not a number" in events[-1].message
         assert answer(base, *[request([1, 2])] * 5)[0][-1].reason == "length", "every slot is free again"

@@ -1,5 +1,6 @@
 """The engine: what a request receives depends on the request alone."""
 
+import platform
 import queue
 import random
 import subprocess
@@ -10,7 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
+from core import __version__
 from core.engine import Engine, Scored, certify, reference, sampling
 from core.engine.lane import Lane
 from core.engine.scheduler import Job, Scheduler, Score
@@ -592,6 +595,20 @@ def test_an_idle_engine_does_not_use_the_processor():
         before = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - before < 0.2
+
+
+def test_the_fingerprint_says_with_what_the_engine_runs():
+    with running(random_model(dtype=torch.bfloat16), attention="sdpa", slots=3, threads=1) as engine:
+        info = engine.info()
+    assert (info.sampler, info.dtype, info.slots, info.lane_sizes, info.chunk) == ("v1", "bfloat16", 3, (64, 128), 16)
+    assert (info.attention, info.threads) == (engine.level.attention, engine.level.threads)
+    assert info.device.split() == ["cpu", platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    assert info.versions == {
+        "same-seed": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    assert info.certified == (info.certification == engine.level.description)
 
 
 # --- what a model's configuration says -----------------------------------------------------------------

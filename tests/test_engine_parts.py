@@ -210,6 +210,17 @@ def test_a_lane_that_may_keep_nothing_keeps_nothing():
             assert made.reusable(range(16)) == 0, "some of a prompt is always left to read"
 
 
+@pytest.mark.parametrize("first", [1, 2, 15, 16, 17, 18, 30, 39])
+def test_every_token_from_the_first_on_is_scored_once_whatever_the_chunk_it_lies_in(first):
+    made, ids = lane(), [(7 * number) % VOCABULARY for number in range(40)]
+    with torch.inference_mode():
+        cache = made.scoring_cache()
+        rows = torch.cat([made.score(cache, ids, start, first) for start in (0, 16, 32)])
+        expected = made.model(torch.tensor([ids]), use_cache=False).logits[0, first - 1 : -1, :VOCABULARY]
+    assert rows.dtype == torch.float32 and rows.shape == expected.shape
+    assert torch.allclose(rows, expected, atol=1e-4)
+
+
 # --- caches and masks ------------------------------------------------------------------------------------------
 
 

@@ -117,6 +117,7 @@ def needs(asked: Requirement, environment: dict[str, str]) -> Iterator[Requireme
         return
     for need in map(Requirement, listed):
         if applies(need, environment, asked.extras):
+            need.marker = None  # it is asked for; an extra in it would say that it is not
             yield need
 
 

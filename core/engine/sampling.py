@@ -30,14 +30,8 @@ class Draw(NamedTuple):
     margin: float | None
 
 
-def _signed(value: int) -> int:
-    """`value` modulo 2**64 as a signed integer, which is what torch.int64 holds."""
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
-
-
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+# As the signed integers that torch.int64 holds; all three have their highest bit set.
+_GOLDEN, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
