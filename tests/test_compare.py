@@ -11,6 +11,7 @@ from core.compare import Run, compare
 from core.errors import UserError
 from core.pool import Lease
 from core.prompts import digest
+from core.receipts import side_receipt
 from core.types import SIDES, Conversation, Snapshot, Turn
 from tests.pairs import comparison, tiny_lease
 from tests.scripted import ScriptedPool
@@ -76,6 +77,29 @@ def test_snapshots_grow_and_the_last_is_whole(lease):
         assert ids[-1] == run.result().side(side).token_ids
         assert seen[-1].reply(side).text == run.result().side(side).text
         assert (seen[-1].reply(side).seconds_to_first_token or 0) > 0
+
+
+def test_speed_is_told_from_the_first_token_on_and_reading_from_the_start(lease):
+    run = Run(lease, comparison(max_new_tokens=1))
+    for _ in run.snapshots():
+        pass
+    writer = run._writers["base"]
+    assert writer.reply().ahead == 0 and writer.reply().tokens_per_second is None, "one token has no speed"
+    writer.started_at, writer.first_at, writer.last_at = 10.0, 12.0, 16.0
+    writer.ids = [1] * 9
+    assert (writer.reply().seconds_to_first_token, writer.reply().tokens_per_second) == (2.0, 2.0)
+
+
+def test_a_replay_asks_with_the_settings_that_were_sent(lease):
+    """The context of another machine may have left less room, or more."""
+    result = compare(lease, comparison(max_new_tokens=8))
+    sent = comparison(max_new_tokens=5).sampling
+    recorded = {side: side_receipt(result.side(side)).model_copy(update={"sampling": sent}) for side in SIDES}
+    run = Run(lease, result.comparison, recorded=recorded)
+    for _ in run.snapshots():
+        pass
+    assert run.sampling("base") == run.sampling("post") == sent
+    assert [len(run.result().side(side).token_ids) for side in SIDES] == [5, 5]
 
 
 def test_text_streams_in_whole_characters():

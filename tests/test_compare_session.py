@@ -235,6 +235,7 @@ def test_what_came_with_a_link_and_is_in_no_field_of_the_page_is_said(pool):
 
 
 def test_what_was_sent_on_the_last_turn_is_rebuilt_where_its_models_are_in_memory(pool, monkeypatch):
+    monkeypatch.setattr(pool, "peek", {PAIR.id: pool.lease}.get)
     found = session.prompts_of_last(pool, CHAT)
     expected = CHAT[1].comparison(CHAT[:1])
     assert found == {side: pool.lease.prompt(expected, side) for side in SIDES}

@@ -48,7 +48,7 @@ def test_the_last_word_on_every_step_is_shown_and_then_the_verdict():
     *under_way, last = views(ASKING, ASKED, JUDGING)
     assert [view.steps for view in under_way] == [(), (ASKING,), (ASKED,), (ASKED, JUDGING)]
     assert all(view.busy and view.verdict is None for view in under_way)
-    assert last.steps == (ASKED, JUDGING) and not last.busy and not last.mistake
+    assert last.steps == (ASKED, JUDGING) and not last.busy and last.mistake == ""
     assert last.verdict is not None and (last.verdict.finding, last.verdict.pair) == (FOUND, PAIR.id)
     assert last.experiment.name == last.verdict.experiment == EXPERIMENTS[0].name
 
@@ -92,7 +92,7 @@ def test_closing_the_page_ends_what_is_under_way():
             ended.append("closed")
 
     running = session.perform(ScriptedPool(), Processes(), replace(EXPERIMENTS[0], run=run), PAIR.id, Stop())
-    while next(running) != View(replace(EXPERIMENTS[0], run=run), (ASKING,), busy=True):
+    while next(running) != View(replace(EXPERIMENTS[0], run=run), busy=True, steps=(ASKING,)):
         pass
     running.close()
     assert ended == ["closed"]

@@ -303,6 +303,13 @@ def test_a_closing_engine_ends_a_score_in_one_sentence():
     assert "try again" in arrived[-1].message
 
 
+def test_an_output_that_is_not_a_number_is_one_sentence():
+    with tiny_lease() as broken:
+        broken.post.model.get_decoder().norm.weight.data.fill_(torch.nan)
+        with pytest.raises(UserError, match="not a number here; try --dtype float32"):
+            whole(broken, comparison(), "base", [5, 6, 7])
+
+
 def test_what_cannot_be_read_is_refused_in_one_sentence(lease):
     with pytest.raises(UserError, match="no tokens"):
         whole(lease, comparison(), "post", [])

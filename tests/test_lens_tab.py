@@ -83,6 +83,17 @@ def test_a_reading_is_a_head_a_line_for_each_token_and_a_summary(lease, chat, nu
     assert json.loads(again.split("\n")[0])["name"] != told["name"], "every reading is one of its own"
 
 
+def test_while_nothing_is_read_nothing_is_sent_again(lease, chat):
+    held = lease.base.engine.score(range(1, 250), 1, lambda news: None)
+    reading = session.read(OnePair(lease), chat, 0, "post", "identical", Stop())
+    try:
+        views = [next(reading) for _ in range(4)]
+    finally:
+        held.cancel()
+    assert views[1].lines and views[2:] == [View(busy=True)] * 2, "somebody else has the base"
+    assert list(reading)[-1].report
+
+
 def test_a_line_is_the_shift_in_the_order_in_which_the_script_reads_it_and_nobodys_markup():
     candidates = [Candidate(id=id, text=f"<{id}>", logprob=-id / 3) for id in range(1, 7)]
     figures = {"logprob_base": -1 / 3, "logprob_post": -2 / 3, "kl": 4 / 3, "js": 1 / 9, "agreement": 5 / 9}

@@ -88,6 +88,16 @@ def test_too_long_a_conversation_is_refused_with_its_size_and_the_receipt_offere
             links.encode(SHARED.model_copy(update={"comparison": comparison}))
 
 
+def test_a_link_of_just_the_longest_length_is_made_and_read(monkeypatch):
+    link = links.encode(SHARED)
+    monkeypatch.setattr(links, "MAX_CHARACTERS", len(link))
+    assert links.decode(links.encode(SHARED)) == SHARED
+    monkeypatch.setattr(links, "MAX_CHARACTERS", len(link) - 1)
+    for act in (lambda: links.encode(SHARED), lambda: links.decode(link)):
+        with pytest.raises(UserError, match=f"{len(link) - 1:,} "):
+            act()
+
+
 def test_a_link_is_safe_in_a_url_and_deterministic():
     link = links.encode(SHARED)
     assert link == links.encode(Shared.model_validate(data_of(SHARED)))

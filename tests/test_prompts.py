@@ -246,6 +246,10 @@ def test_a_reply_of_reasoning_alone_leaves_nothing():
     tokenizer = tiny.tokenizer(tiny.FORGETS_REASONING)
     comparison = asked("And?", turns=(Turn(prompt="Why?", base="", post="<think>hm</think>"),))
     assert words(built(comparison, tokenizer), "history") == "Why?"
+    closer = tiny.FORGETS_REASONING.replace("message['role'] + '\n'", "message['role'] + ':'")
+    assert words(built(comparison, tiny.tokenizer(closer)), "history") == "Why?", (
+        "nor what the template wrote before it"
+    )
 
 
 # --- control tokens come from the template alone ---------------------------------------------------

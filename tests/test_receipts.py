@@ -163,8 +163,24 @@ def test_fields_that_contradict_each_other_are_named_whoever_sealed_them(field, 
     sound = values.receipt()
     forged = receipts.make(sound.comparison, sound.base.model_copy(update={field: value}), sound.post)
     sentence = refused(file_of(forged))
-    assert "base." in sentence
+    named = {"token_ids": "output_sha256"}.get(field, field)  # what is recomputed from them contradicts them
+    assert f"base.{named} is not the original" in sentence
     assert "contradicts" in sentence
+
+
+def test_a_file_of_4_mib_is_read_and_one_byte_more_is_refused():
+    file = file_of(values.receipt())
+    padded = file + b" " * (4 * 2**20 - len(file))
+    assert receipts.read(padded) == values.receipt()
+    assert "at most 4,194,304 are read" in refused(padded + b" ")
+
+
+def test_the_receipt_is_found_in_an_answer_that_holds_it():
+    receipt = values.receipt()
+    assert receipts.within({"receipt": data_of(receipt), "base": {}}) == receipts.within(data_of(receipt)) == receipt
+    for nothing in (["receipt"], {"receipt": None}, {}):
+        with pytest.raises(UserError, match="not a receipt"):
+            receipts.within(nothing)
 
 
 def test_older_and_newer_schemas_are_refused_by_name():

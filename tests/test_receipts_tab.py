@@ -95,6 +95,7 @@ def test_a_replay_says_how_far_it_is_and_ends_in_its_verdict(monkeypatch):
     replaying(monkeypatch, progress)
     checks = list(session.check(ScriptedPool(), receipt("a"), Stop()))
     assert checks == [session.Checked(progress=progress), session.Checked(verdict=Verdict(outcome="identical"))]
+    assert all(check.mistake == "" for check in checks)
 
 
 def test_a_replay_that_fails_or_is_stopped_ends_in_a_sentence(monkeypatch):
@@ -111,8 +112,9 @@ def test_a_replay_that_fails_or_is_stopped_ends_in_a_sentence(monkeypatch):
 # --- why two runs differ -----------------------------------------------------------------------------------
 
 
-def test_two_runs_are_explained_with_the_texts_that_were_sent_where_they_can_be_rebuilt():
+def test_two_runs_are_explained_with_the_texts_that_were_sent_where_they_can_be_rebuilt(monkeypatch):
     pool = ScriptedPool()
+    monkeypatch.setattr(pool, "peek", {PAIR.id: pool.lease}.get)
     first, second = receipt("Hello there", pair=PAIR.id), receipt("Hello sea", pair=PAIR.id)
     sent = session.explain(pool, first, second).sent
     texts = [

@@ -225,6 +225,8 @@ def test_a_forged_end_is_found(pool, original):
     longer = resealed(original, token_ids=(*original.base.token_ids, 7), margins=(), smallest_margin=None)
     divergence = verdict_of(pool, longer).base.divergence
     assert (divergence.step, divergence.recorded.id, divergence.replayed.id) == (len(original.base.token_ids), 7, None)
+    assert divergence.replayed.text == f"(ended: {original.base.finish_reason})"
+    assert divergence.within_drift is False, "no rounding ends a reply"
     shorter = resealed(original, token_ids=original.base.token_ids[:-1], margins=(), smallest_margin=None)
     divergence = verdict_of(pool, shorter).base.divergence
     assert (divergence.step, divergence.recorded.id) == (len(original.base.token_ids) - 1, None)

@@ -15,10 +15,10 @@ class View:
     """What the tab shows of one experiment: the last word on every step, and at the end a verdict or what went wrong."""
 
     experiment: Experiment
+    busy: bool
     steps: tuple[Step, ...] = ()
     verdict: ExperimentVerdict | None = None
     mistake: str = ""
-    busy: bool = False
 
     def doing(self, step: Step) -> "View":
         """With one more step, or with the last one further on."""
