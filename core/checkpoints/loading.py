@@ -57,7 +57,7 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     shape = memory.choose_shape(config, placement, settings, needed, memory.free_bytes(placement.device))
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
-    attention = "eager" if _wants_eager(config, placement) else "sdpa"
+    attention = first_attention(config, placement)
     try:
         model = read_weights(weights_folder, placement, attention, under.name)
         if source.adapter_of:
@@ -139,10 +139,12 @@ def read_weights(folder: Path, placement: Placement, attention: str, name: str) 
     return model
 
 
-def _wants_eager(config: PreTrainedConfig, placement: Placement) -> bool:
-    """Float32 on a CPU (sdpa was seen to depend on the slot there), and models that cap their attention scores."""
+def first_attention(config: PreTrainedConfig, placement: Placement) -> str:
+    """What is tried first: "sdpa", but "eager" for float32 on a CPU (sdpa was seen to depend on the slot there) and where sdpa is not all."""
     soft_cap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    return bool(soft_cap) or (placement.device.type == "cpu" and placement.dtype == torch.float32)
+    model: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    plain = placement.device.type == "cpu" and placement.dtype == torch.float32
+    return "eager" if soft_cap or plain or not model._supports_sdpa else "sdpa"
 
 
 def check_same_vocabulary(base: Checkpoint, post: Checkpoint) -> None:

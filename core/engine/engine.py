@@ -295,7 +295,21 @@ class Engine:
         Raises:
             UserError: what they compute is not what the model computes.
         """
-        measured: Deviation
+        try:
+            measured = self._build()
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UserError(
+                f"This model cannot be served: it does not run on a cache of fixed length with a row for each visitor ({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}); choose another model."
+            ) from error
+        if not measured.within and reference.is_bounded(self.model):
+            raise UserError(
+                f"This model cannot be served: the engine computes other log-probabilities than the model itself (off by {measured.nats:.2g} nats at token {measured.token} of the check, where the dtype explains {measured.bound:.2g}), so some layers work in a way that it does not know; choose another model."
+            )
+
+    def _build(self) -> Deviation:
+        """Lanes at the first level that holds, or at the last; what they are off by."""
         for level in certify.levels(self.level.attention, self.shape.threads):
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
@@ -306,12 +320,9 @@ class Engine:
             self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
             self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
             if self.certified and measured.within:
-                return
+                break
             log.warning("certification failed with %s: %s", level.description, measured)
-        if not measured.within and reference.is_bounded(self.model):
-            raise UserError(
-                f"This model cannot be served: the engine computes other log-probabilities than the model itself (off by {measured.nats:.2g} nats at token {measured.token} of the check, where the dtype explains {measured.bound:.2g}), so some layers work in a way that it does not know; choose another model."
-            )
+        return measured
 
     def _new_lane(self, size: int) -> Lane:
         return Lane(

@@ -1,0 +1,224 @@
+"""What the engine does with every causal family of the installed transformers: one row each, from a tiny model with random weights.
+
+    python -m benchmarks.families                 all of them, in float32 and bfloat16
+    python -m benchmarks.families llama gpt_neo   these
+    python -m benchmarks.families --write         and put the table into docs/families.md
+
+A family is served only if its engine certifies and its log-probabilities agree with a plain forward pass of the
+model within the bound (core/engine/reference.py); "differs" is how far they are from it, in nats. Everything else is refused, with the
+sentence in the table. Each family runs in a process of its own and is ended after LIMIT seconds.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from benchmarks.report import Row, table
+from core.checkpoints.loading import first_attention, read_config
+from core.engine import Engine
+from core.engine.device import Placement
+from core.engine.engine import Shape
+from core.engine.slots import layer_kinds
+from core.errors import UserError
+
+LIMIT = 60  # seconds for one family in one dtype
+VOCABULARY = 160
+PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+BEGIN, END = "<!-- the table of benchmarks/families.py -->", "<!-- its end -->"
+
+# What makes a model tiny, by the names that configurations have for it; where one has no such name nothing is set.
+TINY: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "embedding_size": 32,
+    "word_embed_proj_dim": 32,
+    "intermediate_size": 48,
+    "ffn_hidden_size": 48,
+    "ffn_dim": 48,
+    "n_inner": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_hidden_layers": 4,
+    "n_layer": 4,
+    "n_layers": 4,
+    "num_layers": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "sliding_window": 24,
+    "window_size": 24,
+    "attention_chunk_size": 24,
+    "max_position_embeddings": 256,
+    "n_positions": 256,
+    "max_seq_len": 256,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+# Families whose layers are named one by one, or that TINY alone does not make whole.
+PARTICULAR: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "phimoe": {"num_experts_per_tok": 2},
+}
+
+
+def families() -> list[str]:
+    """Every model type that transformers has for text generation."""
+    return sorted({kind.model_type for kind in AutoModelForCausalLM._model_mapping})
+
+
+def tiny(family: str) -> Any:
+    """A small configuration of a family, layers of each of its kinds included."""
+    kind = next(kind for kind in AutoModelForCausalLM._model_mapping if kind.model_type == family)
+    outer: Any = kind()
+    config = outer.get_text_config()
+    changes = {name: value for name, value in TINY.items() if hasattr(config, name) and not _follows(config, name)}
+    if "kv_lora_rank" in changes:  # every head has keys and values of its own there
+        changes["num_key_value_heads"] = changes["num_attention_heads"]
+    changes |= PARTICULAR.get(family, {})
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not _follows(config, "layer_types"):
+        some = list(dict.fromkeys(kinds))
+        changes["layer_types"] = (some * 4)[:4]
+    changed = type(config)(**changes)
+    if config is outer:
+        return changed
+    name = next(name for name, value in vars(outer).items() if value is config)
+    return kind(**{name: changed.to_dict()})
+
+
+def _follows(config: PreTrainedConfig, name: str) -> bool:
+    """Whether a configuration computes this from the rest."""
+    found = getattr(type(config), name, None)
+    return isinstance(found, property) and found.fset is None
+
+
+def examine(family: str, dtype: str) -> Row:
+    """One row of the table."""
+    row: Row = {"family": family, "layers": "", "dtype": dtype, "level": "", "differs": "", "bound": "", "verdict": ""}
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config = tiny(family)
+            config.save_pretrained(folder)
+            config = read_config(Path(folder), family)  # refuses what is no decoder, before anything is made
+        row["layers"] = ", ".join(kind.removesuffix("_attention") for kind in layer_kinds(config.get_text_config()))
+        attention = first_attention(config, Placement(torch.device("cpu"), getattr(torch, dtype)))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+        model.eval().requires_grad_(False)
+        engine = Engine(model, VOCABULARY, Shape(slots=4, chunk=16, sizes=(64, 128), threads=1), attention)
+        info = engine.info()
+        engine.close()
+        assert info.deviation is not None
+        row["level"] = (
+            "-" if not info.certified else f"{info.attention}{'' if engine.level.together else ', one by one'}"
+        )
+        row["differs"], row["bound"] = f"{info.deviation.nats:.1g}", f"{info.deviation.bound:.1g}"
+        row["verdict"] = "served" if info.certified else "served, not certified"
+    except UserError as refusal:
+        row["verdict"] = f"refused: {refusal}"
+    except Exception as error:
+        row["verdict"] = (
+            f"not tried: {type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
+        )
+    return row
+
+
+def _child(found: Connection, family: str, dtype: str) -> None:
+    found.send(examine(family, dtype))
+
+
+def rows(names: list[str], dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> Iterator[Row]:
+    """A row for each family and dtype, each from a process that has LIMIT seconds."""
+    fork = multiprocessing.get_context("fork")
+    for family in names:
+        for dtype in dtypes:
+            here, there = fork.Pipe(duplex=False)
+            process = fork.Process(target=_child, args=(there, family, dtype), daemon=True)
+            process.start()
+            there.close()
+            row = None
+            if here.poll(LIMIT):
+                with suppress(EOFError):
+                    row = here.recv()
+            process.kill()
+            process.join()
+            said = (
+                f"not tried: it took more than {LIMIT} s" if process.exitcode == -9 else "not tried: its process ended"
+            )
+            yield row or {
+                "family": family,
+                "layers": "",
+                "dtype": dtype,
+                "level": "",
+                "differs": "",
+                "bound": "",
+                "verdict": said,
+            }
+            if row is None or (row["verdict"].startswith("refused") and not row["layers"]):
+                break  # the other dtype would tell no more
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
+    parser.add_argument("families", nargs="*", help="model types; all of them if none is named")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    found = []
+    for row in rows(arguments.families or families()):
+        found.append(row)
+        print(" | ".join(str(value) for value in row.values()), flush=True)
+    text = table(found)
+    print(f"\n{text}")
+    if arguments.write:
+        page = PAGE.read_text("utf-8")
+        between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+        PAGE.write_text(between.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

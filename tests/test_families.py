@@ -1,0 +1,97 @@
+"""The table of every family of transformers: served ones are right, refused ones say why, and nothing else hides."""
+
+import re
+
+import pytest
+import torch
+import transformers
+
+from benchmarks import families
+from core.checkpoints.loading import first_attention
+from core.engine.device import Placement
+
+pytestmark = pytest.mark.slow
+
+SERVED = [
+    "apertus",
+    "arcee",
+    "codegen",
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "gpt2",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "helium",
+    "llama",
+    "mistral",
+    "nemotron",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2 xglm",
+]
+REFUSED = {
+    "bert": "is a bert model, not a decoder that continues text",
+    "roberta": "is a roberta model, not a decoder that continues text",
+    "gpt_neo": "computes other log-probabilities than the model itself",
+    "bloom": "does not run on a cache of fixed length",
+    "mamba": "which the engine does not run",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    caplog.set_level(100)
+
+
+@pytest.mark.filterwarnings("ignore")  # some families are announced as deprecated
+@pytest.mark.parametrize("family", SERVED)
+def test_a_family_is_served_and_right(family):
+    row = families.examine(family, "float32")
+    assert row["verdict"] == "served", row
+    assert float(row["differs"]) <= float(row["bound"]) == 0.001
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", sorted(REFUSED))
+def test_a_family_that_would_be_wrong_is_refused_in_a_sentence(family):
+    verdict = families.examine(family, "float32")["verdict"]
+    assert verdict.startswith("refused: ")
+    assert REFUSED[family] in verdict
+    assert "choose" in verdict
+
+
+def test_a_family_that_takes_too_long_or_ends_its_process_is_a_row_too(monkeypatch):
+    monkeypatch.setattr(families, "LIMIT", 0.01)
+    (row,) = families.rows(["llama"], ("float32",))
+    assert "took more than" in row["verdict"]
+    monkeypatch.setattr(families, "LIMIT", 60)
+    monkeypatch.setattr(families, "examine", lambda family, dtype: exit(3))
+    (row,) = families.rows(["llama"], ("float32",))
+    assert row["verdict"] == "not tried: its process ended"
+
+
+def test_the_page_has_a_row_for_every_family_of_the_library():
+    written = re.findall(r"^\| (\S+) +\|[^|]*\| (?:float32|bfloat16) ", families.PAGE.read_text("utf-8"), re.MULTILINE)
+    assert sorted(set(written)) == families.families()
+
+
+def test_what_has_no_sdpa_is_tried_with_eager_attention():
+    on_a_gpu = Placement(torch.device("cuda"), torch.bfloat16)
+    assert first_attention(transformers.GptOssConfig(), on_a_gpu) == "eager"
+    assert first_attention(transformers.LlamaConfig(), on_a_gpu) == "sdpa"
+    assert first_attention(transformers.Gemma2Config(), on_a_gpu) == "eager", "it caps its attention scores"
+    assert first_attention(transformers.LlamaConfig(), Placement(torch.device("cpu"), torch.float32)) == "eager"
