@@ -18,6 +18,7 @@ import argparse
 import importlib.machinery
 import importlib.util
 import os
+import platform
 import random
 import re
 import signal
@@ -28,6 +29,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -297,6 +299,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say which changes are drawn, and try none")
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     asked = parser.parse_args()
+    if asked.save and asked.files:
+        parser.error("--save is for all files together")
     files = {name: tests for name, tests in TABLE["tests"].items() if not asked.files or name in asked.files}
     drawn = {file: mutants(file, asked.each, asked.seed) for file in files}
     if asked.list:
@@ -335,7 +339,8 @@ def report(drawn: dict[str, list[Mutant]], ended: dict[Mutant, str], each: int, 
     lines = [
         "# Tests with teeth",
         "",
-        f"`make mutants FLAGS=--save` at commit {commit or 'unknown'}: up to {each} changes of each file, seed {seed}.",
+        f"`make mutants FLAGS=--save` at commit {commit or 'unknown'}: up to {each} changes of each file, seed {seed};"
+        f" {platform.system()} on {platform.machine()}, Python {platform.python_version()}, torch {version('torch')}.",
         "",
         "| file | changes | noticed | hung | equal | unnoticed |",
         "|---|--:|--:|--:|--:|--:|",
