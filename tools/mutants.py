@@ -245,24 +245,32 @@ def _preload() -> None:
     settings.load_profile("mutants")
 
 
+@dataclass
+class _Running:
+    trial: Trial
+    took: float = 0.0  # seconds, those apart in which this process itself was stopped
+
+
 def run(trials: Iterable[Trial], jobs: int) -> Iterator[tuple[Trial, str, float]]:
     """How each trial ended, as it ends: "noticed", "hung" or "survived"; and its seconds."""
-    waiting, running = iter(trials), dict[int, tuple[Trial, float]]()
+    waiting, running = iter(trials), dict[int, _Running]()
+    before = time.monotonic()
     try:
         while True:
             while len(running) < jobs and (following := next(waiting, None)) is not None:
-                running[_start(following)] = following, time.monotonic()
+                running[_start(following)] = _Running(following)
             if not running:
                 return
-            for pid, (trial, began) in list(running.items()):
+            time.sleep(0.05)
+            before, passed = time.monotonic(), min(1.0, time.monotonic() - before)
+            for pid, each in list(running.items()):
+                each.took += passed
                 ended, status = os.waitpid(pid, os.WNOHANG)
-                took = time.monotonic() - began
-                if ended or took > trial.limit:
+                if ended or each.took > each.trial.limit:
                     _end(pid, bool(ended))
                     del running[pid]
                     survived = bool(ended) and os.waitstatus_to_exitcode(status) == 0
-                    yield trial, "survived" if survived else "noticed" if ended else "hung", took
-            time.sleep(0.05)
+                    yield each.trial, "survived" if survived else "noticed" if ended else "hung", each.took
     finally:
         for pid in running:
             _end(pid, False)
