@@ -151,6 +151,11 @@ def test_temperature_zero_ignores_the_seed_and_takes_the_smallest_id_of_a_tie():
     assert {draw_one(logits, settings_of(seed=seed, temperature=0)).token for seed in range(50)} == {1}
 
 
+def test_at_temperature_zero_a_margin_is_that_of_the_logits_whatever_the_other_settings():
+    drawn = draw_one(torch.tensor([0.5, 2.0, 1.0]), settings_of(temperature=0, top_k=1, top_p=0.1, min_p=0.9))
+    assert (drawn.token, drawn.margin) == (1, 1.0)
+
+
 def test_bfloat16_ties_are_broken_by_the_noise_alone():
     logits = torch.zeros(8, dtype=torch.bfloat16)
     assert len({draw_one(logits, settings_of(seed=seed)).token for seed in range(200)}) == 8

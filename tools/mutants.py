@@ -18,6 +18,7 @@ import argparse
 import importlib.machinery
 import importlib.util
 import os
+import platform
 import random
 import re
 import signal
@@ -28,6 +29,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -243,24 +245,32 @@ def _preload() -> None:
     settings.load_profile("mutants")
 
 
+@dataclass
+class _Running:
+    trial: Trial
+    took: float = 0.0  # seconds, those apart in which this process itself was stopped
+
+
 def run(trials: Iterable[Trial], jobs: int) -> Iterator[tuple[Trial, str, float]]:
     """How each trial ended, as it ends: "noticed", "hung" or "survived"; and its seconds."""
-    waiting, running = iter(trials), dict[int, tuple[Trial, float]]()
+    waiting, running = iter(trials), dict[int, _Running]()
+    before = time.monotonic()
     try:
         while True:
             while len(running) < jobs and (following := next(waiting, None)) is not None:
-                running[_start(following)] = following, time.monotonic()
+                running[_start(following)] = _Running(following)
             if not running:
                 return
-            for pid, (trial, began) in list(running.items()):
+            time.sleep(0.05)
+            before, passed = time.monotonic(), min(1.0, time.monotonic() - before)
+            for pid, each in list(running.items()):
+                each.took += passed
                 ended, status = os.waitpid(pid, os.WNOHANG)
-                took = time.monotonic() - began
-                if ended or took > trial.limit:
+                if ended or each.took > each.trial.limit:
                     _end(pid, bool(ended))
                     del running[pid]
                     survived = bool(ended) and os.waitstatus_to_exitcode(status) == 0
-                    yield trial, "survived" if survived else "noticed" if ended else "hung", took
-            time.sleep(0.05)
+                    yield each.trial, "survived" if survived else "noticed" if ended else "hung", each.took
     finally:
         for pid in running:
             _end(pid, False)
@@ -297,6 +307,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say which changes are drawn, and try none")
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     asked = parser.parse_args()
+    if asked.save and asked.files:
+        parser.error("--save is for all files together")
     files = {name: tests for name, tests in TABLE["tests"].items() if not asked.files or name in asked.files}
     drawn = {file: mutants(file, asked.each, asked.seed) for file in files}
     if asked.list:
@@ -335,7 +347,8 @@ def report(drawn: dict[str, list[Mutant]], ended: dict[Mutant, str], each: int, 
     lines = [
         "# Tests with teeth",
         "",
-        f"`make mutants FLAGS=--save` at commit {commit or 'unknown'}: up to {each} changes of each file, seed {seed}.",
+        f"`make mutants FLAGS=--save` at commit {commit or 'unknown'}: up to {each} changes of each file, seed {seed};"
+        f" {platform.system()} on {platform.machine()}, Python {platform.python_version()}, torch {version('torch')}.",
         "",
         "| file | changes | noticed | hung | equal | unnoticed |",
         "|---|--:|--:|--:|--:|--:|",
