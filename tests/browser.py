@@ -105,7 +105,9 @@ def open_page(page: Page, url: str) -> None:
     page.on("request", began)
     page.on("requestfinished", settled)
     page.on("requestfailed", settled)
-    page.goto(url)
+    # A key that is pressed while Gradio still wires the page is heard by nobody; when the page asks its server something, it is wired.
+    with page.expect_request(lambda request: request.method == "POST" and "/gradio_api/" in request.url):
+        page.goto(url)
     page.locator("#prompt textarea").wait_for()
 
 

@@ -412,7 +412,7 @@ def test_a_score_that_fails_is_one_sentence_and_makes_way(monkeypatch):
 
 def test_a_model_that_cannot_run_at_all_says_so_where_its_engine_is_made(monkeypatch):
     failing(monkeypatch, "begin", lambda lane: True)
-    with pytest.raises(RuntimeError, match="this pass is broken"):
+    with pytest.raises(UserError, match=r"\(RuntimeError: this pass is broken\); choose another model"):
         Engine(random_model(), VOCABULARY, shape(), "eager")
 
 

@@ -41,7 +41,8 @@ SERVED = [
     "seed_oss",
     "smollm3",
     "stablelm",
-    "starcoder2 xglm",
+    "starcoder2",
+    "xglm",
 ]
 REFUSED = {
     "bert": "is a bert model, not a decoder that continues text",

@@ -291,7 +291,7 @@ def table(page: str) -> list[list[str]]:
 
 
 def test_the_families_that_are_written_down_are_those_that_are_tested():
-    assert [family for family, _ in table("families.md")[1:]] == list(FAMILIES)
+    assert [family for family, *rest in table("families.md") if len(rest) == 1][1:] == list(FAMILIES)
 
 
 def test_the_noise_that_is_written_down_is_the_noise():

@@ -7,6 +7,7 @@ served and in the next wider one. How far the first is from the second is what t
 model on these prompts; the engine may be `TOLERANCE` times as far from the second, and no farther.
 """
 
+import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,15 @@ def _expected(
 def _logprobs(model: PreTrainedModel, token_ids: list[int], places: list[int], vocabulary: int) -> torch.Tensor:
     """Log-probabilities [places, vocabulary] by one plain forward pass."""
     ids = torch.tensor([token_ids], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, places, :vocabulary]
+    if (
+        "logits_to_keep" in inspect.signature(model.forward).parameters
+    ):  # all of them may be more than there is room for
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places, device=model.device)).logits[
+            0
+        ]
+    else:
+        logits = model(input_ids=ids, use_cache=False).logits[0, places]
+    logits = logits[:, :vocabulary]
     return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
 
 
