@@ -94,7 +94,7 @@ changes = {
 }
 mutants = {how: Mutant("core/steps.py", 0, was, now, text.replace(was, now)) for how, (was, now) in changes.items()}
 assert all(mutant.source != text for mutant in mutants.values())
-trials = [Trial(mutant, ("tests/test_steps.py",), 60) for mutant in mutants.values()]
+trials = [Trial(mutant, ("tests/test_steps.py",), 20) for mutant in mutants.values()]
 found = {trial.mutant: how for trial, how, _ in run(trials, 2)}
 assert found == {mutant: how for how, mutant in mutants.items()}, found
 """

@@ -104,6 +104,7 @@ def can_have(fault: str, model: PreTrainedModel) -> bool:
 def test_a_family_is_right_and_each_planted_fault_is_noticed(family, dtype, monkeypatch):
     model = random_model(family, dtype=dtype)
     assert found(model).within
+    monkeypatch.setattr(lane_module, "record", lambda forward, cache, vocabulary: forward)  # recording takes longest
     for fault, plant in FAULTS.items():
         with monkeypatch.context() as patch:
             plant(patch)
