@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
 
-from tokenizers.decoders import DecodeStream
-
-from . import prompts
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
+from .detokenizer import Detokenizer
 from .engine import Engine, LogitsDial, Stoppable, WeightsDial
 from .errors import UserError
 from .pool import Lease
@@ -68,10 +66,8 @@ class _Writer:
         return self.phase in ("done", "failed")
 
     def __post_init__(self) -> None:
-        # The stream begins behind the prompt, so that a first token's leading space is kept.
-        self._stream = DecodeStream(ids=list(self.prompt.question[-8:]), skip_special_tokens=True)
-        if self.prompt.prefill:  # in one go: token by token, text that never becomes readable takes quadratic time
-            self.text = self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, list(self.prompt.prefill)) or ""
+        self._detokenizer = Detokenizer(self.checkpoint.tokenizer, self.prompt.question)
+        self._read(*self.prompt.prefill)
 
     def take(self, event: Event) -> None:
         match event:
@@ -85,23 +81,18 @@ class _Writer:
                 self.ids.append(event.id)
                 self.logprobs.append(event.logprob)
                 self.margins.append(event.margin)
-                if event.id not in self.checkpoint.stop_ids:
-                    self._read(event.id)
+                self._read(event.id)
             case DrawDivergence():
                 self.divergence = self.divergence or event
             case Finish():
                 self.phase, self.finish = "done", event
-                self.text = self._whole_text()
+                self.text = self._detokenizer.text
             case Failure():
                 self.phase, self.error = "failed", event.message
 
-    def _read(self, id: int) -> None:
-        self.text += self._stream.step(self.checkpoint.tokenizer.backend_tokenizer, id) or ""
-
-    def _whole_text(self) -> str:
-        """The final text, bytes that never became a character included (as U+FFFD)."""
-        ids = [id for id in (*self.prompt.prefill, *self.ids) if id not in self.checkpoint.stop_ids]
-        return prompts.decode_after(self.checkpoint.tokenizer, self.prompt.question, ids)
+    def _read(self, *ids: int) -> None:
+        self._detokenizer.take(*(id for id in ids if id not in self.checkpoint.stop_ids))
+        self.text = self._detokenizer.readable
 
     def reply(self) -> Reply:
         return Reply.model_construct(

@@ -16,10 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import torch
-from tokenizers.decoders import DecodeStream
 
-from . import prompts
 from .checkpoints.loading import Checkpoint
+from .detokenizer import Detokenizer
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
@@ -253,19 +252,24 @@ class Spelling:
 
     def _parts(self, reply: Sequence[int]) -> list[str]:
         """One text for each token. Bytes that are not yet a character wait for the token that completes it."""
-        stream = DecodeStream(ids=list(self._before[-8:]), skip_special_tokens=True)
-        parts = [
-            self._control[id] if id in self._control else stream.step(self._tokenizer.backend_tokenizer, id) or ""
-            for id in reply
-        ]
-        plain = [id for id in reply if id not in self._control]
-        read = sum(len(part) for id, part in zip(reply, parts, strict=True) if id not in self._control)
-        parts[-1] += prompts.decode_after(self._tokenizer, self._before, plain)[read:]
+        detokenizer = Detokenizer(self._tokenizer, self._before)
+        readable = []
+        for id in reply:
+            if id not in self._control:
+                detokenizer.take(id)
+            readable.append(detokenizer.readable)
+        text, read, parts = detokenizer.text, 0, []
+        for id, so_far in zip(reply, [*readable[:-1], text], strict=True):
+            upto = len(so_far) if text.startswith(so_far) else read  # bytes that were given up later
+            parts.append(self._control.get(id, "") + text[read:upto])
+            read = max(read, upto)
         return parts
 
     def candidate(self, id: int, logprob: float) -> Candidate:
         if id not in self._known:
-            self._known[id] = self._control.get(id) or prompts.decode_after(self._tokenizer, self._before, [id])
+            detokenizer = Detokenizer(self._tokenizer, self._before)
+            detokenizer.take(id)
+            self._known[id] = self._control.get(id) or detokenizer.text
         return Candidate(id=id, text=self._known[id], logprob=logprob)
 
 

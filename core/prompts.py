@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from jinja2 import TemplateError
 
+from .detokenizer import Detokenizer
 from .errors import UserError
 from .types import SIDES, Comparison, Message, Side
 
@@ -122,20 +123,15 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
         )
     if not prefill:
         return prompt
-    beginning = Piece(decode_after(tokenizer, prompt.token_ids, prefill), "prefill")
+    detokenizer = Detokenizer(tokenizer, prompt.token_ids)
+    detokenizer.take(*prefill)
+    beginning = Piece(detokenizer.text, "prefill")
     return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill))
 
 
 def has_token(tokenizer: Tokenizer, id: int) -> bool:
     """Whether the tokenizer has this id. There may be gaps, so the number of its tokens does not tell."""
     return 0 <= id < 2**32 and tokenizer.backend_tokenizer.id_to_token(id) is not None
-
-
-def decode_after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
-    """The text that `ids` add behind the ids `before` them (tokenizers may strip a leading space at the very beginning)."""
-    decode = tokenizer.backend_tokenizer.decode
-    anchor = list(before[-8:])
-    return decode(anchor + list(ids), skip_special_tokens=True)[len(decode(anchor, skip_special_tokens=True)) :]
 
 
 def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:

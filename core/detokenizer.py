@@ -1,0 +1,95 @@
+"""Token ids -> text: as a reply streams, when it has ended, token by token in the lens, and for a prefill.
+
+The text of some ids behind others is what the tokenizer's own decoder makes of all of them, less what it
+makes of those before. Only the last few ids are ever decoded anew: what a token says does not depend on
+what stands before the place where a character begins.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+UNREADABLE = "\ufffd"  # how a decoder writes bytes that are no character, or not one yet
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # how SentencePiece names a single byte in a vocabulary
+_ANCHOR = 8  # ids before the text with which it is decoded: some decoders strip a space at the very beginning
+_AT_ONCE = 64  # ids that are decoded anew with every token, before the earlier ones of them are settled
+
+
+class HasBackend(Protocol):
+    """What is used of transformers' PreTrainedTokenizerFast."""
+
+    @property
+    def backend_tokenizer(self) -> Any: ...
+
+
+class Detokenizer:
+    """The text of the ids taken so far, behind the ids `before` them. Special tokens have none.
+
+    It never raises, whatever the ids, and holds nothing of the text before. Where bytes from before and
+    bytes taken make one character together, it belongs to what was taken.
+    """
+
+    def __init__(self, tokenizer: HasBackend, before: Sequence[int] = ()):
+        self._backend = tokenizer.backend_tokenizer
+        self._before = self._anchor(before)
+        self._taken: list[int] = []
+        self._full = _AT_ONCE
+        self._settled = ""
+
+    def take(self, *ids: int) -> None:
+        self._taken += ids
+        if len(self._taken) >= self._full:
+            self._settle()
+            self._full = max(_AT_ONCE, 2 * len(self._taken))
+
+    @property
+    def text(self) -> str:
+        """All of it; bytes that are no character, or not one yet, as U+FFFD."""
+        return self._settled + self._added(self._before, self._taken)
+
+    @property
+    def readable(self) -> str:
+        """The text without the bytes at its end that the next token may turn into a character."""
+        text = self._added(self._before, self._taken)
+        if text.endswith(UNREADABLE):
+            # A decoder may give up all bytes around those that are missing, so it is asked without the last ones, too.
+            parts = [text, *(self._added(self._before, ids) for ids in self._without_last(self._taken))]
+            text = max((part.rstrip(UNREADABLE) for part in parts), key=len)
+        return self._settled + text
+
+    def _settle(self) -> None:
+        """Keep the text up to the last place where a character begins."""
+        last = next((i for i in range(len(self._taken) - 1, 0, -1) if self._begins(self._taken[i])), 0)
+        settled, self._taken = self._taken[:last], self._taken[last:]
+        self._settled += self._added(self._before, settled)
+        self._before = self._anchor([*self._before, *settled])
+
+    def _anchor(self, ids: Sequence[int]) -> list[int]:
+        """The last ids, from one with which a character begins."""
+        first = next((i for i in range(len(ids) - _ANCHOR, 0, -1) if self._begins(ids[i])), 0)
+        return list(ids[first:])
+
+    def _added(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        earlier, whole = self._decode(before), self._decode([*before, *ids])
+        if whole.startswith(earlier):
+            return whole[len(earlier) :]
+        if earlier.endswith(UNREADABLE):  # bytes that became a character are not of the text before
+            parts = [earlier.rstrip(UNREADABLE), *(self._decode(ids) for ids in self._without_last(before))]
+            kept = max((len(part) for part in parts if whole.startswith(part)), default=0)
+            if not whole.startswith(UNREADABLE, kept):
+                return whole[kept:]
+        # A byte that fits nowhere made the bytes from before unreadable, too. They are not asked again.
+        ends = next((i for i in range(len(before), 0, -1) if self._begins(before[i - 1])), 0)
+        return self._added(before[:ends], ids) if ends < len(before) else self._decode(ids)
+
+    def _without_last(self, ids: Sequence[int]) -> list[Sequence[int]]:
+        """Without one, two and three of them: as many as can be bytes of a character that lacks one."""
+        return [ids[: len(ids) - dropped] for dropped in range(1, min(3, len(ids)) + 1)]
+
+    def _begins(self, id: int) -> bool:
+        """Whether a character begins with this token, whatever stands before it."""
+        text = self._decode([id])
+        return bool(text) and not text.startswith(UNREADABLE) and not _BYTE.fullmatch(self._backend.id_to_token(id))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=True)
