@@ -6,17 +6,16 @@ tokenizers, not models; the tokenizer is an argument.
 """
 
 import hashlib
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice, pairwise
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from jinja2 import TemplateError
-
+from . import chat_template
+from .chat_template import Origin, Rendering, Span
 from .detokenizer import Detokenizer
 from .errors import UserError
 from .types import SIDES, Comparison, Message, Side
@@ -40,23 +39,6 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: int) -> Any: ...
 
 
-Origin = Literal["template", "system", "history", "new", "prefill"]
-
-# Characters that Unicode reserves for use inside a program (noncharacters): with a number between them they
-# mark where that message begins and ends while the template is rendered, and are gone before anything is encoded.
-_OPEN, _CLOSE, _END = "\ufdd0", "\ufdd1", "\ufdd2"
-_MARK = re.compile(f"([{_OPEN}{_CLOSE}])([0-9]+){_END}")
-
-# The library hands no functions to templates, so a macro takes the place of its strftime_now. The line break
-# at its end is trimmed, and the template begins at the start of a line as it would without it.
-_PIN_DATE = (
-    "{% macro strftime_now(format) %}{% set pinned = namespace(text=format) %}"
-    "{% for directive, value in pinned_date.items() %}"
-    "{% set pinned.text = pinned.text.replace(directive, value) %}"
-    "{% endfor %}{{ pinned.text }}{% endmacro %}\n"
-)
-
-
 @dataclass(frozen=True)
 class Piece:
     """A run of the text that was sent. `control` pieces are single control tokens."""
@@ -71,13 +53,15 @@ class Prompt:
     """What one model is sent.
 
     `resent` counts the leading tokens that carry earlier turns and the system prompt, `prefilled` the
-    last ones, which are the beginning of the reply.
+    last ones, which are the beginning of the reply. `notes` are sentences about what a chat template did
+    to the conversation that nobody would expect.
     """
 
     pieces: tuple[Piece, ...]
     token_ids: tuple[int, ...]
     resent: int
     prefilled: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def question(self) -> tuple[int, ...]:
@@ -126,7 +110,7 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
     detokenizer = Detokenizer(tokenizer, prompt.token_ids)
     detokenizer.take(*prefill)
     beginning = Piece(detokenizer.text, "prefill")
-    return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill))
+    return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill), prompt.notes)
 
 
 def has_token(tokenizer: Tokenizer, id: int) -> bool:
@@ -140,9 +124,9 @@ def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, template
     framing = comparison.framing(side)
     if framing != "chat":
         runs = _document(messages) if framing == "document" else _transcript(messages)
-        return _encode(runs, tokenizer, bos=True)
+        return _encode(runs, _template_spans(runs), tokenizer, bos=True)
     chooser = tokenizer if tokenizer.chat_template else templates
-    prompt = _encode(_chat(messages, chooser, date.fromisoformat(comparison.today)), chooser, bos=False)
+    prompt = _chat(messages, chooser, date.fromisoformat(comparison.today))
     unknown = next((id for id in prompt.token_ids if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
@@ -190,100 +174,24 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
     return pieces
 
 
-def _chat(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> list[Piece]:
+def _chat(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> Prompt:
     """The tokenizer's chat template, with the date pinned."""
-    if not _template(tokenizer):
+    if not chat_template.of(tokenizer):
         raise UserError("These models have no chat template; choose the document or the transcript framing.")
-    if any(mark in message.text for message in messages for mark in (_OPEN, _CLOSE, _END)):
-        raise UserError(
-            "The conversation holds U+FDD0, U+FDD1 or U+FDD2, which Unicode keeps for the inside of programs; remove it, or choose the document or the transcript framing."
-        )
-    plain = _render(messages, tokenizer, today)
-    marked = _render([_marked(message, number) for number, message in enumerate(messages)], tokenizer, today)
-    if _MARK.sub("", marked) != plain:
-        raise _rewritten()
-    return _cut(marked, messages)
+    rendering = chat_template.render(messages, tokenizer, today, control_tokens(tokenizer))
+    runs = [Piece(text, origin) for text, origin in rendering.runs]
+    prompt = _encode(runs, rendering.sure, tokenizer, bos=False)
+    return replace(prompt, notes=_notes(rendering))
 
 
-def _template(tokenizer: Tokenizer) -> str:
-    """The chat template; of several by name, the one that the library takes."""
-    template = tokenizer.chat_template
-    return (template.get("default") if isinstance(template, dict) else template) or ""
-
-
-def _rewritten() -> UserError:
-    return UserError(
-        "This chat template rewrites messages in a way that cannot be shown exactly; choose the document or the transcript framing."
-    )
-
-
-def _render(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> str:
-    chat = [{"role": message.role, "content": message.text} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(
-            chat,
-            chat_template=_PIN_DATE + _template(tokenizer),
-            tokenize=False,
-            add_generation_prompt=True,
-            pinned_date=_directives(today),
-        )
-    except (TemplateError, LookupError, TypeError, ValueError) as error:  # a template is somebody else's program
-        raise UserError(
-            f"The chat template refuses this conversation ({' '.join(str(error).split())}); clear the system prompt or choose another framing."
-        ) from error
-
-
-def _directives(today: date) -> dict[str, str]:
-    """What each directive of strftime stands for on this date; "%-d" is "%d" without zeros in front."""
-    padded = {f"%{letter}": today.strftime(f"%{letter}") for letter in "aAbBcdGHIjmMpSuUVwWxXyYzZ"}
-    plain = {f"%-{letter}": padded[f"%{letter}"].lstrip("0") or "0" for letter in "dHIjmMSUWy"}
-    return {**padded, **plain, "%F": today.isoformat(), "%%": "%"}
-
-
-def _marked(message: Message, number: int) -> Message:
-    """The message with marks inside its outer white space, which templates may strip."""
-    core = message.text.strip()
-    if not core:
-        return message
-    before, after = message.text.split(core, 1)
-    return Message.model_construct(
-        role=message.role, text=f"{before}{_OPEN}{number}{_END}{core}{_CLOSE}{number}{_END}{after}"
-    )
-
-
-def _cut(marked: str, messages: Sequence[Message]) -> list[Piece]:
-    """Rendered text with marks -> runs.
-
-    A template that drops the beginning of a message (say, its reasoning) leaves only the mark at its end.
-    """
-    origins = _origins(messages)
-    pieces: list[Piece] = []
-    inside: str | None = None
-    text, *parts = _MARK.split(marked)
-    for mark, number, following in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        origin, theirs = origins[int(number)], 0
-        if mark == _OPEN and inside is None:
-            inside = number
-        elif mark == _CLOSE and inside == number:
-            inside, theirs = None, len(text)
-        elif mark == _CLOSE and inside is None:
-            kept = _common_suffix(text, messages[int(number)].text.rstrip())
-            theirs = len(text[len(text) - kept :].lstrip())
-        else:
-            raise _rewritten()
-        split = len(text) - theirs
-        pieces += [Piece(text[:split], "template"), Piece(text[split:], origin)]
-        text = following
-    if inside is not None:
-        raise _rewritten()
-    return [piece for piece in (*pieces, Piece(text, "template")) if piece.text]
-
-
-def _common_suffix(a: str, b: str) -> int:
-    count = 0
-    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
-        count += 1
-    return count
+def _notes(rendering: Rendering) -> tuple[str, ...]:
+    notes = [
+        f"This chat template leaves out {'all' if wholly else 'a part'} of {who}."
+        for who, wholly in rendering.lost.items()
+    ]
+    if not rendering.exact:
+        notes.append("This chat template rewrites messages, so whose words are whose cannot be shown.")
+    return tuple(notes)
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -291,7 +199,7 @@ def _common_suffix(a: str, b: str) -> int:
 
 def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     """Texts that must not come from a person: special tokens, and added tokens that the chat template itself writes."""
-    template = _template(tokenizer)
+    template = chat_template.of(tokenizer)
     return {
         token.content: id
         for id, token in tokenizer.added_tokens_decoder.items()
@@ -299,12 +207,11 @@ def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     }
 
 
-def _encode(runs: list[Piece], tokenizer: Tokenizer, *, bos: bool) -> Prompt:
-    """Encode the runs as one text, cut only where somebody's words spell a control token."""
+def _encode(runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, *, bos: bool) -> Prompt:
+    """Encode the runs as one text, cut only where a control token reaches out of what the template says for certain."""
     control = control_tokens(tokenizer)
     never_typed = set(control.values()) - {tokenizer.unk_token_id}
     text = "".join(run.text for run in runs)
-    template = _template_spans(runs)
     new_from = _start_of_new(runs)
     prefix = _prefix_ids(tokenizer) if bos else []
     ids, resent = list(prefix), len(prefix) if new_from else 0
@@ -359,9 +266,6 @@ def _prefix_ids(tokenizer: Tokenizer) -> list[int]:
     return dressed[:at]
 
 
-Span = tuple[int, int]
-
-
 def _template_spans(runs: list[Piece]) -> list[Span]:
     """Where in the text the template speaks: offsets of beginning and end, neighbouring runs as one."""
     spans: list[Span] = []
@@ -375,12 +279,12 @@ def _template_spans(runs: list[Piece]) -> list[Span]:
     return spans
 
 
-def _within(spans: list[Span], start: int, end: int) -> bool:
+def _within(spans: Sequence[Span], start: int, end: int) -> bool:
     before = bisect_right(spans, start, key=itemgetter(0))
     return before > 0 and end <= spans[before - 1][1]
 
 
-def _cuts(text: str, template: list[Span], control: dict[str, int]) -> list[int]:
+def _cuts(text: str, template: Sequence[Span], control: dict[str, int]) -> list[int]:
     """Offsets one character into every control token that the template did not write by itself."""
     cuts = set()
     for marker in control:

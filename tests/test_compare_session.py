@@ -72,7 +72,7 @@ def test_a_prompt_is_sent_after_the_chat_with_what_is_chosen_beside_it(pool):
 def test_while_it_runs_the_page_knows_what_was_sent_by_whom_it_is_answered_and_how_far_that_is(pool):
     *_, view, end = session.compare(pool, CHAT, "Three", CHOICES)
     for live in (view.live, end.live):
-        assert (live.prompt, live.shortened) == ("Three", "")
+        assert (live.prompt, live.caveats) == ("Three", "")
         assert (live.names, live.weights) == (
             {"base": PAIR.base, "post": PAIR.post},
             {"base": "b" * 64, "post": "c" * 64},
@@ -142,11 +142,11 @@ def test_a_retry_that_cannot_begin_shows_the_chat_as_it_was_and_leaves_the_box_a
 def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool):
     run = Run(pool.lease, session._comparison((), "Hello", CHOICES))
     asked = run.comparison.sampling.max_new_tokens
-    assert session._shortened(run) == ""
+    assert session._caveats(run) == ""
     for side, name in SIDE_NAMES.items():
         writer = run._writers[side]
         whole, writer.sampling = writer.sampling, writer.sampling.model_copy(update={"max_new_tokens": 7})
-        assert session._shortened(run).startswith(f"The {name} side had room for 7 new tokens, not {asked:,}")
+        assert session._caveats(run).startswith(f"The {name} side had room for 7 new tokens, not {asked:,}")
         writer.sampling = whole
     run.stop()
 

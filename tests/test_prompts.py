@@ -321,7 +321,7 @@ def test_a_tokenizer_that_puts_a_space_first_puts_it_once():
     assert tokenizer.eos_token_id not in prompt.token_ids
 
 
-anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1\ufdd2"), max_size=60)
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 spellings = st.lists(st.one_of(anything, st.sampled_from([*MARKERS, "<|", "|>", "im_end", "\n", " "])), max_size=6)
 
 
@@ -344,12 +344,13 @@ def test_no_text_whatever_makes_a_control_token_or_is_changed(texts, framing, te
     assert 0 <= prompt.resent <= len(prompt.token_ids)
 
 
-def test_characters_that_mark_messages_while_they_are_rendered_are_refused_in_a_chat_only():
+@pytest.mark.parametrize("private", ["\ufdd0", "\ufdd1 0\ufdd2", "\U000f0000", "\U0010fffd"])
+@pytest.mark.parametrize("framing", ["document", "chat"])
+def test_characters_that_unicode_gives_to_nobody_are_sent_like_all_others(framing, private):
     tokenizer = tiny.tokenizer(tiny.CHATML)
-    for mark in "\ufdd0\ufdd1\ufdd2":
-        with pytest.raises(UserError, match=r"U\+FDD0"):
-            built(asked(f"a{mark}0\ufdd2b"), tokenizer)
-        check_faithful(built(asked(f"a{mark}b", "document"), tokenizer), tokenizer)
+    prompt = built(asked(f"a{private}b", framing), tokenizer)
+    assert words(prompt, "new") == f"a{private}b"
+    check_faithful(prompt, tokenizer)
 
 
 # --- templates that refuse, fail or rewrite --------------------------------------------------------
@@ -376,14 +377,14 @@ def test_a_template_that_fails_is_one_sentence_too(fault):
     "rewriting",
     ["upper", "replace('a', 'b')", "reverse", "truncate(9)", "length", "first"],
 )
-def test_a_template_whose_rewriting_cannot_be_shown_is_refused_or_shown_exactly(rewriting):
+def test_a_template_that_rewrites_is_sent_exactly(rewriting):
     """What is never allowed: text that differs from what the template wrote, or the wrong control tokens."""
     tokenizer = tiny.tokenizer(tiny.CHATML.replace("message['content']", f"message['content'] | {rewriting} | string"))
     comparison = asked("A Zebra and a zebra")
     try:
         prompt = built(comparison, tokenizer)
     except UserError as refusal:
-        assert "rewrites messages" in str(refusal)
+        assert "leaves out your prompt" in str(refusal) and rewriting == "length"
         return
     assert prompt.token_ids == by_the_library(comparison, tokenizer)
     check_faithful(prompt, tokenizer)
@@ -397,10 +398,11 @@ def test_a_template_that_says_a_message_twice_is_shown_exactly():
     check_faithful(prompt, tokenizer)
 
 
-def test_a_template_that_leaves_out_the_end_of_a_message_is_refused():
+def test_a_template_that_leaves_out_the_end_of_a_message_says_so():
     tokenizer = tiny.tokenizer(tiny.CHATML.replace("message['content']", "message['content'].split('<cut>')[0]"))
-    with pytest.raises(UserError, match="rewrites messages"):
-        built(asked("And?", turns=(Turn(prompt="a<cut>b", base="", post="c"),)), tokenizer)
+    prompt = built(asked("And?", turns=(Turn(prompt="a<cut>b", base="", post="c"),)), tokenizer)
+    assert words(prompt, "history") == "ac"
+    assert prompt.notes == ("This chat template leaves out a part of an earlier prompt.",)
 
 
 # --- the date --------------------------------------------------------------------------------------

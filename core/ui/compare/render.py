@@ -170,10 +170,11 @@ def sent(prompts: Mapping[Side, Prompt]) -> str:
 def _sent_side(side: Side, prompt: Prompt) -> str:
     count, resent = len(prompt.token_ids), prompt.resent
     tokens = f"{count:,} tokens" + (f", {resent:,} re-sent" if resent else "")
+    notes = "".join(f"<p class='muted'>{html.escape(note)}</p>" for note in prompt.notes)
     return (
         f"<section class='sent {side}' aria-label='Sent to the {SIDE_NAMES[side]} model'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='sha256 of the token ids: {prompt.sha256}'>sha256 {prompt.sha256[:12]}</code></header>"
-        f"<pre tabindex='0'>{''.join(_sent_runs(prompt.pieces))}</pre></section>"
+        f"{notes}<pre tabindex='0'>{''.join(_sent_runs(prompt.pieces))}</pre></section>"
     )
 
 

@@ -49,7 +49,7 @@ class Live:
     weights: Mapping[Side, str]
     deviations: Mapping[Side, Deviation | None]
     sent: Mapping[Side, Prompt]
-    shortened: str  # a sentence, where a reply has less room than was asked for
+    caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
 
     @classmethod
     def of(cls, run: Run) -> "Live":
@@ -61,17 +61,18 @@ class Live:
             weights={side: checkpoint.weights_sha256 for side, checkpoint in checkpoints.items()},
             deviations={side: run.engine(side).deviation for side in SIDES},
             sent={side: run.prompt(side) for side in SIDES},
-            shortened=_shortened(run),
+            caveats=_caveats(run),
         )
 
 
-def _shortened(run: Run) -> str:
+def _caveats(run: Run) -> str:
     asked = run.comparison.sampling.max_new_tokens
     short = {side: run.sampling(side).max_new_tokens for side in SIDES if run.sampling(side).max_new_tokens < asked}
-    return " ".join(
+    room = (
         f"The {SIDE_NAMES[side]} side had room for {tokens:,} new tokens, not {asked:,}: its context is nearly full."
         for side, tokens in short.items()
     )
+    return " ".join([*room, *dict.fromkeys(note for side in SIDES for note in run.prompt(side).notes)])
 
 
 @dataclass(frozen=True)

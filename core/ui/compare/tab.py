@@ -278,8 +278,8 @@ class Room:
             return markup.notice(view.banner.text, "spoken")
         if view.notice or view.busy or view.live is None:
             return markup.notice(view.notice, view.tone)
-        if view.live.shortened:
-            return markup.notice(view.live.shortened)
+        if view.live.caveats:
+            return markup.notice(view.live.caveats)
         said = f"{view.banner.text} " if view.banner else ""
         return markup.notice(said + render.announcement(view.live.snapshot), "spoken")
 
