@@ -42,6 +42,7 @@ _PIN_DATE = (
     "{% set pinned.text = pinned.text.replace(directive, value) %}"
     "{% endfor %}{{ pinned.text }}{% endmacro %}\n"
 )
+_FAULTS = (TemplateError, LookupError, TypeError, ValueError, AttributeError)  # a template is somebody else's program
 _LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _PARTS = re.compile(r"""['"]type['"]: ?['"]text['"]""")  # a list that was written as it is, not read
 _PRIVATE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # planes that Unicode gives to nobody
@@ -112,6 +113,22 @@ def render(messages: Sequence[Message], tokenizer: HasTemplate, today: date, con
     return found
 
 
+def end_of_reply(tokenizer: HasTemplate, control: Collection[str]) -> str | None:
+    """The control token that the template writes right behind a reply, unless it ends the reasoning before it, too (as gpt-oss')."""
+    asked = {"role": "user", "content": "Question?"}
+    answered = {"role": "assistant", "content": "Answer.", "reasoning_content": "Reasoning."}
+    with suppress(*_FAULTS):
+        ended, thought = (
+            _apply(tokenizer, chat, date.min, add_generation_prompt=False)
+            for chat in ([asked, answered, asked], [asked, answered])
+        )
+        behind = ended.partition("Answer.")[2].lstrip()
+        found = max((marker for marker in control if behind.startswith(marker)), key=len, default=None)
+        between = thought.partition("Reasoning.")[2].partition("Answer.")[0]
+        return found if found and found not in between else None
+    return None
+
+
 _SYSTEM, _NEW, _EARLIER, _REPLY = "the system prompt", "your prompt", "an earlier prompt", "an earlier reply"
 
 
@@ -124,7 +141,7 @@ class _Conversation:
         self._messages, self._tokenizer, self._in_parts = messages, tokenizer, in_parts
         self._texts = [message.text for message in messages]
         self._template = of(tokenizer)
-        self._date = directives(today)
+        self._date = today
         said = "\0".join(self._texts)
         self._control = [marker for marker in control if marker in said]
         self._all_control = control
@@ -232,14 +249,8 @@ class _Conversation:
             for message, text in zip(self._messages, texts, strict=True)
         ]
         try:
-            return self._tokenizer.apply_chat_template(
-                chat,
-                chat_template=_PIN_DATE + self._template,
-                tokenize=False,
-                add_generation_prompt=True,
-                pinned_date=self._date,
-            )
-        except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:  # somebody else's program
+            return _apply(self._tokenizer, chat, self._date)
+        except _FAULTS as error:
             raise UserError(
                 f"The chat template refuses this conversation ({' '.join(str(error).split())}); clear the system prompt or choose another framing."
             ) from error
@@ -346,7 +357,20 @@ def _literals(template: str) -> tuple[str, ...]:
     return tuple(sorted(word for word in found if word))
 
 
-def directives(today: date) -> dict[str, str]:
+def _apply(
+    tokenizer: HasTemplate, chat: list[dict[str, Any]], today: date, *, add_generation_prompt: bool = True
+) -> str:
+    text: str = tokenizer.apply_chat_template(
+        chat,
+        chat_template=_PIN_DATE + of(tokenizer),
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        pinned_date=_directives(today),
+    )
+    return text
+
+
+def _directives(today: date) -> dict[str, str]:
     """What each directive of strftime stands for on this date; "%-d" is "%d" without zeros in front."""
     padded = {f"%{letter}": today.strftime(f"%{letter}") for letter in "aAbBcdGHIjmMpSuUVwWxXyYzZ"}
     plain = {f"%-{letter}": padded[f"%{letter}"].lstrip("0") or "0" for letter in "dHIjmMSUWy"}

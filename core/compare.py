@@ -128,7 +128,7 @@ class Run:
             computed from scratch, and the first token that differs is reported (`divergence`).
 
     Raises:
-        UserError: a prompt does not fit or cannot be built. Nothing has been started then.
+        UserError: a prompt does not fit or cannot be built, or the dial needs a pair with the same tokens. Nothing has been started then.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Run:
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
-                    stop_ids=lease.stop_ids,
+                    stop_ids=lease.stop_ids(side),
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
@@ -283,6 +283,7 @@ def _engine(lease: Lease, comparison: Comparison, side: Side) -> Engine | Logits
     dial = comparison.dial
     if side == "base" or dial is None:
         return lease.side(side).engine
+    lease.kin.need_same_ids("The dial")
     if dial.space == "logits":
         return LogitsDial(lease.base.engine, lease.post.engine, dial.amount)
     return WeightsDial(

@@ -63,8 +63,9 @@ def read(
         The whole lens.
 
     Raises:
-        UserError: there is nothing to read, it does not fit, or one model lacks a token of it.
+        UserError: there is nothing to read, it does not fit, one model lacks a token of it, or the two have different tokens.
     """
+    lease.kin.need_same_ids("The token lens")
     whole = [*comparison.prefill(side), *reply_ids]
     asked = {each: lease.prompt(comparison, each if context == "own" else side).question for each in SIDES}
     ids = _common(lease, asked, whole)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from . import prompts
 from .checkpoints import loading, sources
 from .checkpoints.loading import Checkpoint
+from .checkpoints.siblings import Kinship, kinship
 from .engine.device import place
 from .errors import NotEnoughMemory, UserError
 from .hub import Hub
@@ -51,18 +52,19 @@ class Lease:
     post: Checkpoint
     _release: Callable[[], None]
     mixing: threading.Lock = field(default_factory=threading.Lock)  # held while a mix of the two takes memory
+    kin: Kinship = field(default_factory=Kinship)
 
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
 
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Where a reply ends, on either side: the ids that end a text or a turn for either of the siblings."""
-        return self.base.stop_ids | self.post.stop_ids
+    def stop_ids(self, side: Side) -> frozenset[int]:
+        """Where a side's reply ends: at the ids that end a text or a turn for either of the siblings, where they mean the same."""
+        return self.base.stop_ids | self.post.stop_ids if self.kin.same_ids else self.side(side).stop_ids
 
     def prompt(self, comparison: Comparison, side: Side) -> Prompt:
         """What a side is sent. Raises UserError when it cannot be asked this."""
-        return prompts.build(comparison, side, self.side(side).tokenizer, self.post.tokenizer)
+        own = self.side(side).tokenizer
+        return prompts.build(comparison, side, own, self.post.tokenizer if self.kin.same_ids else own)
 
     def release(self) -> None:
         """Safe to call more than once."""
@@ -94,7 +96,7 @@ class _Entry:
     users: int = 0
     used: float = field(default_factory=monotonic)
 
-    checked: "WeakSet[_Entry]" = field(default_factory=WeakSet)  # siblings whose vocabulary is known to fit
+    kin: "WeakKeyDictionary[_Entry, Kinship]" = field(default_factory=WeakKeyDictionary)  # of its siblings
 
     @property
     def idle(self) -> bool:
@@ -155,13 +157,12 @@ class Pool:
 
         try:
             base, post = (entry.loading.result() for entry in entries)
-            if entries[1] not in entries[0].checked:
-                loading.check_same_vocabulary(base, post)
-                entries[0].checked.add(entries[1])
+            if entries[1] not in entries[0].kin:
+                entries[0].kin[entries[1]] = kinship(base, post)
         except BaseException:
             release()
             raise
-        return Lease(pair, base, post, release, self._mixing)
+        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]])
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""

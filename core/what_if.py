@@ -49,8 +49,13 @@ def handover(
     Args:
         base_ids: the base's whole reply, a prefilled beginning included.
         post_ids: the post-trained model's, likewise.
+
+    Raises:
+        UserError: the two models have different tokens.
     """
-    base, post = (tuple(id for id in ids[:tokens] if id not in lease.stop_ids) for ids in (base_ids, post_ids))
+    lease.kin.need_same_ids("A handover")
+    stops = lease.stop_ids("post")
+    base, post = (tuple(id for id in ids[:tokens] if id not in stops) for ids in (base_ids, post_ids))
     return comparison.model_copy(update={"prefill_base": post, "prefill_post": base})
 
 
@@ -172,8 +177,9 @@ def grids(lease: Lease, comparison: Comparison) -> Generator[Grid | None, None, 
     """The grid of a prompt without its system prompt and, where it has one, with it; None several times a second in between.
 
     Raises:
-        UserError: one of the framings cannot be used, or a side failed.
+        UserError: one of the framings cannot be used, a side failed, or the two models have different tokens.
     """
+    lease.kin.need_same_ids("The grid")
     plain = comparison.model_copy(update={"prefill_base": (), "prefill_post": (), "dial": None})
     bare = plain.model_copy(update={"conversation": plain.conversation.model_copy(update={"system": ""})})
     for asked in (bare, plain) if plain.conversation.system else (bare,):

@@ -182,4 +182,4 @@ def test_both_sides_end_at_either_siblings_end(lease, monkeypatch):
         submit = engine.submit
         monkeypatch.setattr(engine, "submit", lambda request, emit, submit=submit: (stopped.append(request.stop_ids), submit(request, emit))[1])  # fmt: skip
     compare(lease, comparison(max_new_tokens=1))
-    assert stopped == [lease.base.stop_ids | lease.post.stop_ids] * 2
+    assert stopped == [lease.base.stop_ids | lease.post.stop_ids] * 2, "of siblings"

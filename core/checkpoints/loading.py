@@ -145,28 +145,3 @@ def first_attention(config: PreTrainedConfig, placement: Placement) -> str:
     model: Any = AutoModelForCausalLM._model_mapping[type(config)]
     plain = placement.device.type == "cpu" and placement.dtype == torch.float32
     return "eager" if soft_cap or plain or not model._supports_sdpa else "sdpa"
-
-
-def check_same_vocabulary(base: Checkpoint, post: Checkpoint) -> None:
-    """The same id must mean the same text on both sides, or the noise they share (common random numbers) would mean nothing.
-
-    Control tokens may be renamed or added; ordinary tokens may not differ.
-
-    Raises:
-        UserError: naming the first token that differs.
-    """
-    mine, theirs = _ordinary_tokens(base.tokenizer), _ordinary_tokens(post.tokenizer)
-    for id in sorted(mine.keys() & theirs.keys()):
-        if mine[id] != theirs[id]:
-            raise UserError(
-                f"{base.info.name} and {post.info.name} have different vocabularies (token {id} is {mine[id]!r} in one and {theirs[id]!r} in the other); choose two stages of the same model."
-            )
-    if abs(len(mine) - len(theirs)) > 0.01 * len(mine):
-        raise UserError(
-            f"{base.info.name} and {post.info.name} have different vocabularies ({len(mine):,} and {len(theirs):,} tokens); choose two stages of the same model."
-        )
-
-
-def _ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
-    added = tokenizer.added_tokens_decoder
-    return {id: token for token, id in tokenizer.get_vocab().items() if id not in added}

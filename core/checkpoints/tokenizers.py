@@ -5,9 +5,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from .. import pairs
+from .. import chat_template, pairs
 from ..errors import UserError
 from ..pairs import Pair
+from ..prompts import control_tokens
 from ..types import SIDES, Side
 from .sources import reason
 
@@ -34,7 +35,9 @@ def tokenizers_at_hand(pair: Pair) -> dict[Side, PreTrainedTokenizerFast] | None
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> frozenset[int]:
-    """The tokenizer's end of text and everything that the model's generation_config calls one."""
+    """The tokenizer's end of text, everything that the model's generation_config calls one, and what its template writes behind a reply."""
     named: Any = model.generation_config.eos_token_id if model.generation_config else None
     listed = named if isinstance(named, list) else [named]
-    return frozenset(id for id in (*listed, tokenizer.eos_token_id) if id is not None)
+    turn = chat_template.end_of_reply(tokenizer, control_tokens(tokenizer))
+    ends = tokenizer.convert_tokens_to_ids(turn) if turn else None
+    return frozenset(id for id in (*listed, tokenizer.eos_token_id, ends) if id is not None)

@@ -51,7 +51,8 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     with Pool(settings, HuggingFaceHub()) as pool:
         comparison = _comparison(flags, pool.default.id)
         with pool.wait(comparison.pair, Saying()) as lease:
-            for note in dict.fromkeys(note for side in SIDES for note in lease.prompt(comparison, side).notes):
+            notes = [note for side in SIDES for note in lease.prompt(comparison, side).notes]
+            for note in dict.fromkeys(filter(None, (lease.kin.difference, *notes))):
                 print(note, file=sys.stderr)
             answer = receipts.answer(compare(lease, comparison))
     print(answer.model_dump_json(indent=2) if flags.json else _plain(answer))

@@ -37,6 +37,7 @@ class Ending:
 
 def run(lab: Lab) -> Steps[Step, Finding]:
     prompts = [prompt for kind in PROMPTS.values() for prompt in kind]
+    lab.lease.kin.need_same_ids("This experiment")
     results: dict[Framing, tuple[Result, ...]] = {}
     for framing in FRAMINGS:
         asked = [

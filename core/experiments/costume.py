@@ -93,6 +93,7 @@ class RungSummary:
 
 
 def run(lab: Lab) -> Steps[Step, Finding]:
+    lab.lease.kin.need_same_ids("This experiment")
     asked, left_out = [], []
     for rung in LADDER:
         for prompt in rung.prompts:

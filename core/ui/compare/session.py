@@ -52,7 +52,7 @@ class Live:
     caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
 
     @classmethod
-    def of(cls, run: Run) -> "Live":
+    def of(cls, run: Run, said: str = "") -> "Live":
         checkpoints = {side: run.checkpoint(side) for side in SIDES}
         return cls(
             prompt=run.comparison.prompt,
@@ -61,7 +61,7 @@ class Live:
             weights={side: checkpoint.weights_sha256 for side, checkpoint in checkpoints.items()},
             deviations={side: run.engine(side).deviation for side in SIDES},
             sent={side: run.prompt(side) for side in SIDES},
-            caveats=_caveats(run),
+            caveats=" ".join(filter(None, (said, _caveats(run)))),
         )
 
 
@@ -132,7 +132,7 @@ def compare(
         with lease:
             run = Run(lease, comparison)
             stop.also(run.stop)
-            live = Live.of(run)
+            live = Live.of(run, "" if chat else lease.kin.difference)
             for snapshot in run.snapshots(lambda: _period(len(chat), slower())):
                 yield View(chat, replace(live, snapshot=snapshot), busy=True, box="")
             finished = _finished(chat, run, replace(live, snapshot=run.snapshot()), shown)
