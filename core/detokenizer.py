@@ -12,6 +12,9 @@ from typing import Any, Protocol
 UNREADABLE = "\ufffd"  # how a decoder writes bytes that are no character, or not one yet
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # how SentencePiece names a single byte in a vocabulary
 _ANCHOR = 8  # ids before the text with which it is decoded: some decoders strip a space at the very beginning
+_LONGEST = (
+    1024  # ids of a run of single bytes that are decoded anew; of a longer one no byte can spoil what came before
+)
 _AT_ONCE = 64  # ids that are decoded anew with every token, before the earlier ones of them are settled
 
 
@@ -59,10 +62,18 @@ class Detokenizer:
 
     def _settle(self) -> None:
         """Keep the text up to the last place where a character begins."""
-        last = next((i for i in range(len(self._taken) - 1, 0, -1) if self._begins(self._taken[i])), 0)
-        settled, self._taken = self._taken[:last], self._taken[last:]
-        self._settled += self._added(self._before, settled)
-        self._before = self._anchor([*self._before, *settled])
+        ids = self._taken
+        last = next((i for i in range(len(ids) - 1, 0, -1) if self._begins(ids[i])), 0)
+        for place in range(len(ids) - 1, len(ids) - 5, -1) if not last else ():
+            # Tokens of some scripts all begin inside a character, and a run of single bytes may be lost whole.
+            ends_whole = not self._added(self._before, ids[:place]).endswith(UNREADABLE)
+            if ends_whole and (len(ids) >= _LONGEST or not self._is_byte(ids[place])):
+                last = place
+                break
+        settled, self._taken = ids[:last], ids[last:]
+        if settled:
+            self._settled += self._added(self._before, settled)
+            self._before = self._anchor(settled)
 
     def _anchor(self, ids: Sequence[int]) -> list[int]:
         """The last ids, from one with which a character begins."""
@@ -89,7 +100,11 @@ class Detokenizer:
     def _begins(self, id: int) -> bool:
         """Whether a character begins with this token, whatever stands before it."""
         text = self._decode([id])
-        return bool(text) and not text.startswith(UNREADABLE) and not _BYTE.fullmatch(self._backend.id_to_token(id))
+        return bool(text) and not text.startswith(UNREADABLE) and not self._is_byte(id)
+
+    def _is_byte(self, id: int) -> bool:
+        return _BYTE.fullmatch(self._backend.id_to_token(id) or "") is not None
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+        text: str = self._backend.decode([id for id in ids if 0 <= id < 2**32], skip_special_tokens=True)
+        return text

@@ -36,7 +36,8 @@ _MARKS: dict[Mark, str] = {
 def _settings(record: Record) -> str:
     sampling = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.sampling)
     system = f"\n\n**System prompt**\n\n{_quoted(record.system)}" if record.system else ""
-    return f"Pair {record.pair}; {sampling}; framing {record.framing_base} (base) and {record.framing_post} (post-trained); date {record.today}.{system}"
+    switches = "".join(f"; {name} {value}" for name, value in record.chat_template_kwargs.items())
+    return f"Pair {record.pair}; {sampling}{switches}; framing {record.framing_base} (base) and {record.framing_post} (post-trained); date {record.today}.{system}"
 
 
 def _model(record: Record, side: Side) -> str:

@@ -6,6 +6,7 @@ tokenizers, not models; the tokenizer is an argument.
 """
 
 import hashlib
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from . import chat_template
-from .chat_template import Origin, Rendering, Span
 from .detokenizer import Detokenizer
 from .errors import UserError
+from .rendering import Origin, Rendering, Span, render
 from .types import SIDES, Comparison, Message, Side
 
 
@@ -126,7 +127,7 @@ def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, template
         runs = _document(messages) if framing == "document" else _transcript(messages)
         return _encode(runs, _template_spans(runs), tokenizer, bos=True)
     chooser = tokenizer if tokenizer.chat_template else templates
-    prompt = _chat(messages, chooser, date.fromisoformat(comparison.today))
+    prompt = _chat(messages, chooser, comparison)
     unknown = next((id for id in prompt.token_ids if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
@@ -174,11 +175,18 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
     return pieces
 
 
-def _chat(messages: Sequence[Message], tokenizer: Tokenizer, today: date) -> Prompt:
+def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Comparison) -> Prompt:
     """The tokenizer's chat template, with the date pinned."""
     if not chat_template.of(tokenizer):
         raise UserError("These models have no chat template; choose the document or the transcript framing.")
-    rendering = chat_template.render(messages, tokenizer, today, control_tokens(tokenizer))
+    rendering = render(
+        messages,
+        tokenizer,
+        date.fromisoformat(comparison.today),
+        control_tokens(tokenizer),
+        [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special],
+        comparison.chat_template_kwargs,
+    )
     runs = [Piece(text, origin) for text, origin in rendering.runs]
     prompt = _encode(runs, rendering.sure, tokenizer, bos=False)
     return replace(prompt, notes=_notes(rendering))
@@ -226,8 +234,7 @@ def _encode(runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, *
     if not ids:
         raise UserError("There is nothing to send: type a prompt, or choose a framing that adds some text.")
     pieces = [Piece(tokenizer.convert_ids_to_tokens(id), "template", control=True) for id in prefix]
-    for run in runs:
-        pieces += _mark_control(run, control) if run.origin == "template" else [run]
+    pieces += [piece for piece in _pieces(runs, text, template, control) if piece.text]
     return Prompt(tuple(pieces), tuple(ids), resent)
 
 
@@ -296,15 +303,16 @@ def _cuts(text: str, template: Sequence[Span], control: dict[str, int]) -> list[
     return sorted(cuts)
 
 
-def _mark_control(run: Piece, control: dict[str, int]) -> list[Piece]:
-    """A run of the template, split at its control tokens."""
-    pieces, rest = [], run.text
-    while rest:
-        at, marker = min(
-            ((rest.find(marker), marker) for marker in control if marker in rest),
-            key=lambda found: (found[0], -len(found[1])),
-            default=(len(rest), ""),
-        )
-        pieces += [Piece(rest[:at], run.origin), Piece(marker, run.origin, control=True)]
-        rest = rest[at + len(marker) :]
-    return [piece for piece in pieces if piece.text]
+def _pieces(runs: Sequence[Piece], text: str, template: Sequence[Span], control: Mapping[str, int]) -> Iterator[Piece]:
+    """The runs of `text`, split at the control tokens that the template writes."""
+    written = sorted((marker for marker in control if marker in text), key=len, reverse=True)
+    markers = re.compile("|".join(map(re.escape, written)) or "(?!)")
+    end = 0
+    for run in runs:
+        at, end = end, end + len(run.text)
+        for found in markers.finditer(text, at, end) if run.origin == "template" else ():
+            if _within(template, *found.span()):
+                yield Piece(text[at : found.start()], run.origin)
+                yield Piece(found.group(), run.origin, control=True)
+                at = found.end()
+        yield Piece(text[at:end], run.origin)

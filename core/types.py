@@ -44,6 +44,10 @@ def _in_the_calendar(text: str) -> str:
     return text
 
 
+def _is_empty(value: Mapping[str, Any]) -> bool:
+    return not value
+
+
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Date = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_in_the_calendar)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -133,6 +137,13 @@ Framing = Literal["chat", "transcript", "document"]
 FRAMINGS: tuple[Framing, ...] = ("chat", "transcript", "document")
 
 
+# What a chat template is told beside the messages, by the names that it reads (`enable_thinking`, `reasoning_effort`).
+Switch = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Switches = Annotated[
+    dict[Switch, bool | int | float | Annotated[str, StringConstraints(max_length=200)]], Field(max_length=20)
+]
+
+
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()]  # a million bad entries are one mistake
 Margins = Annotated[tuple[float | None, ...], FailFast()]
 
@@ -155,7 +166,8 @@ class Comparison(Value):
     `today` is the date that a chat template may inject (ISO 8601), pinned so that a replay next year
     sends the same tokens. `prefill_base` and `prefill_post` are token ids with which a side's reply
     begins; that side goes on from there, under the noise of the steps that follow. `dial` turns the
-    post-trained side towards the base or beyond itself.
+    post-trained side towards the base or beyond itself. `chat_template_kwargs` are the switches that a chat
+    template is given; a side that is not framed by one does not see them.
     """
 
     pair: Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -168,6 +180,7 @@ class Comparison(Value):
     prefill_base: TokenIds = ()
     prefill_post: TokenIds = ()
     dial: Dial | None = None
+    chat_template_kwargs: Switches = Field(default={}, exclude_if=_is_empty)
 
     def framing(self, side: Side) -> Framing:
         return self.framing_base if side == "base" else self.framing_post
@@ -515,6 +528,7 @@ class Record(Value):
     prefill_base: TokenIds = ()
     prefill_post: TokenIds = ()
     dial: Dial | None = None
+    chat_template_kwargs: Switches = Field(default={}, exclude_if=_is_empty)
     base: SideReceipt | None
     post: SideReceipt | None
     mark: Mark | None = None

@@ -195,6 +195,22 @@ def test_a_stray_byte_behind_a_prompt_of_bytes_shows_nothing_of_the_prompt():
     assert (detokenizer.readable, detokenizer.text) == ("", UNREADABLE)
 
 
+@pytest.mark.parametrize("id", [-1, 2**32, 2**40, 10**6])
+def test_ids_that_no_tokenizer_has_say_nothing(id):
+    assert behind(byte_fallback(), [id], [id]).text == ""
+
+
+@pytest.mark.parametrize("kind", [byte_level, byte_fallback], ids=lambda kind: kind.__name__)
+def test_a_long_text_of_which_no_token_begins_a_character_is_settled_as_it_goes(kind):
+    """Else every token would decode all of it anew."""
+    tokenizer, text = kind(), "日本語文字" * 400
+    detokenizer = Detokenizer(tokenizer)
+    for id in encoded(tokenizer, "a" + text):
+        detokenizer.take(id)
+        assert len(detokenizer._taken) <= 1030
+    assert detokenizer.text == decoded(tokenizer, encoded(tokenizer, "a" + text))
+
+
 def test_thousands_of_bytes_that_are_no_characters_are_read_as_the_tokenizer_reads_them():
     tokenizer = byte_fallback()
     stray = bytes_of("é")[1:] * 1500

@@ -268,8 +268,9 @@ def test_typed_control_tokens_stay_text(framing, marker):
 @pytest.mark.parametrize("template", tiny.TEMPLATES)
 def test_control_tokens_in_a_system_prompt_or_an_earlier_reply_stay_text(template, marker):
     tokenizer = tiny.tokenizer(tiny.TEMPLATES[template])
-    prompt = built(asked("Hi", system=marker, turns=(Turn(prompt=marker, base="", post=marker),)), tokenizer)
-    assert words(prompt, "system", "history") == marker * 3
+    reply = "Fine." if tiny.THINK in marker else marker  # in a reply it is what the model wrote
+    prompt = built(asked("Hi", system=marker, turns=(Turn(prompt=marker, base="", post=reply),)), tokenizer)
+    assert words(prompt, "system", "history") == marker * 2 + reply
     check_faithful(prompt, tokenizer)
 
 

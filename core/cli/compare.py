@@ -5,6 +5,7 @@ import json
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,6 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--framing-base", choices=FRAMINGS, default="document")
     parser.add_argument("--framing-post", choices=FRAMINGS, default="chat")
+    parser.add_argument(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help='switches that the chat template reads, as {"enable_thinking": false}',
+    )
     parser.add_argument("--today", help="the date that a chat template may write (default: today)")
     parser.add_argument("--receipt", type=Path, metavar="FILE", help="also write the receipt of this run")
     parser.add_argument("--json", action="store_true", help="print one JSON object, receipt included")
@@ -75,9 +81,23 @@ def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
             framing_base=flags.framing_base,
             framing_post=flags.framing_post,
             today=flags.today or date.today().isoformat(),
+            chat_template_kwargs=_switches(flags.chat_template_kwargs),
         )
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _switches(text: str | None) -> dict[str, Any]:
+    """Raises UserError when it is not a JSON object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f'--chat-template-kwargs takes a JSON object, as {{"enable_thinking": false}}; {text!r} is none.'
+        )
+    return found
 
 
 def _standard_input() -> str:

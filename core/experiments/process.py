@@ -3,6 +3,7 @@
 Those who ask for the same thing while it is under way share one process; at most one runs at a time.
 """
 
+import json
 import subprocess
 import tempfile
 import threading
@@ -114,6 +115,7 @@ class NewProcesses:
             "--framing-base": comparison.framing_base,
             "--framing-post": comparison.framing_post,
             "--today": comparison.today,
+            "--chat-template-kwargs": comparison.chat_template_kwargs and json.dumps(comparison.chat_template_kwargs),
         }
         flags += [f"{flag}={value}" for flag, value in chosen.items() if value]
         return [*installation.new_process(), "compare", "--json", "--prompt=-", *flags, *settings.model_flags()]

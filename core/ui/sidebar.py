@@ -1,10 +1,14 @@
 """The sidebar: everything that is chosen beside the prompt."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from .. import chat_template
+from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
 from ..pairs import label
 from ..pool import Pool
@@ -17,6 +21,7 @@ from ..types import (
     Record,
     Sampling,
     Side,
+    Switches,
     Value,
     explain,
     in_common,
@@ -34,6 +39,7 @@ class Choices(Value):
     sampling: Sampling
     framing_base: Framing
     framing_post: Framing
+    chat_template_kwargs: Switches = Field(default={})
 
     @classmethod
     def of(cls, asked: Comparison | Record) -> "Choices":
@@ -75,6 +81,10 @@ class Sidebar:
             }
             self.framing_base = dropdown("Framing, base", "framing_base", value="document", **framings)
             self.framing_post = dropdown("Framing, post-trained", "framing_post", value="chat", **framings)
+        self._reads: dict[str, tuple[str, ...]] = {}
+        self.switches = gr.Textbox(
+            label="Chat template switches", elem_id="switches", **_offered(self.read_by(pool.default.id))
+        )
         self.dice.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2147483648)")
 
     @property
@@ -84,7 +94,7 @@ class Sidebar:
 
     @property
     def widgets(self) -> list[gr.Component]:
-        return [self.pair, self.system, self.framing_base, self.framing_post, *self._sampling.values()]
+        return [self.pair, self.system, self.framing_base, self.framing_post, self.switches, *self._sampling.values()]
 
     def read(self, values: dict[Any, Any]) -> Choices:
         """What is chosen now.
@@ -101,14 +111,35 @@ class Sidebar:
         except ValidationError as error:
             raise explain(error) from None
         chosen = {name: values[getattr(self, name)] for name in ("pair", "framing_base", "framing_post")}
-        return Choices(**chosen, system=values[self.system] or "", sampling=sampling)
+        switches = _parsed(values[self.switches] or "")
+        try:
+            return Choices(**chosen, system=values[self.system] or "", sampling=sampling, chat_template_kwargs=switches)
+        except ValidationError as error:
+            raise explain(error) from None
 
     def show(self, choices: Choices) -> dict[gr.Component, Any]:
         """Put choices back into the widgets."""
-        texts = {getattr(self, name): text for name, text in choices if name != "sampling"}
-        return texts | {
-            widget: _setting(widget, getattr(choices.sampling, name)) for name, widget in self._sampling.items()
+        texts = {
+            getattr(self, name): text for name, text in choices if name not in ("sampling", "chat_template_kwargs")
         }
+        return (
+            texts
+            | self.offer(self.read_by(choices.pair), choices.chat_template_kwargs)
+            | {widget: _setting(widget, getattr(choices.sampling, name)) for name, widget in self._sampling.items()}
+        )
+
+    def offer(self, read: tuple[str, ...], given: Mapping[str, Any] | None = None) -> dict[gr.Component, Any]:
+        """Show the field for what a chat template reads, or for what was `given` to one; hide it where there is nothing."""
+        value: dict[str, Any] = {} if given is None else {"value": _spelled(given)}
+        return {self.switches: gr.update(**_offered(read, always=bool(given)), **value)}
+
+    def read_by(self, id: str) -> tuple[str, ...]:
+        """What the chat template of a pair reads, where its tokenizer is here."""
+        if id not in self._reads:
+            pair = next((pair for pair in self.pool.pairs if pair.id == id), None)
+            tokenizers = tokenizers_at_hand(pair) if pair else None
+            self._reads[id] = chat_template.switches(tokenizers["post"]) if tokenizers else ()
+        return self._reads[id]
 
     def name_of(self, id: str, side: Side) -> str:
         """How a side of a pair is called before it is loaded."""
@@ -116,6 +147,32 @@ class Sidebar:
         if pair is None:  # a kept turn may be of a pair that this start of the app does not have
             return f"{KIND[side]} model"
         return label(pair.spec(side)).split("/")[-1].partition("@")[0]
+
+
+def _offered(read: tuple[str, ...], *, always: bool = False) -> dict[str, Any]:
+    """How the field for switches looks: it names them, and is not there where a template has none."""
+    names = ", ".join(f"{name}=" for name in read)
+    return {"visible": always or bool(read), "placeholder": names, "info": "As name=value, with commas between them"}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What is written as `name=value, name=value`; a value is JSON or a bare word. Raises UserError."""
+    found: dict[str, Any] = {}
+    for part in filter(str.strip, text.split(",")):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not name or not equals or not value:
+            raise UserError("Chat template switches are written as name=value, as in enable_thinking=false.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _spelled(switches: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in switches.items()
+    )
 
 
 def _setting(widget: gr.Component, value: float) -> Any:

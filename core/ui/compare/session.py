@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import links
+from ... import chat_template, links
 from ...compare import Run
 from ...errors import UserError
 from ...links import Shared
@@ -49,6 +49,7 @@ class Live:
     weights: Mapping[Side, str]
     deviations: Mapping[Side, Deviation | None]
     sent: Mapping[Side, Prompt]
+    switches: tuple[str, ...]  # what the chat template reads
     caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
 
     @classmethod
@@ -61,6 +62,7 @@ class Live:
             weights={side: checkpoint.weights_sha256 for side, checkpoint in checkpoints.items()},
             deviations={side: run.engine(side).deviation for side in SIDES},
             sent={side: run.prompt(side) for side in SIDES},
+            switches=chat_template.switches(checkpoints["post"].tokenizer),
             caveats=" ".join(filter(None, (said, _caveats(run)))),
         )
 
@@ -213,7 +215,7 @@ def mark(chat: Chat, turn: int, value: Mark) -> View:
 # --- what came from elsewhere -------------------------------------------------------------------------
 
 # What a person sees and can change; the rest of a comparison (the date, a prefilled beginning, the dial) comes with the link.
-_IN_SIGHT = ("pair", "conversation", "prompt", "sampling", "framing_base", "framing_post")
+_IN_SIGHT = ("pair", "conversation", "prompt", "sampling", "framing_base", "framing_post", "chat_template_kwargs")
 
 
 def stands(session: Session) -> View:

@@ -116,6 +116,7 @@ class Room:
             self.turns,
             self.visitor.session,
             self.visitor.keeper,
+            self.sidebar.switches,
         ]
         return [*self._shown, *other, *self._changers]
 
@@ -141,7 +142,8 @@ class Room:
         new = visitor.if_idle(lambda values: visitor.new(visitor.of(values)), self.notice)
         self.new.click(new, visitor.held, visitor.outputs, **at_once)
         self.elsewhere.click(None, None, None, js="() => window.sameSeed.visitor.elsewhere()")
-        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, self._shown, **at_once)
+        outputs_of_pair = [*self._shown, self.sidebar.switches]
+        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, outputs_of_pair, **at_once)
         self.turns.mark(self._mark, visitor.held, outputs, **at_once)
         self.page.delivery.on(self.turns.deliver, self._pack, visitor.held, self.notice)
 
@@ -222,12 +224,13 @@ class Room:
             f"The receipt of turn {turn + 1} is {parcel['name']}; drop it on the Receipts tab to run it again.",
         )
 
-    def _choose_pair(self, id: str) -> list[str]:
-        return [
+    def _choose_pair(self, id: str) -> list[Any]:
+        panes = [
             part
             for side in SIDES
             for part in (render.head(self.sidebar.name_of(id, side), side), gr.skip(), render.strip(side, Reply()))
         ]
+        return [*panes, *self.sidebar.offer(self.sidebar.read_by(id)).values()]
 
     # --- a view on the page -------------------------------------------------------------------------
 
@@ -250,6 +253,8 @@ class Room:
             self.turns: render.turns(view.chat),
             self.banner: render.banner(view.banner.text, view.banner.tone) if view.banner else "",
         }
+        if view.live is not None:
+            update |= self.sidebar.offer(view.live.switches)
         return update | {button: gr.update(interactive=not view.busy) for button in self._changers}
 
     def _show_side(self, view: session.View, side: Side) -> Update:
