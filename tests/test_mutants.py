@@ -58,7 +58,20 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another(tmp_path, monke
 
 def test_every_file_that_the_table_promises_is_tried_with_tests_that_are_there():
     promised = [*ROOT.glob("core/engine/*.py"), *ROOT.glob("core/ui/*/session.py"), ROOT / "core" / "ui" / "visitor.py"]
-    promised += [ROOT / "core" / f"{name}.py" for name in ("prompts", "receipts", "links", "replay", "compare", "lens")]
+    promised += [
+        ROOT / "core" / f"{name}.py"
+        for name in (
+            "prompts",
+            "rendering",
+            "chat_template",
+            "detokenizer",
+            "receipts",
+            "links",
+            "replay",
+            "compare",
+            "lens",
+        )
+    ]
     names = {path.relative_to(ROOT).as_posix() for path in promised if path.name != "__init__.py"}
     assert set(mutants.TABLE["tests"]) == names
     for tests in mutants.TABLE["tests"].values():

@@ -173,6 +173,14 @@ def test_a_model_whose_output_is_no_number_is_refused():
         pass
 
 
+@pytest.mark.parametrize("name", ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"])
+def test_experts_are_known_by_every_name_that_configurations_have_for_them(name):
+    model = random_model(dtype=torch.bfloat16)
+    assert reference.is_bounded(model)
+    setattr(model.config, name, 4)
+    assert not reference.is_bounded(model)
+
+
 def test_experts_chosen_in_a_narrow_dtype_are_measured_and_not_refused(monkeypatch):
     """In float32 they are held to the bound as all are; in bfloat16 the smallest difference can choose another expert."""
     changes = {"num_local_experts": 4, "num_experts_per_tok": 2}
