@@ -128,6 +128,8 @@ def test_two_runs_are_explained_with_the_texts_that_were_sent_where_they_can_be_
 def test_texts_of_a_pair_that_is_unknown_not_loaded_or_cannot_be_asked_are_left_out(monkeypatch):
     pool = ScriptedPool()
     assert session._texts(pool, receipt("Hello", pair="another")) == {}
-    assert session._texts(pool, receipt("Hello \ufdd0", pair=PAIR.id)) == {}, "its chat template cannot be asked this"
+    assert session._texts(pool, receipt("Hello", pair=PAIR.id, chat_template_kwargs={"enable_thinking": True})) == {}, (
+        "its chat template cannot be asked this"
+    )
     monkeypatch.setattr(pool, "peek", lambda id: None)
     assert session._texts(pool, receipt("Hello", pair=PAIR.id)) == {}
