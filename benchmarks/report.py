@@ -41,12 +41,15 @@ class Report:
 
     Args:
         command: what a person types to get these tables.
-        save: folder for the machine's results; None keeps nothing.
+        save: folder for the results; None keeps nothing.
+        name, heading: of the file in that folder; the machine's own unless it is not the machine that is measured.
     """
 
     command: str
     device: str
     save: Path | None = None
+    name: str = ""
+    heading: str = ""
     tables: list[Row] = field(default_factory=list)
 
     def add(self, title: str, rows: Sequence[Row]) -> None:
@@ -54,7 +57,8 @@ class Report:
         self.tables.append({"title": title, "rows": list(rows)})
         print(f"\n{title}\n\n{table(rows)}", flush=True)
         if self.save is not None:
-            _keep(self.save, self._content())
+            heading = self.heading or machine(self.device)
+            _keep(self.save / f"{self.name or _file_name(heading)}.json", self._content(), heading)
 
     def end(self) -> None:
         print(f"\n{json.dumps(self._content())}", flush=True)
@@ -81,29 +85,30 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
 
 
-def _keep(folder: Path, content: Row) -> None:
-    """Put one run into the machine's JSON file, in place of an earlier run of the same command, and render it as Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{_file_name(content['machine'])}.json"
+def _keep(file: Path, content: Row, heading: str) -> None:
+    """Put one run into a JSON file, in place of an earlier run of the same command, and render the file as Markdown."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
     kept[content["command"]] = content
     file.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", "utf-8")
-    parts = [f"# {content['machine']}\n", *(_section(run) for _, run in sorted(kept.items()))]
+    parts = [f"# {heading}\n", *(_section(run, heading) for _, run in sorted(kept.items()))]
     file.with_suffix(".md").write_text("\n".join(parts), "utf-8")
 
 
-def _section(run: Row) -> str:
+def _section(run: Row, heading: str) -> str:
+    where = "" if run["machine"] == heading else f", {run['machine']}"
     tables = "\n".join(f"{part['title']}\n\n{table(part['rows'])}\n" for part in run["tables"])
-    return (
-        f"## `{run['command']}`\n\n{run['date']}, torch {run['torch']}, transformers {run['transformers']}\n\n{tables}"
-    )
+    versions = f"torch {run['torch']}, transformers {run['transformers']}"
+    return f"## `{run['command']}`\n\n{run['date']}, {versions}{where}\n\n{tables}"
 
 
-def _file_name(machine: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
+def _file_name(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def add_save_flag(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +118,7 @@ def add_save_flag(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=RESULTS,
         metavar="FOLDER",
-        help="also keep the tables in the machine's file (default folder: benchmarks/results)",
+        help="also keep the tables in the file of the machine, or of what is measured (default folder: benchmarks/results)",
     )
 
 

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
-from benchmarks import engine, gpu, lens, report
+from benchmarks import engine, gpu, lens, real, report
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,35 @@ def test_lens(capsys):
     row = found(capsys.readouterr().out)["tables"][0]["rows"][0]
     assert row["tokens"] == 12
     assert row["read / write"] > 0
+
+
+def test_real(capsys):
+    assert real.main(["embedded", "--replies", "1", "--tokens", "8", "--repetitions", "1", "--context", "256"]) == 0
+    rows = found(capsys.readouterr().out)["tables"][0]["rows"]
+    figures = {row["figure"]: (row["base"], row["post-trained"]) for row in rows}
+    assert figures["greedy replies"] == figures["replies equal to generate's, token by token"] == (1, 1)
+    assert figures["receipts"] == figures["of them replayed identically"] == (2, 2)
+    assert figures["conversations"] == figures["prompts equal to apply_chat_template's"] == (0, 10)
+    assert all(nats < 1e-3 for nats in figures["farthest from float64, in nats"])
+
+
+def test_real_says_where_and_by_how_much_replies_differ():
+    assert real.first_difference((1, 2, 3), (1, 4, 3), (None, 0.00012, 2.0)) == "step 1 (margin 1.2e-04)"
+    assert real.first_difference((1, 2), (1, 2, 3), (0.5, 0.5)) == "step 2 (margin none)"
+
+
+@pytest.mark.parametrize(
+    ("models", "named"), [(["embedded"], (None, None)), (["a"], ("a", "a")), (["a", "b"], ("a", "b"))]
+)
+def test_real_takes_a_pair_or_one_or_two_models(models, named):
+    flags = Namespace(models=models, device="cpu", dtype="float32", context=None)
+    settings = real.pair_settings(flags)
+    assert (settings.base, settings.post) == named
+
+
+def test_results_that_are_not_the_machines_own_say_where_they_are_from(tmp_path):
+    report.Report("a", "cpu", tmp_path, "real", "Real weights").add("Title", [{"figure": 0.0001}])
+    rendered = (tmp_path / "real.md").read_text("utf-8")
+    assert rendered.startswith("# Real weights\n")
+    assert report.machine("cpu") in rendered
+    assert "1.0e-04" in rendered
