@@ -65,7 +65,7 @@ class Plain:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=served.dtype, use_safetensors=True)
         self.model = model.to(served.device).eval().requires_grad_(False)
         self.model.generation_config = GenerationConfig()  # its own settings would fill in what is not said
-        self.stop_ids, self.vocabulary = sorted(lease.stop_ids), lens.common_vocabulary(lease)
+        self.stop_ids, self.vocabulary = sorted(lease.stop_ids("post")), lens.common_vocabulary(lease)
 
     def greedy(self, prompt_ids: Sequence[int], tokens: int) -> tuple[int, ...]:
         """The token ids of a greedy reply, the one that ends it included."""
