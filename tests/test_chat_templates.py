@@ -131,7 +131,7 @@ said = st.lists(st.one_of(anything, known), max_size=3).map("".join)
 typed = st.lists(st.one_of(anything, known, spelled), max_size=4).map("".join)
 reasoned = st.sampled_from(["", "<think>hm</think>", "<think>\nI see.\n</think>\n\n", "why</think>"])
 four = lambda texts: st.tuples(texts, texts, texts, texts)  # noqa: E731
-often = settings(deadline=None, max_examples=20, derandomize=True, database=None)
+often = settings(deadline=None, max_examples=8, derandomize=True, database=None)
 
 
 def conversation(texts: tuple[str, str, str, str], reasoning: str = "", **how):

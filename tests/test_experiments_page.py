@@ -23,7 +23,7 @@ from tests import tiny
 from tests.browser import ask, ended
 
 PATIENCE = 240_000  # milliseconds; a busy machine takes its time
-CLASS = 12
+CLASS = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
