@@ -122,9 +122,14 @@ def reload(page: Page) -> None:
 
     A page that leaves while it still waits for its server reports what it broke off as an error.
     """
+    quiet(page)
+    page.reload()
+
+
+def quiet(page: Page) -> None:
+    """Wait until the page waits for nothing more from its server."""
     while any("/gradio_api/" in request.url and "/heartbeat/" not in request.url for request in _open[page]):
         page.wait_for_timeout(50)
-    page.reload()
 
 
 def ask(page: Page, text: str) -> None:
