@@ -85,7 +85,7 @@ def end_of_reply(tokenizer: HasTemplate, control: Collection[str]) -> str | None
     answered = {"role": "assistant", "content": "Answer.", "reasoning_content": "Reasoning."}
     with suppress(*FAULTS):
         ended, thought = (
-            apply(tokenizer, chat, date.min, {}, add_generation_prompt=False)
+            apply(tokenizer, chat, date(2000, 1, 1), {}, add_generation_prompt=False)
             for chat in ([asked, answered, asked], [asked, answered])
         )
         behind = ended.partition("Answer.")[2].lstrip()

@@ -12,9 +12,7 @@ from typing import Any, Protocol
 UNREADABLE = "\ufffd"  # how a decoder writes bytes that are no character, or not one yet
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # how SentencePiece names a single byte in a vocabulary
 _ANCHOR = 8  # ids before the text with which it is decoded: some decoders strip a space at the very beginning
-_LONGEST = (
-    1024  # ids of a run of single bytes that are decoded anew; of a longer one no byte can spoil what came before
-)
+_LONGEST = 1024  # ids of a run of single bytes that are decoded anew; of a longer one the earlier ones are settled
 _AT_ONCE = 64  # ids that are decoded anew with every token, before the earlier ones of them are settled
 
 

@@ -1,7 +1,8 @@
 """A conversation and a framing -> the exact text, the exact token ids, and whose words are where.
 
-Text that a person typed, or that a model wrote, never becomes a control token: it is cut inside every
-marker that it happens to spell, so that the marker is read as plain characters. This file knows
+Text that a person typed never becomes a control token: it is cut inside every marker that it happens to
+spell, so that the marker is read as plain characters. Of a reply only what a model writes as a token and
+keeps in its text (<think>) stays one. This file knows
 tokenizers, not models; the tokenizer is an argument.
 """
 

@@ -1,14 +1,14 @@
 """A conversation -> the text that a chat template makes of it, and whose every character is.
 
-A chat template trims, moves, repeats and drops what people and models wrote,
-and it looks for words in it (most often for the marks around a reply's reasoning). So it is run as it stands,
-and then once more on a conversation in which every character is replaced by a private one of its own for each
+A chat template trims, moves, repeats and drops what people and models wrote, and it looks for words in it
+(most often for the marks around a reply's reasoning). So it is run as it stands, and then once more on a conversation in which every character is replaced by a private one of its own for each
 author. Where both runs wrote the same, the second one tells who wrote what, to the character. Words that the
 template looks for are left as they are when it wrote something else without them.
 
-A control token that somebody spelled is hidden from the template by replacing its first character alike. Only
-in a reply, and only where the template reads it there, it is the template's: a reply's reasoning ends where
-the template finds its end.
+A control token that somebody spelled is hidden from the template by replacing its first character alike. In a
+reply two kinds are not: those that the text of a reply keeps (added tokens that are not special, as <think>),
+which a model wrote there as tokens, and those that the template reads there. What begins or ends a turn is
+always hidden.
 
 transformers has `apply_chat_template(..., sanitize_control_tokens=True)` for the same purpose. It does not
 see tokens that are formed across a border, and it does not tell whose words are whose.
@@ -36,11 +36,8 @@ _Group = tuple[str, int]  # of messages that share private characters: who wrote
 _PARTS = re.compile(r"""['"]type['"]: ?['"]text['"]""")  # a list that was written as it is, not read
 _PRIVATE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # planes that Unicode gives to nobody
 _TRIED = 20  # words that a template looks for, of which each is tried without
-_NEIGHBOURS = (
-    16,
-    2,
-    1,
-)  # so many messages of one kind have characters of their own before the first one's are used again
+# So many messages of one kind have characters of their own before the first one's are used again.
+_NEIGHBOURS = (16, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -305,7 +302,10 @@ class _Conversation:
 
     def _place(self, i: int, said: str, text: str) -> int | None:
         """Where a message stands that is nothing but a word that the template looks for: where another one would stand."""
-        other = self._render([self._hidden(n, (), ()) for n in self._indices])
+        try:
+            other = self._render([self._hidden(n, (), ()) for n in self._indices])
+        except UserError:
+            return None
         at = other.find(self._hidden(i, (), ()).strip())
         places = (at, len(text) - len(other) + at) if at >= 0 else ()
         return next((place for place in places if place >= 0 and text[place : place + len(said)] == said), None)

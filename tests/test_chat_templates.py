@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import date
 from functools import cache
 
+import gradio as gr
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from core.errors import UserError
 from core.types import Comparison, Turn
 from core.ui import sidebar
 from tests import tiny
+from tests.scripted import ScriptedPool
 from tests.test_prompts import asked, built, by_the_library, words
 from tests.values import COMPARISON
 
@@ -131,6 +133,8 @@ said = st.lists(st.one_of(anything, known), max_size=3).map("".join)
 typed = st.lists(st.one_of(anything, known, spelled), max_size=4).map("".join)
 reasoned = st.sampled_from(["", "<think>hm</think>", "<think>\nI see.\n</think>\n\n", "why</think>"])
 four = lambda texts: st.tuples(texts, texts, texts, texts)  # noqa: E731
+each_shape = pytest.mark.parametrize("shape", SHAPES)
+each_kind = pytest.mark.parametrize("kind", [tiny.tokenizer, byte_fallback], ids=["byte level", "byte fallback"])
 often = settings(deadline=None, max_examples=8, derandomize=True, database=None)
 
 
@@ -149,8 +153,8 @@ def is_told(refusal: UserError) -> bool:
     return any(reason in str(refusal) for reason in reasons)
 
 
-@pytest.mark.parametrize("kind", [tiny.tokenizer, byte_fallback], ids=["byte level", "byte fallback"])
-@pytest.mark.parametrize("shape", SHAPES)
+@each_shape
+@each_kind
 @often
 @given(texts=four(said), reasoning=reasoned)
 def test_what_is_sent_is_what_the_library_makes_of_it(shape, kind, texts, reasoning):
@@ -170,8 +174,8 @@ def test_what_is_sent_is_what_the_library_makes_of_it(shape, kind, texts, reason
             assert all(letter in letters for letter in piece.text), "what a template took out of a message apart"
 
 
-@pytest.mark.parametrize("kind", [tiny.tokenizer, byte_fallback], ids=["byte level", "byte fallback"])
-@pytest.mark.parametrize("shape", SHAPES)
+@each_shape
+@each_kind
 @often
 @given(texts=four(typed), reasoning=reasoned)
 def test_whatever_is_typed_turns_begin_and_end_where_the_template_says_so(shape, kind, texts, reasoning):
@@ -374,6 +378,16 @@ def test_the_field_on_the_page_reads_what_it_writes(text):
     found = sidebar._parsed(text)
     assert sidebar._parsed(sidebar._spelled(found)) == found
     assert len(found) == text.count("=")
+
+
+def test_a_field_that_is_not_offered_holds_nothing_that_would_be_sent():
+    """Another pair's template may have no switches, and nobody could take out what is not in sight."""
+    with gr.Blocks():
+        side = sidebar.Sidebar(ScriptedPool())
+    assert side.offer(())[side.switches]["value"] == ""
+    assert "value" not in side.offer(("enable_thinking",))[side.switches], "what was typed stays"
+    shown = side.offer((), {"enable_thinking": False})[side.switches]
+    assert (shown["visible"], shown["value"]) == (True, "enable_thinking=false")
 
 
 @pytest.mark.parametrize("text", ["enable_thinking", "=3", "a=", "a=1,b"])

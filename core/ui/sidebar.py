@@ -129,8 +129,8 @@ class Sidebar:
         )
 
     def offer(self, read: tuple[str, ...], given: Mapping[str, Any] | None = None) -> dict[gr.Component, Any]:
-        """Show the field for what a chat template reads, or for what was `given` to one; hide it where there is nothing."""
-        value: dict[str, Any] = {} if given is None else {"value": _spelled(given)}
+        """Show the field for what a chat template reads, or for what was `given` to one; hide it, empty, where there is nothing."""
+        value: dict[str, Any] = {"value": _spelled(given or {})} if given is not None or not read else {}
         return {self.switches: gr.update(**_offered(read, always=bool(given)), **value)}
 
     def read_by(self, id: str) -> tuple[str, ...]:
