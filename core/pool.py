@@ -187,11 +187,12 @@ class Pool:
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *raised: object) -> None:
+        self.close(wait=kind is not KeyboardInterrupt)
 
-    def close(self) -> None:
-        self._loaders.shutdown(cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """Unload every model; `wait` for those that are still being loaded, or downloaded, too."""
+        self._loaders.shutdown(wait=wait, cancel_futures=True)
         with self._lock:
             entries = list(self._entries.values())
             self._entries.clear()

@@ -190,6 +190,15 @@ def test_a_visitor_who_leaves_while_it_loads_holds_nothing(pool, memory):
     assert sorted(memory.present) == ["b-base", "b-chat"]
 
 
+def test_left_by_ctrl_c_it_waits_for_nothing_that_is_still_being_loaded(pool, memory):
+    memory.gate.clear()
+    with pytest.raises(KeyboardInterrupt), pool:
+        next(pool.open("a"))
+        raise KeyboardInterrupt
+    assert not memory.loads, "the loaders still stand at the gate"
+    memory.gate.set()
+
+
 def test_peeking_never_loads(pool, memory):
     assert pool.peek("a") is None
     assert memory.loads == []
