@@ -65,6 +65,13 @@ def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
     raise UserError(f"There is no pair {id!r} here; `{COMMAND} pairs` lists them, and --base with --post adds one.")
 
 
+def check_paths(settings: Settings) -> None:
+    """Raises UserError, for whoever typed them, when --base or --post is a path to nothing."""
+    for spec in (settings.base, settings.post):
+        if spec is not None and _is_path(spec) and not Path(spec).expanduser().is_dir():
+            raise UserError(f"There is no folder {spec!r} on this machine; check the path.")
+
+
 def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
     """The pair with these commits of its Hub repositories; what comes from a folder stays as it is."""
 
@@ -77,7 +84,12 @@ def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
 def label(spec: str) -> str:
     """How a source is called where people see it: its own name, never a path of the machine."""
     path = Path(spec).expanduser()
-    return path.resolve().name if path.is_dir() or _is_path(spec) else spec
+    return _here(path).name if path.is_dir() or _is_path(spec) else spec
+
+
+def _here(path: Path) -> Path:
+    """The path in full, by the name that was typed: a link is not followed, but `.` and `..` have names of their own."""
+    return path.resolve() if path.name in ("", "..") else path.absolute()
 
 
 def _is_path(spec: str) -> bool:
@@ -86,9 +98,10 @@ def _is_path(spec: str) -> bool:
 
 def folder(spec: str) -> Path | None:
     """Where a spec lies here; None for a Hub id. Raises UserError when it is a path to nothing."""
-    for place in (HOME / spec, Path(spec).expanduser()):
+    own = Path(spec).expanduser()
+    for place in (own,) if _is_path(spec) else (HOME / spec, own):
         if place.is_dir():
-            return place.resolve()
+            return _here(place)
     if _is_path(spec):
         raise UserError(f"There is no folder {label(spec)!r} on this machine; check the path.")
     return None

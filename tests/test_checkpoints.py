@@ -469,3 +469,19 @@ def test_ones_own_pair_comes_first_and_shows_no_path(pair):
     )
     assert pairs.default_pair(Settings(base="a/b", post="c/d@e", pair="embedded")).id == "a/b | c/d@e"
     assert pairs.default_pair(Settings(base="a/b", post="c/d", pair="smollm3-3b")).id == "smollm3-3b"
+
+
+# --- where a spec lies ---------------------------------------------------------------------------------
+
+
+def test_a_path_is_the_folder_that_one_stands_in_and_keeps_the_name_that_was_typed(tmp_path, monkeypatch):
+    (tmp_path / "model-v3").mkdir()
+    (tmp_path / "latest").symlink_to(tmp_path / "model-v3", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "model-v3")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spec, name in ((".", "model-v3"), ("./", "model-v3"), ("..", tmp_path.name), ("../latest", "latest"), ("~/latest", "latest")):  # fmt: skip
+        found = pairs.folder(spec)
+        assert found is not None and (found.name, found.resolve()) == (name, (Path(spec).expanduser()).resolve())
+        assert pairs.label(spec) == name
+    shipped = pairs.default_pair(Settings()).base
+    assert pairs.folder(shipped) == pairs.HOME / shipped, "whatever one stands in"
