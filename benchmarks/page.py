@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    configuration.add_flags(parser)
+    configuration.add_model_flags(parser)
     parser.add_argument("--browser", action="store_true", help="also measure in headless Chromium")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=DEFAULT_SAMPLING.max_new_tokens, help="length of each reply")

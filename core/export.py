@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .types import SIDE_NAMES, SIDES, Chat, Conversation, Mark, Message, Record, Side
+from .types import SIDE_NAMES, SIDES, Chat, Comparison, Conversation, Mark, Message, Record, Side
 
 
 def markdown(chat: Chat) -> str:
     """The conversation with both replies, for people."""
     blocks = ["# A comparison made with Same Seed"]
     for number, record in enumerate(chat, 1):
-        blocks.append(f"## Turn {number}\n\n{_settings(record)}")
+        blocks.append(f"## Turn {number}\n\n{_asked(record)}")
         blocks.append(f"**Prompt**\n\n{_quoted(record.turn.prompt)}")
         for side in SIDES:
             blocks.append(f"**{_model(record, side)}**\n\n{_quoted(record.turn.reply(side))}")
@@ -33,11 +33,16 @@ _MARKS: dict[Mark, str] = {
 }
 
 
-def _settings(record: Record) -> str:
-    sampling = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.sampling)
+def _asked(record: Record) -> str:
     system = f"\n\n**System prompt**\n\n{_quoted(record.system)}" if record.system else ""
-    switches = "".join(f"; {name} {value}" for name, value in record.chat_template_kwargs.items())
-    return f"Pair {record.pair}; {sampling}{switches}; framing {record.framing_base} (base) and {record.framing_post} (post-trained); date {record.today}.{system}"
+    return settings(record) + system
+
+
+def settings(asked: Record | Comparison) -> str:
+    """Everything that was chosen beside the texts, in one sentence."""
+    sampling = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asked.sampling)
+    switches = "".join(f"; {name} {value}" for name, value in asked.chat_template_kwargs.items())
+    return f"Pair {asked.pair}; {sampling}{switches}; framing {asked.framing_base} (base) and {asked.framing_post} (post-trained); date {asked.today}."
 
 
 def _model(record: Record, side: Side) -> str:

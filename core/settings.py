@@ -47,26 +47,29 @@ class Settings:
 
     @classmethod
     def read(cls, flags: argparse.Namespace, environment: Mapping[str, str]) -> "Settings":
-        """Flags win over the environment, the environment over the defaults.
+        """Flags win over the environment, the environment over the defaults. A command need not have every flag.
 
         Raises:
             UserError: a value that cannot be used.
         """
-        if (flags.base is None) != (flags.post is None):
+        given = {name: value for name, value in vars(flags).items() if value is not None}
+        if ("base" in given) != ("post" in given):
             raise UserError(
                 f"--base and --post go together: name both models, or neither for the pairs that `{COMMAND} pairs` lists."
             )
-        for name, value in (("--slots", flags.slots), ("--threads", flags.threads), ("--context", flags.context)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be 1 or more.")
+        if not (given.get("base", "?") and given.get("post", "?")):
+            raise UserError("--base and --post each name a model: a folder, a Hub id, or a PEFT adapter.")
+        for name in ("slots", "threads", "context"):
+            if given.get(name, 1) < 1:
+                raise UserError(f"--{name} must be 1 or more.")
         return cls(
-            host=flags.host or environment.get("GRADIO_SERVER_NAME") or cls.host,
-            port=flags.port if flags.port is not None else _port(environment.get("GRADIO_SERVER_PORT")),
+            host=given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host,
+            port=given["port"] if "port" in given else _port(environment.get("GRADIO_SERVER_PORT")),
             root_path=environment.get("GRADIO_ROOT_PATH", ""),
-            share=flags.share,
-            auth=read_auth(flags.auth, environment),
-            pair=flags.pair or cls.pair,
-            **{name: getattr(flags, name) for name in _OF_MODELS},
+            share=given.get("share", cls.share),
+            auth=read_auth(given.get("auth"), environment),
+            pair=given.get("pair") or cls.pair,
+            **{name: given[name] for name in _OF_MODELS if name in given},
         )
 
     def model_flags(self) -> list[str]:
@@ -75,14 +78,22 @@ class Settings:
         return [f"--{name}={value}" for name, value in chosen.items() if value is not None]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of every command that runs models, and those of the server."""
-    models = parser.add_argument_group("models")
-    models.add_argument("--pair", help=f"id of a pair (see `{COMMAND} pairs`)")
-    models.add_argument(
-        "--base", help="your own base model: a folder, a Hub id, owner/name@revision, or a PEFT adapter"
+def add_own_pair_flags(parser: argparse.ArgumentParser) -> None:
+    """The person's own pair: every command knows it."""
+    own = parser.add_argument_group("your own pair")
+    own.add_argument(
+        "--base", metavar="SPEC", help="a base model: a folder, a Hub id, owner/name@revision, or a PEFT adapter"
     )
-    models.add_argument("--post", help="its post-trained sibling, likewise")
+    own.add_argument("--post", metavar="SPEC", help="its post-trained sibling, likewise")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which models run, and how: of every command that runs them."""
+    add_own_pair_flags(parser)
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--pair", metavar="ID", help=f"a pair that `{COMMAND} pairs` lists (default: your own, else {EMBEDDED})"
+    )
     models.add_argument("--device", choices=DEVICES, default="auto", help="default: cuda, then mps, then cpu")
     models.add_argument(
         "--dtype",
@@ -91,27 +102,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="default: bfloat16 where the machine computes in it, else float32",
     )
     models.add_argument(
-        "--slots", type=int, help="replies written at once by each model (default: 4 on cpu, 16 on a GPU)"
+        "--slots", type=int, metavar="N", help="replies written at once by each model (default: 4 on cpu, 16 on a GPU)"
     )
-    models.add_argument("--threads", type=int, help="CPU threads of each model (default: half of the cores)")
-    models.add_argument("--context", type=int, help="longest prompt and reply together, in tokens")
+    models.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of each model (default: half of the cores)"
+    )
+    models.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="longest prompt and reply together, in tokens (default: 4096 on cpu, 16384 on a GPU, where the model and the memory allow it)",
+    )
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server")
-    server.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
-    server.add_argument("--port", type=int, help="port to listen on (default: 7860)")
-    server.add_argument("--share", action="store_true", help="also open a public link through Gradio's tunnel")
+    server.add_argument("--host", help=f"address to listen on (default: GRADIO_SERVER_NAME, else {Settings.host})")
     server.add_argument(
-        "--auth", type=Path, metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)"
+        "--port", type=int, help=f"port to listen on (default: GRADIO_SERVER_PORT, else {Settings.port})"
     )
+    server.add_argument("--share", action="store_true", help="also open a public link through Gradio's tunnel")
+    server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 
 
-def read_auth(file: Path | None, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def read_auth(file: str | None, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Who may enter. A password on the command line would show in the process list, so it comes from a file or the environment."""
     if file is not None:
         try:
-            text = file.read_text("utf-8")
+            text = Path(file).read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             raise UserError(
-                f"--auth takes a file with lines of user:password, and {str(file)!r} cannot be read as one."
+                f"--auth takes a file with lines of user:password, and {file!r} cannot be read as one."
             ) from None
     else:
         text = environment.get("SAME_SEED_AUTH", "")

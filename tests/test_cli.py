@@ -7,15 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 import app
-from core import installation
+from core import cli, installation
+from core.cli import compare as command
 from core.compare import compare
+from core.hub import HuggingFaceHub
+from core.pool import Pool
 from core.prompts import digest
+from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison
 from tests import tiny
 from tests.browser import free_port
@@ -30,6 +36,20 @@ def own(tmp_path_factory) -> list[str]:
     return ["--base", str(base), "--post", str(post), "--device", "cpu", "--dtype", "float32", "--slots", "1"]
 
 
+@pytest.fixture(scope="module")
+def own_pool(own) -> Iterator[Pool]:
+    """A pool that keeps the pair of tiny models."""
+    settings = Settings.read(cli.parse(["compare", "--prompt", "x", *own]), {})
+    with Pool(settings, HuggingFaceHub()) as pool:
+        yield pool
+
+
+@pytest.fixture
+def kept(own_pool, monkeypatch) -> None:
+    """`compare` finds the pair of tiny models in memory."""
+    monkeypatch.setattr(command, "Pool", lambda settings, hub: nullcontext(own_pool))
+
+
 def run_json(capsys, *arguments: str) -> dict:
     assert app.main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -39,15 +59,17 @@ def run_json(capsys, *arguments: str) -> dict:
 
 
 def test_compare_prints_both_replies_for_people(own, capsys):
+    """From loading to the end, as it runs in a pipe."""
     assert app.main(["compare", *own, "--prompt", "The quick", "--max-new-tokens", "7", "--temperature", "0"]) == 0
     printed = capsys.readouterr()
     for name, kind in (("tiny-base", "base"), ("tiny-chat", "post-trained")):
         assert f"=== {name} ({kind}; weights " in printed.out
     assert printed.out.count("7 tokens, length)\n") == 2
     assert "Loading" not in printed.out and "Checking" not in printed.out, "progress does not mix with the replies"
+    assert "of tiny-base\n" in printed.err and str(Path(own[1]).parent) not in printed.err, "it names no path"
 
 
-def test_json_holds_the_comparison_and_all_of_both_replies(own, capsys, tmp_path, monkeypatch):
+def test_json_holds_the_comparison_and_all_of_both_replies(kept, capsys, tmp_path, monkeypatch):
     """The prompt from standard input, a history from a file, and every setting from a flag."""
     history = tmp_path / "history.json"
     history.write_text(json.dumps([{"prompt": "One?", "base": "BASE REPLY", "post": "POST REPLY"}]), "utf-8")
@@ -57,7 +79,7 @@ def test_json_holds_the_comparison_and_all_of_both_replies(own, capsys, tmp_path
     )
     framings = "--framing-base transcript --framing-post chat --today 2026-01-31"
     answer = run_json(
-        capsys, "compare", *own, "--prompt", "-", "--system", "Be brief.", "--history", str(history), *flags.split(), *framings.split()
+        capsys, "compare", "--prompt", "-", "--system", "Be brief.", "--history", str(history), *flags.split(), *framings.split()
     )  # fmt: skip
     asked = answer["comparison"]
     assert asked["prompt"] == "Caf\u00e9 <|im_end|>?\n"
@@ -76,33 +98,69 @@ def test_json_holds_the_comparison_and_all_of_both_replies(own, capsys, tmp_path
     assert "BASE REPLY" in answer["base"]["prompt_text"] and "POST REPLY" in answer["post"]["prompt_text"]
 
 
-def test_a_history_can_be_a_whole_conversation(own, capsys, tmp_path):
+def test_a_history_can_be_a_whole_conversation(kept, capsys, tmp_path):
     file = tmp_path / "history.json"
     file.write_text(json.dumps({"system": "Be kind.", "turns": [{"prompt": "A", "base": "B", "post": "C"}]}), "utf-8")
     short = ["--max-new-tokens", "1", "--history", str(file)]
-    kept = run_json(capsys, "compare", *own, "--prompt", "D", *short)
+    kept = run_json(capsys, "compare", "--prompt", "D", *short)
     assert kept["comparison"]["conversation"]["system"] == "Be kind."
-    other = run_json(capsys, "compare", *own, "--prompt", "D", *short, "--system", "Be brief.")
+    other = run_json(capsys, "compare", "--prompt", "D", *short, "--system", "Be brief.")
     assert other["comparison"]["conversation"]["system"] == "Be brief.", "the flag wins"
 
 
 @pytest.mark.slow
-def test_a_new_process_gives_the_replies_of_this_one(pool):
-    """The embedded pair, loaded twice: `compare` answers as the page's pool does, bit for bit."""
-    lease = pool.wait("embedded")
+def test_a_new_process_gives_the_replies_of_this_one(own, own_pool):
+    """Loaded twice, `compare` answers as a pool here does, bit for bit, on a console that knows few characters, too."""
     sampling = DEFAULT_SAMPLING.model_copy(update={"seed": 42, "max_new_tokens": 40})
-    here = compare(lease, Comparison(pair="embedded", prompt="The sea is", sampling=sampling, today="2026-01-31"))
-    lease.release()
-    command = ["compare", "--prompt", "-", "--seed", "42", "--max-new-tokens", "40", "--today", "2026-01-31", "--json"]
+    asked = Comparison(pair=own_pool.default.id, prompt="The se\u00e4 is", sampling=sampling, today="2026-01-31")
+    with own_pool.wait(asked.pair) as lease:
+        here = compare(lease, asked)
+    command = [
+        "compare",
+        *own,
+        "--prompt",
+        "-",
+        "--seed",
+        "42",
+        "--max-new-tokens",
+        "40",
+        "--today",
+        "2026-01-31",
+        "--json",
+    ]
     there = subprocess.run(
-        [sys.executable, "app.py", *command], input="The sea is", capture_output=True, text=True, check=True, cwd=ROOT
-    )
+        [sys.executable, "app.py", *command], input=asked.prompt, capture_output=True, encoding="latin-1", check=True, cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
     answer = json.loads(there.stdout)
     for side in SIDES:
         assert tuple(answer[side]["token_ids"]) == here.side(side).token_ids
         assert tuple(answer[side]["logprobs"]) == here.side(side).logprobs
         assert answer[side]["text"] == here.side(side).text
         assert answer[side]["weights_sha256"] == here.side(side).weights_sha256
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_real_terminal_ends_the_process_at_once_and_leaves_the_terminal_as_it_was():
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "compare", "--prompt", "Hello"], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - see below
+    )  # fmt: skip
+    os.close(theirs)
+    printed = b""
+    while b"Llama-Same-Seed" not in printed:  # of a progress that lasts seconds
+        printed += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    with suppress(OSError):  # the terminal is gone with the process
+        while more := os.read(ours, 4096):
+            printed += more
+    os.close(ours)
+    assert process.wait(60) == 130
+    assert b"Traceback" not in printed and b"===" not in printed
+    assert printed.count(b"\x1b[?25l") == printed.count(b"\x1b[?25h") == 1, "the cursor is there again"
 
 
 # --- mistakes ------------------------------------------------------------------------------------------
@@ -121,9 +179,11 @@ def test_a_new_process_gives_the_replies_of_this_one(pool):
         (["--history", "README.md"], "--history takes a JSON file with a list of"),
         (["--history", "docs/schemas/receipt.schema.json"], "--history: "),
         (["--base", "nowhere/at/all"], "--base and --post go together"),
-        (["--base", "./nowhere", "--post", "./nowhere"], "There is no folder 'nowhere' on this machine"),
+        (["--base", "docs", "--post", "./no//where"], "There is no folder './no//where' on this machine"),
+        (["--base", "", "--post", ""], "--base and --post each name a model"),
+        (["--base", ".", "--post", "./docs"], f"{ROOT.name} has no config.json"),
         (["--slots", "0"], "--slots must be 1 or more."),
-        (["--auth", "nowhere"], "--auth takes a file with lines of user:password"),
+        (["--prompt", " \n"], "The prompt is empty; write what both models shall be sent."),
         (["--pair", "smollm2-135m"], "is not on this machine and the Hub cannot be reached"),
     ],
 )
@@ -137,8 +197,8 @@ def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, capsys, mon
     assert printed.out == ""
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(own, capsys):
-    assert app.main(["compare", *own, "--prompt", "word " * 400]) == 2
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(kept, capsys):
+    assert app.main(["compare", "--prompt", "word " * 400]) == 2
     assert "and its context holds 256; start a new chat" in capsys.readouterr().err
 
 
@@ -155,13 +215,41 @@ def test_an_unknown_flag_or_command_is_refused_with_the_usage(capsys):
         assert "usage: python app.py" in capsys.readouterr().err
 
 
+# --- help ----------------------------------------------------------------------------------------------
+
+
+def help_of(capsys, name: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        app.main([name, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_a_command_has_its_own_flags_alone_and_their_defaults(capsys):
+    helps = {name: help_of(capsys, name) for name in cli.COMMANDS}
+    for name, value in DEFAULT_SAMPLING:
+        _, _, told = helps["compare"].rpartition(f" --{name.replace('_', '-')} ")
+        assert f"(default: {value})" in told.partition(" --")[0]
+    for framing in ("framing-base", "framing-post"):
+        default = Comparison.model_fields[framing.replace("-", "_")].default
+        assert f"(default: {default})" in helps["compare"].rpartition(f" --{framing} ")[2].partition(" --")[0]
+    for flag, having in {
+        "--port": {"serve"},
+        "--device": {"serve", "compare", "replay", "lens", "experiment"},
+        "--base": set(cli.COMMANDS),
+        "--csv": {"lens"},
+    }.items():
+        assert {name for name, told in helps.items() if f"{flag} " in told} == having
+    assert "(default: GRADIO_SERVER_PORT, else 7860)" in helps["serve"]
+
+
 # --- pairs and serve -----------------------------------------------------------------------------------
 
 
 def test_pairs_lists_what_can_be_asked_and_loads_nothing(own, capsys):
     assert app.main(["pairs"]) == 0
     assert "embedded" in capsys.readouterr().out
-    first, *rows = run_json(capsys, "pairs", *own)
+    first, *rows = run_json(capsys, "pairs", *own[:4])
     assert first["title"] == "tiny-base and tiny-chat"
     assert "qwen3-8b" in [row["id"] for row in rows]
 

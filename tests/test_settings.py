@@ -11,7 +11,8 @@ from core.settings import Settings
 
 def read(*flags: str, **environment: str) -> Settings:
     parser = argparse.ArgumentParser()
-    settings.add_flags(parser)
+    settings.add_model_flags(parser)
+    settings.add_server_flags(parser)
     return Settings.read(parser.parse_args(flags), environment)
 
 

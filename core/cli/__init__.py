@@ -12,6 +12,7 @@ python app.py --version           say which version this is
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -20,7 +21,9 @@ from .. import __version__
 from .. import settings as configuration
 from ..errors import UserError
 from ..installation import COMMAND
+from ..pairs import check_paths
 from ..settings import Settings
+from .terminal import INTERRUPTED, say, use_escapes
 
 # Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
 # imported, so that help and the list of pairs wait for no library.
@@ -38,21 +41,32 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """What `python app.py` and `same-seed` do: run one command with these arguments, or the process's own."""
     configuration.quieten()  # before the libraries that read the environment
-    return run(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return run(arguments)
+    status = run(sys.argv[1:])
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        os._exit(status)  # else the end of the process waits for a download that is under way
+    return status
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command. Returns the exit status: 0, or 2 after a mistake that is explained in one sentence.
+    """Run one command. Returns the exit status: 0, 2 after a mistake that is explained in one sentence, 130 after Ctrl+C.
 
     `replay` also returns 1 for a receipt that runs and gives other replies.
     """
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    flags = parse(arguments)
+    use_escapes()
     try:
-        return flags.run(flags, Settings.read(flags, configuration.environment()))
+        flags = parse(arguments)
+        settings = Settings.read(flags, configuration.environment())
+        check_paths(settings)
+        return flags.run(flags, settings)
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,7 +84,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=help, description=help)
         if name == chosen:
             module = import_module(f".{name}", __name__)
-            configuration.add_flags(command)
             module.add_flags(command)
             command.set_defaults(run=module.run)
     return parser.parse_args([chosen, *rest])

@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from .. import receipts
-from ..compare import compare
+from .. import export, receipts
+from ..compare import Run
 from ..errors import UserError
 from ..hub import HuggingFaceHub
 from ..pool import Pool
-from ..settings import Settings
+from ..settings import Settings, add_model_flags
+from ..steps import Stop
 from ..types import (
     DEFAULT_SAMPLING,
     FRAMINGS,
@@ -27,7 +28,18 @@ from ..types import (
     Turn,
     explain,
 )
-from .terminal import Saying, write_file
+from .files import write_file
+from .terminal import INTERRUPTED, Saying, console_of, say, stopped_by_ctrl_c
+
+SAMPLING_HELP = {
+    "seed": "of the noise that both models draw their tokens with",
+    "temperature": "0 takes the likeliest token every time",
+    "top_k": "draw among so many of the likeliest tokens; 0 switches it off",
+    "top_p": "draw among the likeliest tokens that together have this probability; 1 switches it off",
+    "min_p": "draw among tokens with at least this share of the likeliest one's probability; 0 switches it off",
+    "repetition_penalty": "of tokens that are there already; 1 switches it off",
+    "max_new_tokens": "longest reply, in tokens",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,40 +47,78 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="system prompt")
     parser.add_argument(
         "--history",
-        type=Path,
         metavar="FILE.json",
         help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation',
     )
     for name, value in DEFAULT_SAMPLING:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--framing-base", choices=FRAMINGS, default="document")
-    parser.add_argument("--framing-post", choices=FRAMINGS, default="chat")
+        metavar = "N" if isinstance(value, int) else "X"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            metavar=metavar,
+            help=f"{SAMPLING_HELP[name]} (default: %(default)s)",
+        )
+    for side in SIDES:
+        parser.add_argument(
+            f"--framing-{side}",
+            choices=FRAMINGS,
+            default=Comparison.model_fields[f"framing_{side}"].default,
+            help=f"how the conversation becomes text for the {SIDE_NAMES[side]} side (default: %(default)s)",
+        )
     parser.add_argument(
         "--chat-template-kwargs",
         metavar="JSON",
         help='switches that the chat template reads, as {"enable_thinking": false}',
     )
-    parser.add_argument("--today", help="the date that a chat template may write (default: today)")
-    parser.add_argument("--receipt", type=Path, metavar="FILE", help="also write the receipt of this run")
+    parser.add_argument("--today", metavar="DATE", help="the date that a chat template may write (default: today)")
+    parser.add_argument("--receipt", metavar="FILE", help="also write the receipt of this run")
     parser.add_argument("--json", action="store_true", help="print one JSON object, receipt included")
+    add_model_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
+    """Exit status 130 when Ctrl+C ended the replies; what was written until then is printed, and has a receipt."""
     with Pool(settings, HuggingFaceHub()) as pool:
         comparison = _comparison(flags, pool.default.id)
-        with pool.wait(comparison.pair, Saying()) as lease:
+        with Saying() as progress:
+            lease = pool.wait(comparison.pair, progress)
+        with lease:
             notes = [note for side in SIDES for note in lease.prompt(comparison, side).notes]
             for note in dict.fromkeys(filter(None, (lease.kin.difference, *notes))):
-                print(note, file=sys.stderr)
-            answer = receipts.answer(compare(lease, comparison))
-    print(answer.model_dump_json(indent=2) if flags.json else _plain(answer))
-    if flags.receipt:  # after the answer, which must not be lost with a file that cannot be written
-        write_file(flags.receipt, receipts.write(answer.receipt))
-    return 0
+                say(note, sys.stderr)
+            run, stop = Run(lease, comparison), Stop()
+            stop.also(run.stop)
+            with stopped_by_ctrl_c(stop):
+                streamed = not flags.json and _stream(run)
+                for _ in () if streamed else run.snapshots(lambda: 1.0):
+                    pass
+            answer = receipts.answer(run.result())
+    try:
+        if not streamed:
+            say(answer.model_dump_json(indent=2) if flags.json else _plain(answer))
+    finally:  # neither is lost with the other
+        if flags.receipt is not None:
+            write_file(flags.receipt, receipts.write(answer.receipt))
+    return INTERRUPTED if stop.pressed else 0
+
+
+def _stream(run: Run) -> bool:
+    """Print both replies while they are written, if there is a terminal."""
+    console = console_of(sys.stdout)
+    if console is None:
+        return False
+    from . import replies
+
+    replies.stream(run, console)
+    return True
 
 
 def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
-    conversation = read_history(flags.history) if flags.history else Conversation()
+    conversation = read_history(flags.history) if flags.history is not None else Conversation()
+    prompt = _standard_input() if flags.prompt == "-" else flags.prompt
+    if not prompt.strip():
+        raise UserError("The prompt is empty; write what both models shall be sent.")
     try:
         if flags.system is not None:
             conversation = Conversation(system=flags.system, turns=conversation.turns)
@@ -76,7 +126,7 @@ def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
         return Comparison(
             pair=pair,
             conversation=conversation,
-            prompt=_standard_input() if flags.prompt == "-" else flags.prompt,
+            prompt=prompt,
             sampling=sampling,
             framing_base=flags.framing_base,
             framing_post=flags.framing_post,
@@ -108,14 +158,14 @@ def _standard_input() -> str:
         raise UserError(f"Standard input is not {sys.stdin.encoding} text; send the prompt in this encoding.") from None
 
 
-def read_history(file: Path) -> Conversation:
+def read_history(file: str) -> Conversation:
     """Earlier turns from a file.
 
     Raises:
         UserError: it is missing, not JSON, or not a conversation.
     """
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = json.loads(Path(file).read_text("utf-8"))
         if isinstance(data, list):
             return Conversation(turns=TypeAdapter(tuple[Turn, ...]).validate_python(data))
         return Conversation.model_validate(data)
@@ -123,13 +173,13 @@ def read_history(file: Path) -> Conversation:
         raise UserError(f"--history: {explain(error)}") from None
     except (OSError, ValueError, RecursionError):
         raise UserError(
-            f'--history takes a JSON file with a list of {{"prompt", "base", "post"}}; {str(file)!r} cannot be read as one.'
+            f'--history takes a JSON file with a list of {{"prompt", "base", "post"}}; {file!r} cannot be read as one.'
         ) from None
 
 
 def _plain(result: Result) -> str:
     """Both replies as a person reads them."""
-    blocks = []
+    blocks = [export.settings(result.comparison)]
     for side in SIDES:
         answer = result.side(side)
         speed = f"{len(answer.token_ids)} tokens, {answer.finish_reason}"

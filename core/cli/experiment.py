@@ -8,38 +8,49 @@ from ..errors import UserError
 from ..experiments import EXPERIMENTS, NAMES, Experiment, ExperimentVerdict, NewProcesses, find, perform, report
 from ..hub import HuggingFaceHub
 from ..pool import Lease, Pool, Progress
-from ..settings import Settings
+from ..settings import Settings, add_model_flags
 from ..steps import finish
-from .terminal import Saying
+from .terminal import INTERRUPTED, Saying, say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}; or all")
     parser.add_argument("--json", action="store_true", help="print one JSON object (a list for all)")
+    add_model_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
-    """Exit status 0 when everything ran, whatever it found; 2 when something could not be run."""
+    """Exit status 0 when everything ran, whatever it found; 2 when something could not be run.
+
+    Ctrl+C ends the experiment that is running: status 130, and what was found until then is printed.
+    """
     chosen = EXPERIMENTS if flags.name == "all" else (find(flags.name),)
     processes, verdicts, failed = NewProcesses(settings), [], []
-    with Pool(settings, HuggingFaceHub()) as pool, pool.wait(pool.default.id, Saying()) as lease:
-        for experiment in chosen:
-            try:
-                verdicts.append(_perform(experiment, lease, processes))
-            except UserError as error:
-                failed.append(f"{experiment.name} could not be run: {error}")
+    interrupted = False
+    with Pool(settings, HuggingFaceHub()) as pool:
+        with Saying() as progress:
+            lease = pool.wait(pool.default.id, progress)
+        with lease:
+            for experiment in chosen:
+                try:
+                    verdicts.append(_perform(experiment, lease, processes))
+                except UserError as error:
+                    failed.append(f"{experiment.name} could not be run: {error}")
+                except KeyboardInterrupt:
+                    interrupted = True
+                    break
     if flags.json:
         printed = [verdict.model_dump(mode="json") for verdict in verdicts]
-        print(json.dumps(printed if flags.name == "all" else printed[0] if printed else None, indent=2))
+        say(json.dumps(printed if flags.name == "all" else printed[0] if printed else None, indent=2))
     elif flags.name == "all":
-        print(report.summary(verdicts))
+        say(report.summary(verdicts))
     elif verdicts:
-        print(report.whole(chosen[0], verdicts[0]))
+        say(report.whole(chosen[0], verdicts[0]))
     for sentence in failed:
-        print(sentence, file=sys.stderr)
-    return 2 if failed else 0
+        say(sentence, sys.stderr)
+    return INTERRUPTED if interrupted else 2 if failed else 0
 
 
 def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses) -> ExperimentVerdict:
-    say = Saying(f"{experiment.name}: ")
-    return finish(perform(experiment, lease, processes.ask), lambda step: say(Progress(step.text)))
+    with Saying(f"{experiment.name}: ") as progress:
+        return finish(perform(experiment, lease, processes.ask), lambda step: progress(Progress(step.text)))

@@ -4,19 +4,21 @@ import argparse
 import json
 
 from ..pairs import known_pairs
-from ..settings import Settings
+from ..settings import Settings, add_own_pair_flags
+from .terminal import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON list")
+    add_own_pair_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
     pairs = known_pairs(settings)
     if flags.json:
-        print(json.dumps([pair.model_dump() for pair in pairs], indent=2))
+        say(json.dumps([pair.model_dump() for pair in pairs], indent=2))
         return 0
     width = max(len(pair.id) for pair in pairs)
     for pair in pairs:
-        print(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
+        say(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
     return 0

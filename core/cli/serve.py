@@ -5,7 +5,7 @@ import argparse
 from .. import experiments
 from ..hub import HuggingFaceHub
 from ..pool import Pool
-from ..settings import Settings
+from ..settings import Settings, add_model_flags, add_server_flags
 from ..ui import page
 
 
@@ -13,6 +13,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lesson", metavar="NAME", help=f"open the page on one experiment: {', '.join(experiments.NAMES)}"
     )
+    add_model_flags(parser)
+    add_server_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:

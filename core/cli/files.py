@@ -1,0 +1,23 @@
+"""The files that commands read and write; each is named as it was typed."""
+
+from pathlib import Path
+
+from .. import receipts
+from ..errors import UserError
+
+
+def read_file(file: str) -> bytes:
+    """Raises UserError when there is no such file; no more is read than would be too large to be a receipt."""
+    try:
+        with Path(file).open("rb") as stream:
+            return stream.read(receipts.MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{file!r} cannot be read: {error.strerror}.") from None
+
+
+def write_file(file: str, text: str) -> None:
+    """Raises UserError when the file cannot be written."""
+    try:
+        Path(file).write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(f"{file!r} cannot be written: {error.strerror}.") from None
