@@ -195,6 +195,22 @@ def test_a_link_that_cannot_be_used_changes_nothing(house, guest):
     assert not update[house.compare.elsewhere]["visible"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("seed", 1.7, "seed: use a whole number."),
+        ("seed", -1, "seed: input should be greater than or equal to 0."),
+        ("seed", None, "Seed is empty; type a number."),
+        ("top_k", 2.5, "top_k: use a whole number."),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_sentence_and_nothing_runs(house, guest, name, value, sentence):
+    widget = getattr(house.visitor.sidebar, name)
+    guest.values[widget] = widget.preprocess(value)  # what Gradio makes of what was typed
+    assert sentence in guest.ask("Three")[-1][house.compare.notice]
+    assert guest.prompts == ["One", "Two"]
+
+
 def test_a_new_tab_offers_the_last_conversation(house):
     guest = Guest(house)
     update = guest.arrive(last=3)

@@ -15,7 +15,6 @@ from ..pool import Pool
 from ..types import (
     DEFAULT_SAMPLING,
     FRAMINGS,
-    MAX_SEED,
     Comparison,
     Framing,
     Record,
@@ -28,7 +27,7 @@ from ..types import (
 )
 from . import theme
 from .markup import FRAMING, KIND
-from .room import dropdown, slider
+from .room import dropdown, number, slider
 
 
 class Choices(Value):
@@ -66,8 +65,7 @@ class Sidebar:
         self.top_p = slider("Top-p", "top_p", 0.05, 1, sampling.top_p, 0.05)
         self.max_new_tokens = slider("Max new tokens", "max_new_tokens", 16, 1024, sampling.max_new_tokens, 8)
         with gr.Row(elem_id="seed_row", equal_height=True):
-            bounds: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": MAX_SEED}
-            self.seed = gr.Number(sampling.seed, label="Seed", elem_id="seed", min_width=120, scale=4, **bounds)
+            self.seed = number("Seed", "seed", sampling.seed, min_width=120, scale=4)
             self.dice = gr.Button("Roll", elem_id="dice", size="sm", min_width=74, scale=1)
         with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
             self.top_k = slider("Top-k (0 is off)", "top_k", 0, 200, sampling.top_k, 1)
