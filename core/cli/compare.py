@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from .. import receipts
+from .. import canonical, receipts
 from ..compare import compare
 from ..errors import UserError
 from ..hub import HuggingFaceHub
@@ -27,11 +27,18 @@ from ..types import (
     Turn,
     explain,
 )
-from .terminal import Saying, write_file
+from .terminal import Saying, read_file, write_file
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", required=True, help="what to send to both models; - reads standard input")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", help="what to send to both models; - reads standard input")
+    asked.add_argument(
+        "--comparison",
+        type=Path,
+        metavar="FILE.json",
+        help="a whole Comparison, as the API takes it, instead of the prompt and all that goes with it; - reads standard input",
+    )
     parser.add_argument("--system", help="system prompt")
     parser.add_argument(
         "--history",
@@ -40,9 +47,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation',
     )
     for name, value in DEFAULT_SAMPLING:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--framing-base", choices=FRAMINGS, default="document")
-    parser.add_argument("--framing-post", choices=FRAMINGS, default="chat")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"default: {value}")
+    parser.add_argument("--framing-base", choices=FRAMINGS, help="default: document")
+    parser.add_argument("--framing-post", choices=FRAMINGS, help="default: chat")
     parser.add_argument(
         "--chat-template-kwargs",
         metavar="JSON",
@@ -68,23 +75,47 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
 
 
 def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
+    if flags.comparison is not None:
+        return _whole(flags, pair)
     conversation = read_history(flags.history) if flags.history else Conversation()
     try:
         if flags.system is not None:
             conversation = Conversation(system=flags.system, turns=conversation.turns)
-        sampling = Sampling.model_validate({name: getattr(flags, name) for name in Sampling.model_fields})
+        sampling = Sampling.model_validate({**dict(DEFAULT_SAMPLING), **_given(flags, *Sampling.model_fields)})
         return Comparison(
             pair=pair,
             conversation=conversation,
             prompt=_standard_input() if flags.prompt == "-" else flags.prompt,
             sampling=sampling,
-            framing_base=flags.framing_base,
-            framing_post=flags.framing_post,
             today=flags.today or date.today().isoformat(),
             chat_template_kwargs=_switches(flags.chat_template_kwargs),
+            **_given(flags, "framing_base", "framing_post"),
         )
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+
+
+def _whole(flags: argparse.Namespace, pair: str) -> Comparison:
+    """The comparison of a file, on its own pair unless flags name another.
+
+    Raises:
+        UserError: it is none, or a flag says a part of it again.
+    """
+    framings = ("framing_base", "framing_post")
+    again = _given(flags, "system", "history", *Sampling.model_fields, *framings, "chat_template_kwargs", "today")
+    for name in again:
+        raise UserError(f"--comparison holds everything that is asked; leave out --{name.replace('_', '-')}.")
+    given = _standard_input().encode() if str(flags.comparison) == "-" else read_file(flags.comparison)
+    data = canonical.parse(given, "comparison", receipts.MAX_BYTES)
+    try:
+        comparison = Comparison.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"--comparison: {explain(error)}") from None
+    return comparison.model_copy(update={"pair": pair}) if flags.pair or flags.base else comparison
 
 
 def _switches(text: str | None) -> dict[str, Any]:
