@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from ..pairs import known_pairs
+from ..pairs import facts, known_pairs
 from ..settings import Settings
 
 
@@ -18,5 +18,6 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         return 0
     width = max(len(pair.id) for pair in pairs)
     for pair in pairs:
-        print(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
+        lines = (pair.title, f"{pair.base} -> {pair.post}", facts(pair))
+        print(f"{pair.id:<{width}}  " + f"\n{'':<{width}}  ".join(filter(None, lines)))
     return 0

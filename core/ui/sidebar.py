@@ -8,9 +8,10 @@ import gradio as gr
 from pydantic import Field, ValidationError
 
 from .. import chat_template
+from ..checkpoints.sources import HERE, whereabouts
 from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
-from ..pairs import label
+from ..pairs import Pair, label
 from ..pool import Pool
 from ..types import (
     DEFAULT_SAMPLING,
@@ -56,7 +57,7 @@ class Sidebar:
             elem_id="brand",
         )
         sampling = DEFAULT_SAMPLING
-        pairs = [(pair.title, pair.id) for pair in pool.pairs]
+        pairs = [(_titled(pair), pair.id) for pair in pool.pairs]
         self.pair = dropdown("Model pair", "pair", pairs, value=pool.default.id)
         self.system = gr.Textbox(
             label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
@@ -145,6 +146,12 @@ class Sidebar:
         if pair is None:  # a kept turn may be of a pair that this start of the app does not have
             return f"{KIND[side]} model"
         return label(pair.spec(side)).split("/")[-1].partition("@")[0]
+
+
+def _titled(pair: Pair) -> str:
+    """A pair as the list names it: with what is to be downloaded, where it was not here when the app started."""
+    where = whereabouts(pair)
+    return pair.title if where == HERE else f"{pair.title} \u00b7 {where}"
 
 
 def _offered(read: tuple[str, ...], *, always: bool = False) -> dict[str, Any]:
