@@ -15,7 +15,7 @@ from core.checkpoints.tokenizers import read_tokenizer
 from core.errors import UserError
 from core.links import Shared
 from core.pairs import HOME
-from core.types import Conversation, Side, Turn
+from core.types import Conversation, LensChoice, Side, Turn
 from tests import values
 
 SHARED = links.of_receipt(values.receipt())
@@ -191,6 +191,13 @@ def test_a_link_carries_the_replies_and_shows_them_without_a_receipt():
     assert record.comparison(chat[:1]) == shared.comparison
 
 
+def test_a_reply_that_was_stopped_before_its_first_token_is_shared_as_empty():
+    record = values.record("One").model_copy(update={"base": values.side_receipt(finish_reason="stopped")})
+    record = record.model_copy(update={"turn": Turn(prompt="One", base="", post="Yes")})
+    shared = links.decode(links.encode(links.of_turn((record,), 0)))
+    assert shared.carries_replies and links.record(shared).turn == record.turn
+
+
 def test_a_side_that_failed_has_no_text_in_a_link():
     record = links.record(links.of_turn((values.record("One", failed="post", post="Half of"),), 0))
     assert (record.turn.base, record.turn.post) == ("One and so on", "")
@@ -254,6 +261,9 @@ def test_a_kept_turn_links_to_the_comparison_that_it_was():
     assert [turn.prompt for turn in shared.comparison.conversation.turns] == ["One"]
     assert shared.base.sha256 == chat[1].base.output_sha256
     assert links.of_turn(chat, 2).post is None
+    assert shared.lens is None
+    lens = LensChoice(side="base", context="own")
+    assert links.decode(links.encode(links.of_turn(chat, 1, lens))).lens == lens
 
 
 # --- strangers' links ---------------------------------------------------------------------------------
@@ -293,6 +303,8 @@ HOSTILE = {
     "a number as text": packed(json.dumps(data_of(SHARED)).replace("0.7", '"0.7"').encode()),
     "token ids of another reply": packed(json.dumps(data_of(SHARED)).replace("[5, 6, 7]", "[5, 6, 8]").encode()),
     "a token less than it says": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3', '"tokens": 4').encode()),
+    "no number of tokens": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3, ', "").encode()),
+    "less than no tokens": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3', '"tokens": -3').encode()),
     "a seed of 1.7": packed(json.dumps(data_of(SHARED)).replace("1234", "1.7").encode()),
     "a receipt": packed(json.dumps(canonical.dump(values.receipt())).encode()),
 }
@@ -301,6 +313,13 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_links_get_one_sentence(name):
     assert refused(HOSTILE[name]).count(". ") <= 1
+
+
+def test_the_sentence_says_what_is_wrong():
+    assert "unpacks to more than" in refused(bomb())
+    assert "another version" in refused(HOSTILE["another version"])
+    assert "longer than" in refused(HOSTILE["10 MB"])
+    assert "not those of its sha256" in refused(HOSTILE["token ids of another reply"])
 
 
 @settings(deadline=None, max_examples=300)
