@@ -5,6 +5,7 @@ test hands in its own.
 """
 
 import fnmatch
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from .errors import UserError
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+WEIGHTS = "model.safetensors"  # of a model that is not sharded
 UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
 
 # What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
@@ -116,6 +118,22 @@ class HuggingFaceHub:
             raise UserError(
                 f"Downloading {repository.id} broke off ({reason}); try again, what has arrived is kept."
             ) from error
+
+
+def is_cached(id: str, revision: str | None) -> bool:
+    """Whether all weights of a repository were downloaded before. Asks nobody."""
+    try:
+        config = try_to_load_from_cache(id, "config.json", revision=revision)
+    except errors.HFValidationError:
+        return False
+    if not isinstance(config, str):
+        return False
+    index = Path(config).with_name("model.safetensors.index.json")
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.exists() else {WEIGHTS}
+    except (OSError, ValueError, KeyError):
+        return False
+    return all(index.with_name(name).exists() for name in names)
 
 
 def _gated(id: str) -> UserError:

@@ -1,21 +1,24 @@
 """A comparison <-> text that is safe in the fragment of a URL: compact JSON, zlib, base64url.
 
-The fragment never reaches a server's log. A link carries what was asked and digests of both replies,
-not the replies: whoever opens it runs the comparison and is told whether the replies are the same.
+The fragment never reaches a server's log. A link carries what was asked and both replies, which nobody has
+checked until whoever opens it runs the comparison and is told whether the replies are the same. Mail and chat
+programs break addresses and put things around them; the checksum in zlib says whether what is left is the link.
 This file knows no page and no address.
 """
 
 import base64
-import binascii
 import re
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Literal
+from urllib.parse import unquote
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from . import canonical
+from . import canonical, prompts
+from .detokenizer import UNREADABLE, Detokenizer
 from .errors import UserError
-from .prompts import digest
+from .prompts import Tokenizer, digest
 from .types import (
     SIDES,
     Chat,
@@ -24,8 +27,12 @@ from .types import (
     FinishReason,
     LensChoice,
     Receipt,
+    Record,
     Side,
     SideReceipt,
+    Text,
+    TokenIds,
+    Turn,
     Value,
     explain,
     in_common,
@@ -34,18 +41,28 @@ from .types import (
 VERSION = 1
 PREFIX = "#c="
 MAX_CHARACTERS = 150_000  # of the fragment; browsers were seen to carry this much through their address bar
+MAX_READ = 2 * MAX_CHARACTERS  # with what programs add to it: escapes, line breaks, quotes
 MAX_JSON_BYTES = 4 * 2**20  # after decompression
 
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_ADDED = re.compile(r"[^A-Za-z0-9_-]")  # what is no part of base64url
+_EDGES = "-_"  # of base64url; mail and chat programs leave them out at the end of an address, or put them there
 
 
 class Output(Value):
-    """What one side wrote, by its digest, and with which weights."""
+    """What one side wrote, by its digest, and with which weights; the reply itself where the link carries it."""
 
     sha256: Digest
     tokens: int = Field(ge=0)
     finish_reason: FinishReason
     weights_sha256: Digest
+    token_ids: TokenIds = Field(default=(), exclude_if=lambda ids: not ids)
+    text: Text | None = Field(default=None, exclude_if=lambda text: text is None)
+
+    @model_validator(mode="after")
+    def _of_one_reply(self) -> "Output":
+        if self.token_ids and (len(self.token_ids), digest(self.token_ids)) != (self.tokens, self.sha256):
+            raise ValueError("its token ids are not those of its sha256")
+        return self
 
 
 class Shared(Value):
@@ -60,6 +77,16 @@ class Shared(Value):
     def output(self, side: Side) -> Output | None:
         return self.base if side == "base" else self.post
 
+    @property
+    def outputs(self) -> dict[Side, Output]:
+        """Of the sides that have one."""
+        return {side: output for side in SIDES if (output := self.output(side))}
+
+    @property
+    def carries_replies(self) -> bool:
+        """Whether the replies are in the link, as far as there were any."""
+        return bool(self.outputs) and all(len(each.token_ids) == each.tokens for each in self.outputs.values())
+
 
 def of_receipt(receipt: Receipt) -> Shared:
     return Shared(comparison=receipt.comparison, base=_output(receipt.base), post=_output(receipt.post))
@@ -68,22 +95,28 @@ def of_receipt(receipt: Receipt) -> Shared:
 def of_turn(chat: Chat, index: int, lens: LensChoice | None = None) -> Shared:
     """What the link of one turn of a conversation carries, or of a lens on it."""
     record = chat[index]
-    base, post = (_output(side) if side else None for side in (record.base, record.post))
+    base, post = (_output(kept, record.turn.reply(side)) if (kept := record.receipt(side)) else None for side in SIDES)
     return Shared(comparison=record.comparison(chat[:index]), base=base, post=post, lens=lens)
 
 
-def _output(side: SideReceipt) -> Output:
-    return Output(sha256=side.output_sha256, tokens=len(side.token_ids), **in_common(side, Output))
+def _output(side: SideReceipt, text: str | None = None) -> Output:
+    return Output(sha256=side.output_sha256, tokens=len(side.token_ids), text=text, **in_common(side, Output))
+
+
+# --- to text and back -----------------------------------------------------------------------------------
 
 
 def encode(shared: Shared) -> str:
-    """The fragment, "#c=" included.
+    """The fragment, "#c=" included. It ends in a letter or a digit.
 
     Raises:
         UserError: it is too long for a link; says how long.
     """
     json = canonical.text(canonical.dump(shared)).encode()
-    packed = PREFIX + base64.urlsafe_b64encode(zlib.compress(json, 9)).decode().rstrip("=")
+    packed = _pack(json)
+    while packed[-1] in _EDGES:  # white space means nothing to JSON, and all to its checksum
+        json += b" "
+        packed = _pack(json)
     if len(packed) > MAX_CHARACTERS or len(json) > MAX_JSON_BYTES:
         raise UserError(
             f"This conversation is too long for a link ({len(packed):,} characters, and at most {MAX_CHARACTERS:,} fit); download the receipt and send that instead."
@@ -91,17 +124,36 @@ def encode(shared: Shared) -> str:
     return packed
 
 
+def _pack(json: bytes) -> str:
+    return PREFIX + base64.urlsafe_b64encode(zlib.compress(json, 9)).decode().rstrip("=")
+
+
+def fitting(shared: Shared) -> Shared:
+    """The same, without the replies themselves where these make it too long for a link."""
+    try:
+        encode(shared)
+    except UserError:
+        without = {"token_ids": (), "text": None}
+        return shared.model_copy(
+            update={side: output.model_copy(update=without) for side, output in shared.outputs.items()}
+        )
+    return shared
+
+
 def decode(fragment: str) -> Shared:
-    """What a fragment carries.
+    """What a fragment carries, or an address with one, whatever a mail or chat program has added to it.
+
+    Percent-encoding, line breaks, white space and punctuation are ignored, wherever they stand.
 
     Raises:
         UserError: it is damaged, too long, or not of this version's schema. Nothing of it may be used then.
     """
-    if len(fragment) > MAX_CHARACTERS:
+    packed = _payload(fragment[: MAX_READ + 1])
+    if len(fragment) > MAX_READ or len(PREFIX + packed) > MAX_CHARACTERS:
         raise UserError(
             f"This link is longer than {MAX_CHARACTERS:,} characters, so it is not one of ours; ask for the receipt instead."
         )
-    data = canonical.parse(_unpack(fragment.removeprefix(PREFIX)), "link", MAX_JSON_BYTES)
+    data = canonical.parse(_unpack(packed), "link", MAX_JSON_BYTES)
     if isinstance(data, dict) and data.get("version") != VERSION:
         raise UserError(
             f"This link was made by another version of Same Seed (this one reads version {VERSION} of links); ask for a new one."
@@ -112,40 +164,83 @@ def decode(fragment: str) -> Shared:
         raise UserError(f"This link does not hold a comparison that this version can read; {explain(error)}") from None
 
 
+def _payload(fragment: str) -> str:
+    """The base64url in it: some programs encode an address twice, or write it twice, as [address](address)."""
+    return _ADDED.sub("", re.split(PREFIX, unquote(unquote(fragment)), flags=re.IGNORECASE)[-1])
+
+
 def _unpack(packed: str) -> bytes:
-    """Base64url and zlib undone, never past the cap."""
-    if not _BASE64URL.fullmatch(packed):
-        raise _damaged()
+    """Base64url and zlib undone, never past the cap. Links of before may have lost the - or _ in which they ended."""
+    for lost in ("", *_EDGES):
+        try:
+            return _inflate(packed + lost)
+        except zlib.error:
+            pass
+    raise UserError("This link is damaged or was cut short; copy the whole of it and open it again.")
+
+
+def _inflate(packed: str) -> bytes:
     inflate = zlib.decompressobj()
-    try:
-        data = inflate.decompress(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), MAX_JSON_BYTES + 1)
-    except (binascii.Error, zlib.error):
-        raise _damaged() from None
+    raw = base64.urlsafe_b64decode(packed + "A" * (-len(packed) % 4))
+    data = inflate.decompress(raw, MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise UserError(f"This link unpacks to more than {MAX_JSON_BYTES:,} bytes, so it is not one of ours.")
-    if not inflate.eof or inflate.unused_data:
-        raise _damaged()
+    used = len(raw) - len(inflate.unused_data)
+    if not inflate.eof or packed[-(-used * 8 // 6) :].strip(_EDGES):
+        raise zlib.error
     return data
 
 
-def _damaged() -> UserError:
-    return UserError("This link is damaged or was cut short; copy the whole of it and open it again.")
+# --- the replies as they were shared ---------------------------------------------------------------------
 
 
-def differences(shared: Shared, sides: dict[Side, SideReceipt | None]) -> dict[Side, str]:
+def record(shared: Shared, tokenizers: Callable[[], Mapping[Side, Tokenizer] | None] = lambda: None) -> Record | None:
+    """The turn as it was shared, which nobody has checked: its texts, and no receipts.
+
+    A side that failed has no text. None when the link carries no replies that can be shown here: one that was made of
+    a receipt has token ids without texts, which only the pair's `tokenizers` can spell. They are asked for only then.
+    """
+    outputs = shared.outputs
+    if not shared.carries_replies:
+        return None
+    texts = {side: output.text for side, output in outputs.items() if output.text is not None}
+    try:
+        if texts.keys() != outputs.keys():
+            known = tokenizers()
+            if known is None:
+                return None
+            texts = {side: _spelled(shared, side, known) for side in outputs}
+        turn = Turn(prompt=shared.comparison.prompt, base=texts.get("base", ""), post=texts.get("post", ""))
+    except (UserError, ValidationError):  # a stranger's ids: no prompt for them here, or a text beyond all measure
+        return None
+    return Record.of(shared.comparison, turn, None, None)
+
+
+def _spelled(shared: Shared, side: Side, tokenizers: Mapping[Side, Tokenizer]) -> str:
+    """The whole reply of a side, a prefilled beginning included. Raises UserError where this comparison has no prompt here."""
+    prompt = prompts.build(shared.comparison, side, tokenizers[side], tokenizers["post"])
+    detokenizer = Detokenizer(tokenizers[side], prompt.question)
+    detokenizer.take(*prompt.prefill, *shared.outputs[side].token_ids)
+    return detokenizer.text
+
+
+def differences(
+    shared: Shared, sides: Mapping[Side, SideReceipt | None], texts: Mapping[Side, str] | None = None
+) -> dict[Side, str]:
     """For each side whose reply is not the one that was shared, how it differs. Empty: these are the replies that were shared.
 
-    A reply that was stopped when it was shared is compared as far as it went.
+    A reply that was stopped when it was shared is compared as far as it went. `texts` are the replies here, for
+    a link whose text is not that of its own tokens.
     """
     found: dict[Side, str] = {}
-    for side in SIDES:
-        output, here = shared.output(side), sides[side]
-        if output is None:
-            continue
+    for side, output in shared.outputs.items():
+        here = sides[side]
         if here is None:
             found[side] = "it failed here"
         elif not _same(output, here):
             found[side] = _why(output, here)
+        elif texts is not None and not _spells(output, texts[side]):
+            found[side] = "the tokens are the same, and the link showed another text for them"
     return found
 
 
@@ -153,6 +248,12 @@ def _same(output: Output, here: SideReceipt) -> bool:
     stopped = output.finish_reason == "stopped"
     ids = here.token_ids[: output.tokens] if stopped else here.token_ids
     return digest(ids) == output.sha256
+
+
+def _spells(output: Output, text: str) -> bool:
+    if output.text is None or output.text == text:
+        return True
+    return output.finish_reason == "stopped" and text.startswith(output.text.rstrip(UNREADABLE))
 
 
 def _why(output: Output, here: SideReceipt) -> str:

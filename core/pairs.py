@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from .errors import UserError
 from .installation import COMMAND, DATA
 from .settings import EMBEDDED, Settings
-from .types import Side, Value
+from .types import SIDES, Side, Value
 
 HOME = DATA / "checkpoints"
 
@@ -28,6 +28,45 @@ class Pair(Value):
     def spec(self, side: Side) -> str:
         """What names a side's model: a folder, or a Hub id with an optional revision."""
         return self.base if side == "base" else self.post
+
+
+class About(Value):
+    """What pairs.toml knows of a model that may not be here: `megabytes` (10^6 bytes) are those of its weights. None is not known."""
+
+    parameters: str | None = None
+    megabytes: int | None = None
+    licence: str | None = None
+
+
+def about(spec: str) -> About:
+    """What is known of a model by its spec, whatever revision it names."""
+    known = tomllib.loads((HOME / "pairs.toml").read_text("utf-8")).get("models", {})
+    return About.model_validate(known.get(spec.partition("@")[0], {}))
+
+
+def megabytes(pair: Pair) -> int | None:
+    """Of the weights of both models together; None where one is not known."""
+    sizes = [about(pair.spec(side)).megabytes for side in SIDES]
+    return sum(size for size in sizes if size is not None) if None not in sizes else None
+
+
+def facts(pair: Pair) -> str:
+    """What is known of both models, as "135M parameters each, Apache-2.0, 0.5 GB of weights"; empty where nothing is."""
+    models, size = [about(pair.spec(side)) for side in SIDES], megabytes(pair)
+    parameters, licences = ({getattr(model, name) for model in models} for name in ("parameters", "licence"))
+    known = [
+        f"{parameters.pop()} parameters each" if len(parameters) == 1 and None not in parameters else "",
+        licences.pop() if len(licences) == 1 else "",
+        f"{spelled(size)} of weights" if size is not None else "",
+    ]
+    return ", ".join(filter(None, known))
+
+
+def spelled(megabytes: int) -> str:
+    """As people read it: "24 MB", "2.7 GB", "13 GB"."""
+    if megabytes < 100:
+        return f"{megabytes} MB"
+    return f"{megabytes / 1000:.1f} GB" if megabytes < 10_000 else f"{megabytes / 1000:,.0f} GB"
 
 
 def known_pairs(settings: Settings) -> tuple[Pair, ...]:

@@ -686,6 +686,8 @@ def explain(error: ValidationError) -> UserError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the value"
     reason = first["msg"]
+    if first["type"] == "int_from_float":
+        reason = "use a whole number"
     if first["type"] in ("string_unicode", "string_sub_type"):
         reason = "it holds half of a surrogate pair, which is not text; remove it"
     return UserError(f"{where}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, T5Config
 
 from core import pairs, prompts
-from core.checkpoints import loading, memory
+from core.checkpoints import loading, memory, sources
 from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.siblings import Kinship, kinship
-from core.checkpoints.sources import find
+from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
 from core.engine.device import place
 from core.engine.engine import STORE_BYTES
@@ -24,6 +25,8 @@ from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
 from core.pool import Pool
 from core.settings import Settings
+from core.types import SIDES
+from core.ui import sidebar
 from tests import tiny
 from tests.engines import answer, request, tokens
 
@@ -458,6 +461,48 @@ def test_the_rows_of_the_file_have_ids_of_their_own_and_two_different_models():
     rows = pairs.known_pairs(Settings())
     assert len({row.id for row in rows}) == len({row.title for row in rows}) == len(rows) >= 14
     assert all(row.base != row.post for row in rows)
+
+
+def test_every_model_that_is_offered_has_a_row_of_what_is_known_and_no_other_has():
+    offered = {row.spec(side) for row in pairs.known_pairs(Settings()) for side in SIDES}
+    assert set(tomllib.loads((pairs.HOME / "pairs.toml").read_text("utf-8"))["models"]) == offered
+    assert all(pairs.about(spec).parameters for spec in offered)
+    assert pairs.about("HuggingFaceTB/SmolLM2-135M@main") == pairs.about("HuggingFaceTB/SmolLM2-135M")
+    assert pairs.about("owner/name") == pairs.About(), "nothing is known of a model of one's own"
+
+
+def test_what_is_known_of_the_embedded_models_is_what_they_are():
+    row = pairs.default_pair(Settings())
+    for side in SIDES:
+        file, known = pairs.HOME / row.spec(side) / "model.safetensors", pairs.about(row.spec(side))
+        assert known.megabytes == round(file.stat().st_size / 1e6)
+        assert known.parameters == f"{sum(value.numel() for value in load_file(file).values()) / 1e6:.1f}M"
+        assert known.licence and (pairs.HOME.parent / known.licence).exists()
+    assert pairs.facts(row) == "5.8M parameters each, checkpoints/LICENSE.md, 24 MB of weights"
+
+
+def test_a_pair_says_whether_it_is_here_or_what_is_to_be_downloaded(pair, monkeypatch):
+    rows = {row.id: row for row in pairs.known_pairs(Settings(base=str(pair[0]), post=str(pair[1])))}
+    monkeypatch.setattr(sources, "is_cached", lambda id, revision: False)
+    assert whereabouts(rows["tiny-base | tiny-chat"]) == whereabouts(rows["embedded"]) == "on this machine"
+    assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"
+    assert whereabouts(rows["llama3.2-3b"]) == "13 GB to download"
+    unknown = pairs.Pair(id="x", title="X", base="owner/name@v1", post="owner/other")
+    assert whereabouts(unknown) == "to be downloaded" and pairs.facts(unknown) == ""
+    assert (
+        sidebar._titled(unknown) == "X \u00b7 to be downloaded"
+        and sidebar._titled(rows["embedded"]) == rows["embedded"].title
+    )
+    monkeypatch.setattr(
+        sources, "is_cached", lambda id, revision: (id, revision) in (("owner/name", "v1"), ("owner/other", None))
+    )
+    assert whereabouts(unknown) == "on this machine"
+    assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"
+
+
+def test_what_differs_between_two_models_is_not_said_of_both():
+    mixed = pairs.Pair(id="x", title="X", base="meta-llama/Llama-3.2-1B", post="Qwen/Qwen3-0.6B")
+    assert pairs.facts(mixed) == "4.0 GB of weights"
 
 
 def test_ones_own_pair_comes_first_and_shows_no_path(pair):

@@ -135,6 +135,24 @@ def test_what_was_downloaded_once_works_without_a_network(server, monkeypatch, h
     assert HuggingFaceHub().download(after, lambda done: None) == folder
 
 
+def test_weights_are_here_once_all_of_them_were_downloaded(server):
+    assert not hub.is_cached("owner/name", None)
+    repository = HuggingFaceHub().look_up("owner/name", None)
+    folder = HuggingFaceHub().download(repository, lambda done: None, only=("config.json",))
+    assert not hub.is_cached("owner/name", None), "only what the model is called"
+    HuggingFaceHub().download(repository, lambda done: None)
+    server()
+    assert all(hub.is_cached("owner/name", revision) for revision in (None, "main", COMMIT))
+    assert not hub.is_cached("owner/name", "v2") and not hub.is_cached("not an id", None)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    assert not hub.is_cached("owner/name", None), "one of two shards"
+    (folder / "model-00002-of-00002.safetensors").touch()
+    assert hub.is_cached("owner/name", None)
+    (folder / "model.safetensors.index.json").write_text("{", "utf-8")
+    assert not hub.is_cached("owner/name", None), "an index that cannot be read"
+
+
 def test_what_was_never_downloaded_needs_a_network(server):
     server()
     with pytest.raises(UserError, match="not on this machine and the Hub cannot be reached; connect once"):

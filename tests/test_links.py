@@ -4,22 +4,25 @@ import base64
 import json
 import random
 import zlib
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import canonical, links
+from core.checkpoints.tokenizers import read_tokenizer
 from core.errors import UserError
 from core.links import Shared
-from core.types import Conversation, Turn
+from core.pairs import HOME
+from core.types import Conversation, LensChoice, Side, Turn
 from tests import values
 
 SHARED = links.of_receipt(values.receipt())
 
 
-def packed(data: bytes) -> str:
-    return links.PREFIX + base64.urlsafe_b64encode(zlib.compress(data)).decode().rstrip("=")
+def packed(data: bytes, level: int = 6) -> str:
+    return links.PREFIX + base64.urlsafe_b64encode(zlib.compress(data, level)).decode().rstrip("=")
 
 
 def data_of(shared: Shared) -> dict:
@@ -104,6 +107,153 @@ def test_a_link_is_safe_in_a_url_and_deterministic():
     assert set(link.removeprefix("#c=")) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
+# --- what mail and chat programs do to addresses -------------------------------------------------------
+
+SEEDED = st.integers(0, 2**53 - 1).map(
+    lambda seed: SHARED.model_copy(update={"comparison": values.COMPARISON.model_copy(update={
+        "sampling": values.COMPARISON.sampling.model_copy(update={"seed": seed})})})
+)  # fmt: skip
+BREAKS = " \t\r\n\u00a0\u200b\u200c\u2028\u2060\ufeff\u00ad>|"
+BEHIND = BREAKS + ".,;:!?)]}\"'*`~=\u2026\u2014\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb\u3002\uff09-_"
+BEFORE = st.sampled_from(
+    ["", "https://example.org/", "<http://127.0.0.1:7860/seed/?a=1", "[https://a/#c=eNq](http://a/"]
+)
+
+
+def as_before(shared: Shared) -> str:
+    """The link as it was written when it could end in anything."""
+    return packed(canonical.text(data_of(shared)).encode(), 9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDED)
+def test_a_link_ends_in_a_letter_or_a_digit_and_says_the_same_as_before(shared):
+    link, before = links.encode(shared), as_before(shared)
+    assert link[-1].isalnum() and link[-1].isascii()
+    assert (link == before) == before[-1].isalnum()
+    assert links.decode(link) == links.decode(before) == shared
+
+
+def ending_otherwise() -> list[Shared]:
+    seeds = (values.COMPARISON.sampling.model_copy(update={"seed": seed}) for seed in range(200))
+    made = (Shared(comparison=values.COMPARISON.model_copy(update={"sampling": sampling})) for sampling in seeds)
+    return [shared for shared in made if as_before(shared)[-1] in "-_"]
+
+
+def test_a_link_of_before_is_read_with_and_without_the_character_that_programs_leave_out():
+    found = ending_otherwise()
+    assert {as_before(shared)[-1] for shared in found} == {"-", "_"}
+    for shared in found:
+        before = as_before(shared)
+        assert links.decode(before) == links.decode(before[:-1]) == links.decode(before[:-1] + ".") == shared
+        assert links.encode(shared)[-1].isalnum()
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    st.one_of(SEEDED, st.sampled_from(ending_otherwise())),
+    st.booleans(),
+    BEFORE,
+    st.text(st.sampled_from(BEHIND), max_size=6),
+    st.lists(st.tuples(st.floats(0, 1), st.text(st.sampled_from(BREAKS), min_size=1, max_size=3)), max_size=4),
+    st.integers(0, 2),
+)
+def test_whatever_a_program_adds_to_a_link_does_not_change_what_it_says(shared, old, before, behind, breaks, escapes):
+    link = as_before(shared) if old else links.encode(shared)
+    body = link.removeprefix(links.PREFIX)
+    for share, added in breaks:
+        place = int(share * len(body))
+        body = body[:place] + added + body[place:]
+    address = before + links.PREFIX + body + behind
+    for _ in range(escapes):
+        address = quote(address, safe="")
+    assert links.decode(address) == shared
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(min_value=0), st.sampled_from("ABCxyz019-_"))
+def test_a_letter_that_is_not_the_links_own_is_damage(place, letter):
+    link = links.encode(SHARED)
+    place = len(links.PREFIX) + place % (len(link) - len(links.PREFIX))
+    if link[place] != letter:
+        assert "damaged" in refused(link[:place] + letter + link[place + 1 :])
+
+
+# --- the replies ---------------------------------------------------------------------------------------
+
+
+def test_a_link_carries_the_replies_and_shows_them_without_a_receipt():
+    chat = (values.record("One"), values.record("Two", base="A reply", post="Another", prefill_post=(9,)))
+    shared = links.decode(links.encode(links.of_turn(chat, 1)))
+    assert (shared.base.token_ids, shared.post.token_ids) == ((1, 2, 3), (4, 5)) and shared.carries_replies
+    record = links.record(shared)
+    assert record == chat[1].model_copy(update={"base": None, "post": None})
+    assert record.comparison(chat[:1]) == shared.comparison
+
+
+def test_a_reply_that_was_stopped_before_its_first_token_is_shared_as_empty():
+    record = values.record("One").model_copy(update={"base": values.side_receipt(finish_reason="stopped")})
+    record = record.model_copy(update={"turn": Turn(prompt="One", base="", post="Yes")})
+    shared = links.decode(links.encode(links.of_turn((record,), 0)))
+    assert shared.carries_replies and links.record(shared).turn == record.turn
+
+
+def test_a_side_that_failed_has_no_text_in_a_link():
+    record = links.record(links.of_turn((values.record("One", failed="post", post="Half of"),), 0))
+    assert (record.turn.base, record.turn.post) == ("One and so on", "")
+
+
+def test_a_link_of_before_and_one_without_replies_has_none_to_show():
+    for changes in ({"base": None, "post": None}, {"base": SHARED.base.model_copy(update={"token_ids": ()})}):
+        shared = SHARED.model_copy(update=changes)
+        assert not shared.carries_replies and links.record(shared, lambda: pytest.fail("nobody is asked")) is None
+
+
+def test_replies_without_texts_are_spelled_where_the_tokenizers_are():
+    tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
+    texts: dict[Side, str] = {"base": " A sea of words.", "post": "Caf\u00e9 \U0001f600!"}
+    ids = {side: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for side, text in texts.items()}
+    begun = values.COMPARISON.model_copy(update={"prefill_post": ids["post"][:2]})
+    shared = links.of_receipt(values.receipt(begun, base=ids["base"], post=(*ids["post"][2:], tokenizer.eos_token_id)))
+    assert links.record(shared) is None, "nobody to spell them"
+    record = links.record(shared, lambda: {"base": tokenizer, "post": tokenizer})
+    assert (record.turn.base, record.turn.post) == (texts["base"], texts["post"]), (
+        "with what it was given to begin with"
+    )
+    unknown = begun.model_copy(update={"prefill_base": (10**6,)})
+    assert links.record(shared.model_copy(update={"comparison": unknown}), lambda: {"base": tokenizer, "post": tokenizer}) is None  # fmt: skip
+
+
+def test_replies_that_make_a_link_too_long_are_left_out_and_the_link_still_checks(monkeypatch):
+    whole = links.of_turn((values.record("One", base=random.Random(5).randbytes(3000).hex()),), 0)
+    assert links.fitting(whole) == whole
+    monkeypatch.setattr(links, "MAX_CHARACTERS", len(links.encode(whole)) - 1)
+    fitting = links.fitting(whole)
+    assert not fitting.carries_replies and links.record(fitting) is None
+    assert fitting.base.sha256 == whole.base.sha256 and len(links.encode(fitting)) < 2000
+    assert links.decode(links.encode(fitting)) == fitting
+
+
+def test_a_text_that_is_not_that_of_its_tokens_is_told_once_they_are_run():
+    shared = links.of_turn((values.record("One", base="What it said", post="And this"),), 0)
+    sides = {"base": values.side_receipt(1, 2, 3), "post": values.side_receipt(4, 5, weights="b")}
+    texts: dict[Side, str] = {"base": "What it said", "post": "And this"}
+    assert links.differences(shared, sides, texts) == links.differences(shared, sides) == {}
+    found = links.differences(shared, sides, {**texts, "post": "And that"})
+    assert list(found) == ["post"] and "another text" in found["post"]
+
+
+def test_a_text_that_was_stopped_inside_a_character_is_the_beginning_of_the_whole():
+    stopped = values.record("One", base="Caf\ufffd")
+    stopped = stopped.model_copy(update={"base": values.side_receipt(1, 2, finish_reason="stopped")})
+    shared, sides = links.of_turn((stopped,), 0), {"base": values.side_receipt(1, 2, 3), "post": stopped.post}
+    assert links.differences(shared, sides, {"base": "Caf\u00e9 au lait", "post": stopped.turn.post}) == {}
+    assert "base" in links.differences(shared, sides, {"base": "Tea", "post": stopped.turn.post})
+
+
+# --- one turn --------------------------------------------------------------------------------------------
+
+
 def test_a_kept_turn_links_to_the_comparison_that_it_was():
     chat = (values.record("One"), values.record("Two"), values.record("Three", failed="post"))
     shared = links.of_turn(chat, 1)
@@ -111,6 +261,9 @@ def test_a_kept_turn_links_to_the_comparison_that_it_was():
     assert [turn.prompt for turn in shared.comparison.conversation.turns] == ["One"]
     assert shared.base.sha256 == chat[1].base.output_sha256
     assert links.of_turn(chat, 2).post is None
+    assert shared.lens is None
+    lens = LensChoice(side="base", context="own")
+    assert links.decode(links.encode(links.of_turn(chat, 1, lens))).lens == lens
 
 
 # --- strangers' links ---------------------------------------------------------------------------------
@@ -124,7 +277,11 @@ HOSTILE = {
     "nothing": "",
     "only the prefix": "#c=",
     "not base64": "#c=<script>alert(1)</script>",
-    "base64 with a space": "#c=" + links.encode(SHARED)[3:50] + " " + links.encode(SHARED)[50:],
+    "only its beginning": "#c",
+    "a word inside": "#c=" + links.encode(SHARED)[3:50] + " and " + links.encode(SHARED)[50:],
+    "a sentence behind": links.encode(SHARED) + " Have a look!",
+    "percent signs": "#c=" + "%25" * 90_000,
+    "dashes": "#c=" + "-_" * 70_000,
     "cut short": links.encode(SHARED)[:-9],
     "not zlib": "#c=" + base64.urlsafe_b64encode(b"hello there").decode().rstrip("="),
     "more behind the end": "#c=" + base64.urlsafe_b64encode(zlib.compress(b"{}") + b"more").decode().rstrip("="),
@@ -144,6 +301,11 @@ HOSTILE = {
     "half a surrogate pair": packed(json.dumps(data_of(SHARED)).replace("What is", "\\ud800 What is").encode()),
     "a huge temperature": packed(json.dumps(data_of(SHARED)).replace("0.7", "1e30").encode()),
     "a number as text": packed(json.dumps(data_of(SHARED)).replace("0.7", '"0.7"').encode()),
+    "token ids of another reply": packed(json.dumps(data_of(SHARED)).replace("[5, 6, 7]", "[5, 6, 8]").encode()),
+    "a token less than it says": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3', '"tokens": 4').encode()),
+    "no number of tokens": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3, ', "").encode()),
+    "less than no tokens": packed(json.dumps(data_of(SHARED)).replace('"tokens": 3', '"tokens": -3').encode()),
+    "a seed of 1.7": packed(json.dumps(data_of(SHARED)).replace("1234", "1.7").encode()),
     "a receipt": packed(json.dumps(canonical.dump(values.receipt())).encode()),
 }
 
@@ -151,6 +313,13 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_links_get_one_sentence(name):
     assert refused(HOSTILE[name]).count(". ") <= 1
+
+
+def test_the_sentence_says_what_is_wrong():
+    assert "unpacks to more than" in refused(bomb())
+    assert "another version" in refused(HOSTILE["another version"])
+    assert "longer than" in refused(HOSTILE["10 MB"])
+    assert "not those of its sha256" in refused(HOSTILE["token ids of another reply"])
 
 
 @settings(deadline=None, max_examples=300)

@@ -62,7 +62,7 @@ def test_no_sampling_field_has_a_hidden_default(name):
     [
         ("seed", -1, "greater than or equal to 0"),
         ("seed", MAX_SEED + 1, f"less than or equal to {MAX_SEED}"),
-        ("seed", 1.5, "valid integer"),
+        ("seed", 1.7, "use a whole number"),
         ("temperature", -0.1, "greater than or equal to 0"),
         ("temperature", 2.5, "less than or equal to 2"),
         ("temperature", 0.001, "use 0 (greedy) or at least 0.01"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core import links
+from core import links, receipts
 from core.types import SIDES, Conversation, Dial, Turn
 from core.ui.visitor import Kept, Opened, Session
 from tests.pairs import PAIR, OnePair, tiny_lease
@@ -193,6 +193,55 @@ def test_a_link_that_cannot_be_used_changes_nothing(house, guest):
     update = guest.arrive(address="#c=damaged!", fresh=True, own=True)
     assert "damaged" in update[house.compare.notice] and guest.prompts == ["One", "Two"] and guest.kept == kept
     assert not update[house.compare.elsewhere]["visible"]
+
+
+def test_an_address_that_means_to_be_a_link_and_is_none_gets_a_sentence(house):
+    for address in ("#c", "#c=", "#c%3D", "#C=eNq", "#c=eNq%"):
+        assert "damaged" in Guest(house).arrive(address=address, fresh=True)[house.compare.notice]
+
+
+def test_what_was_shared_can_be_shown_before_anybody_has_checked_it(house, pool, guest):
+    made = links.of_turn(guest.session.records, 1)
+    bare = made.model_copy(update={side: made.output(side).model_copy(update={"text": None}) for side in SIDES})
+    for shared in (made, bare):
+        reader = Guest(house)
+        reader.arrive(address=links.encode(shared), fresh=True)
+        shown = house.visitor.as_shared(reader.session)
+        assert shown.turn == guest.session.records[1].turn and (shown.base, shown.post) == (None, None)
+        assert reader.prompts == ["One"] and reader.session.waiting is not None, "it is not one of the turns"
+    assert house.visitor.as_shared(guest.session) is None, "nothing waits"
+
+
+def test_replies_of_a_pair_that_is_not_here_are_spelled_by_nobody(house, guest, monkeypatch):
+    monkeypatch.setattr(house.visitor.pool, "peek", lambda id: None)
+    receipt = receipts.of_turn(guest.session.records, 0)
+    reader = Guest(house)
+    reader.arrive(address=links.encode(links.of_receipt(receipt)), fresh=True)
+    assert reader.session.waiting.shared.carries_replies and house.visitor.as_shared(reader.session) is None
+
+
+def test_a_link_whose_replies_are_too_long_says_that_they_are_not_in_it(house, guest, monkeypatch):
+    asked = {"do": "link", "turn": 1}
+    assert "sees these replies" in house.compare._pack(guest.values, asked)[1]
+    monkeypatch.setattr(links, "MAX_CHARACTERS", len(links.encode(links.of_turn(guest.session.records, 1))) - 1)
+    parcel, said = house.compare._pack(guest.values, asked)
+    assert "too long for a link and are not in it" in said and not links.decode(parcel["fragment"]).carries_replies
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("seed", 1.7, "seed: use a whole number."),
+        ("seed", -1, "seed: input should be greater than or equal to 0."),
+        ("seed", None, "Seed is empty; type a number."),
+        ("top_k", 2.5, "top_k: use a whole number."),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_sentence_and_nothing_runs(house, guest, name, value, sentence):
+    widget = getattr(house.visitor.sidebar, name)
+    guest.values[widget] = widget.preprocess(value)  # what Gradio makes of what was typed
+    assert sentence in guest.ask("Three")[-1][house.compare.notice]
+    assert guest.prompts == ["One", "Two"]
 
 
 def test_a_new_tab_offers_the_last_conversation(house):

@@ -6,11 +6,16 @@ from pathlib import Path
 
 from .. import pairs
 from ..errors import UserError
-from ..hub import Hub, Repository
+from ..hub import Hub, Repository, is_cached
+from ..pairs import Pair
+from ..types import SIDES
 
 ReportProgress = Callable[
     [str, float | None], None
 ]  # what is going on, and its share that is done (0 to 1) where known
+
+
+HERE = "on this machine"
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,23 @@ def _adapter(source: Source, hub: Hub, base: str | None) -> Source:
         raise UserError(f"{source.name} is a PEFT adapter; give the model that it was trained on as --base.")
     under = find(base, hub)
     return Source(source.name, source.origin, source.revision, source.folder, source.repository, adapter_of=under)
+
+
+def whereabouts(pair: Pair) -> str:
+    """Where the weights of a pair are: "on this machine", or what is to be downloaded. Asks nobody.
+
+    Raises:
+        UserError: the pair names a path to nothing.
+    """
+    if all(_is_here(pair.spec(side)) for side in SIDES):
+        return HERE
+    size = pairs.megabytes(pair)
+    return f"{pairs.spelled(size)} to download" if size is not None else "to be downloaded"
+
+
+def _is_here(spec: str) -> bool:
+    id, _, revision = spec.partition("@")
+    return pairs.folder(spec) is not None or is_cached(id, revision or None)
 
 
 def bring(source: Source, hub: Hub, report: ReportProgress) -> Path:

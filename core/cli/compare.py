@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from .. import export, receipts
+from .. import canonical, export, receipts
 from ..compare import Run
 from ..errors import UserError
 from ..hub import HuggingFaceHub
@@ -28,7 +28,7 @@ from ..types import (
     Turn,
     explain,
 )
-from .files import write_file
+from .files import read_file, write_file
 from .terminal import INTERRUPTED, Saying, console_of, say, stopped_by_ctrl_c
 
 SAMPLING_HELP = {
@@ -43,7 +43,13 @@ SAMPLING_HELP = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", required=True, help="what to send to both models; - reads standard input")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", help="what to send to both models; - reads standard input")
+    asked.add_argument(
+        "--comparison",
+        metavar="FILE.json",
+        help="a whole Comparison, as the API takes it, instead of the prompt and all that goes with it; - reads standard input",
+    )
     parser.add_argument("--system", help="system prompt")
     parser.add_argument(
         "--history",
@@ -55,16 +61,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(value),
-            default=value,
             metavar=metavar,
-            help=f"{SAMPLING_HELP[name]} (default: %(default)s)",
+            help=f"{SAMPLING_HELP[name]} (default: {value})",
         )
     for side in SIDES:
+        framing = Comparison.model_fields[f"framing_{side}"].default
         parser.add_argument(
             f"--framing-{side}",
             choices=FRAMINGS,
-            default=Comparison.model_fields[f"framing_{side}"].default,
-            help=f"how the conversation becomes text for the {SIDE_NAMES[side]} side (default: %(default)s)",
+            help=f"how the conversation becomes text for the {SIDE_NAMES[side]} side (default: {framing})",
         )
     parser.add_argument(
         "--chat-template-kwargs",
@@ -115,6 +120,8 @@ def _stream(run: Run) -> bool:
 
 
 def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
+    if flags.comparison is not None:
+        return _whole(flags, pair)
     conversation = read_history(flags.history) if flags.history is not None else Conversation()
     prompt = _standard_input() if flags.prompt == "-" else flags.prompt
     if not prompt.strip():
@@ -122,19 +129,41 @@ def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
     try:
         if flags.system is not None:
             conversation = Conversation(system=flags.system, turns=conversation.turns)
-        sampling = Sampling.model_validate({name: getattr(flags, name) for name in Sampling.model_fields})
+        sampling = Sampling.model_validate({**dict(DEFAULT_SAMPLING), **_given(flags, *Sampling.model_fields)})
         return Comparison(
             pair=pair,
             conversation=conversation,
             prompt=prompt,
             sampling=sampling,
-            framing_base=flags.framing_base,
-            framing_post=flags.framing_post,
             today=flags.today or date.today().isoformat(),
             chat_template_kwargs=_switches(flags.chat_template_kwargs),
+            **_given(flags, "framing_base", "framing_post"),
         )
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+
+
+def _whole(flags: argparse.Namespace, pair: str) -> Comparison:
+    """The comparison of a file, on its own pair unless flags name another.
+
+    Raises:
+        UserError: it is none, or a flag says a part of it again.
+    """
+    framings = ("framing_base", "framing_post")
+    again = _given(flags, "system", "history", *Sampling.model_fields, *framings, "chat_template_kwargs", "today")
+    for name in again:
+        raise UserError(f"--comparison holds everything that is asked; leave out --{name.replace('_', '-')}.")
+    given = _standard_input().encode() if flags.comparison == "-" else read_file(flags.comparison)
+    data = canonical.parse(given, "comparison", receipts.MAX_BYTES)
+    try:
+        comparison = Comparison.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"--comparison: {explain(error)}") from None
+    return comparison.model_copy(update={"pair": pair}) if flags.pair or flags.base else comparison
 
 
 def _switches(text: str | None) -> dict[str, Any]:

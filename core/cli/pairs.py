@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from ..pairs import known_pairs
+from ..pairs import facts, known_pairs
 from ..settings import Settings, add_own_pair_flags
 from .terminal import say
 
@@ -20,5 +20,6 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         return 0
     width = max(len(pair.id) for pair in pairs)
     for pair in pairs:
-        say(f"{pair.id:<{width}}  {pair.title}\n{'':<{width}}  {pair.base} -> {pair.post}")
+        lines = (pair.title, f"{pair.base} -> {pair.post}", facts(pair))
+        say(f"{pair.id:<{width}}  " + f"\n{'':<{width}}  ".join(filter(None, lines)))
     return 0

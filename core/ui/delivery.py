@@ -40,10 +40,19 @@ class Delivery:
         Raises:
             UserError: it is too long for a link.
         """
-        fragment = links.encode(shared)
+        fitting = links.fitting(shared)
+        fragment = links.encode(fitting)
         parcel = {"kind": "link", "fragment": fragment, "public": getattr(self.demo, "share_url", None) or ""}
-        said = f"The link of {what} is copied ({len(fragment):,} characters); whoever opens it sees this comparison, can run it and is told whether the replies are the same."
-        return parcel, said
+        said = f"The link of {what} is copied ({len(fragment):,} characters)"
+        if fitting == shared:
+            return (
+                parcel,
+                f"{said}; whoever opens it sees these replies, can run them and is told whether they are the same.",
+            )
+        return (
+            parcel,
+            f"{said}. The replies are too long for a link and are not in it; whoever opens it can run the comparison and is told whether they are the same.",
+        )
 
     def on(self, listener: Any, pack: Pack, inputs: set[Any], notice: gr.HTML) -> None:
         """Hand out what `pack` makes of the inputs; a mistake is a sentence in `notice` and nothing else."""

@@ -53,5 +53,12 @@ def slider(label: str, id: str, low: float, high: float, value: float, step: flo
     return widget
 
 
+def number(label: str, id: str, value: int, **properties: Any) -> gr.Number:
+    """Gradio would run 1.7 as 2; it is refused in a sentence instead, as everything is that is out of bounds."""
+    widget = gr.Number(value, label=label, elem_id=id, **properties)
+    widget.preprocess = _as_it_is  # type: ignore[method-assign]
+    return widget
+
+
 def _as_it_is(payload: Any) -> Any:
     return payload

@@ -8,14 +8,14 @@ import gradio as gr
 from pydantic import Field, ValidationError
 
 from .. import chat_template
+from ..checkpoints.sources import HERE, whereabouts
 from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
-from ..pairs import label
+from ..pairs import Pair, label
 from ..pool import Pool
 from ..types import (
     DEFAULT_SAMPLING,
     FRAMINGS,
-    MAX_SEED,
     Comparison,
     Framing,
     Record,
@@ -28,7 +28,7 @@ from ..types import (
 )
 from . import theme
 from .markup import FRAMING, KIND
-from .room import dropdown, slider
+from .room import dropdown, number, slider
 
 
 class Choices(Value):
@@ -57,7 +57,7 @@ class Sidebar:
             elem_id="brand",
         )
         sampling = DEFAULT_SAMPLING
-        pairs = [(pair.title, pair.id) for pair in pool.pairs]
+        pairs = [(_titled(pair), pair.id) for pair in pool.pairs]
         self.pair = dropdown("Model pair", "pair", pairs, value=pool.default.id)
         self.system = gr.Textbox(
             label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
@@ -66,8 +66,7 @@ class Sidebar:
         self.top_p = slider("Top-p", "top_p", 0.05, 1, sampling.top_p, 0.05)
         self.max_new_tokens = slider("Max new tokens", "max_new_tokens", 16, 1024, sampling.max_new_tokens, 8)
         with gr.Row(elem_id="seed_row", equal_height=True):
-            bounds: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": MAX_SEED}
-            self.seed = gr.Number(sampling.seed, label="Seed", elem_id="seed", min_width=120, scale=4, **bounds)
+            self.seed = number("Seed", "seed", sampling.seed, min_width=120, scale=4)
             self.dice = gr.Button("Roll", elem_id="dice", size="sm", min_width=74, scale=1)
         with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
             self.top_k = slider("Top-k (0 is off)", "top_k", 0, 200, sampling.top_k, 1)
@@ -147,6 +146,12 @@ class Sidebar:
         if pair is None:  # a kept turn may be of a pair that this start of the app does not have
             return f"{KIND[side]} model"
         return label(pair.spec(side)).split("/")[-1].partition("@")[0]
+
+
+def _titled(pair: Pair) -> str:
+    """A pair as the list names it: with what is to be downloaded, where it was not here when the app started."""
+    where = whereabouts(pair)
+    return pair.title if where == HERE else f"{pair.title} \u00b7 {where}"
 
 
 def _offered(read: tuple[str, ...], *, always: bool = False) -> dict[str, Any]:

@@ -46,6 +46,9 @@ window.sameSeed.visitor = (() => {
     while (!writing("localStorage", PREFIX + id, stored) && old.length) removing("localStorage", PREFIX + old.pop().id);
   };
 
+  // Whether an address means to be a link to a comparison, sound or not: the server says what is wrong with it.
+  const means = (hash) => /#c(=|%(25)*3d|$)/i.test(hash);
+
   // --- the entry of the history that is shown --------------------------------------------------------------------------
 
   const bare = () => location.pathname + location.search;
@@ -63,7 +66,7 @@ window.sameSeed.visitor = (() => {
   };
   // Another entry, or another link or lesson typed into the address of an open page: show what belongs to it.
   addEventListener("popstate", () => {
-    if (history.state?.conversation !== tab.conversation || /^#(c|lesson)=/.test(location.hash)) location.reload();
+    if (history.state?.conversation !== tab.conversation || means(location.hash) || location.hash.startsWith("#lesson=")) location.reload();
   });
 
   let brought = null; // with the page, told to whatever event comes first
@@ -71,7 +74,7 @@ window.sameSeed.visitor = (() => {
     arrive(most) {
       if (brought) return brought;
       const entry = history.state?.conversation;
-      const link = !entry && location.hash.startsWith("#c="); // that has not been opened yet
+      const link = !entry && means(location.hash); // that has not been opened yet
       const id = own(entry ?? tab.conversation ?? fresh());
       if (link) tab.conversation = id;
       else enter(id);
@@ -94,7 +97,7 @@ window.sameSeed.visitor = (() => {
       if (what === "keep") {
         store(tab.conversation, { kept, from: find(tab.conversation)?.from, ran });
         // A link that has been run has done its work: a reload then shows the conversation, not the link again.
-        if (ran && location.hash.startsWith("#c=")) enter(tab.conversation, { address: bare() });
+        if (ran && means(location.hash)) enter(tab.conversation, { address: bare() });
       }
       return { kept };
     },

@@ -7,7 +7,7 @@ tab of the browser, the only one that writes it.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any, Literal
 
@@ -15,18 +15,20 @@ import gradio as gr
 from pydantic import ValidationError
 
 from .. import links
+from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
 from ..links import Shared
 from ..pairs import find_pair
 from ..pool import Pool
+from ..prompts import Tokenizer
 from ..steps import Stop
-from ..types import Chat, Comparison, Record, Turn, Value
+from ..types import SIDES, Chat, Comparison, Record, Side, Turn, Value
 from . import markup
 from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
 
 SECONDS_IDLE = 7200  # after which a session is forgotten here
-_ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_CHARACTERS + 1})"
+_ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_READ + 1})"
 BUSY = markup.notice("A reply is being written; stop it first, or wait until it has ended.", "error")
 UNREADABLE = (
     "The conversation kept in this browser is from another version of the app and cannot be read; this is a new chat."
@@ -197,6 +199,21 @@ class Visitor:
         outputs = [*self.outputs, notice]
         listener(self.if_idle(opened, notice), asked | self.held, outputs, queue=False, **QUIET)
 
+    def as_shared(self, session: Session) -> Record | None:
+        """The replies that came with what waits, as they were shared: nobody has checked them. None where there are none to show."""
+        waiting = session.waiting
+        if waiting is None:
+            return None
+        return links.record(waiting.shared, lambda: self._tokenizers(waiting.shared.comparison.pair))
+
+    def _tokenizers(self, id: str) -> Mapping[Side, Tokenizer] | None:
+        """Those of a pair that is in memory, or whose folders are here."""
+        lease = self.pool.peek(id)
+        if lease is None:
+            return tokenizers_at_hand(find_pair(self.pool.pairs, id))
+        with lease:
+            return {side: lease.side(side).tokenizer for side in SIDES}
+
     # --- arriving ---------------------------------------------------------------------------------
 
     def connect(self, demo: gr.Blocks) -> None:
@@ -221,10 +238,9 @@ class Visitor:
         except (ValidationError, TypeError):
             session.notice = UNREADABLE
         session.chat, session.opened = kept.records, kept.opened
-        address = str(found.get("address") or "")
-        if found.get("fresh") and address.startswith(links.PREFIX):
+        if found.get("fresh"):
             try:
-                self._open(session, links.decode(address), "link")
+                self._open(session, links.decode(str(found.get("address") or "")), "link")
             except UserError as error:
                 session.notice, own = str(error), False
         empty = not any(map(has_receipt, session.records))
