@@ -409,8 +409,8 @@ class SideResult(Value):
     prompt_token_ids: tuple[int, ...]
     prompt_sha256: Digest
     text: str
-    reasoning: str = ""
-    reasoning_tokens: int = 0
+    reasoning: str = Field(default="", exclude_if=_is_empty)
+    reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     margins: tuple[float | None, ...]

@@ -388,6 +388,8 @@ def test_a_result_tells_reasoning_and_answer_apart(name):
     assert result.post.whole == "Let me see.\n\nBecause."
     assert (result.base.reasoning, result.base.reasoning_tokens, result.base.text) == ("", 0, "and so on")
     assert result.base.whole == "and so on"
+    dumped = canonical.dump(result)
+    assert dumped["post"]["reasoning"] == "Let me see." and "reasoning" not in dumped["base"]
     turn = Turn.of("Why?", result.base, result.post)
     assert (turn.reasoning("base"), turn.reasoning("post"), turn.reply("post")) == ("", "Let me see.", "Because.")
     printed = _plain(result)
