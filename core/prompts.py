@@ -222,8 +222,11 @@ def _told(message: Message, marks: Marks | None) -> Message:
 
 def _remembers(messages: Sequence[Message], rendering: Rendering) -> str:
     """What becomes of the reasoning of earlier replies, as a sentence; empty where they have none."""
-    sent = "".join(text for text, origin in rendering.runs if origin == "history" or not rendering.exact)
-    there = [message.reasoning.strip() in sent for message in messages if message.reasoning.strip()]
+    sent = [text for text, origin in rendering.runs if origin == "history" or not rendering.exact]
+    said = [message.text for message in messages[:-1] if message.role != "system"]
+    thought = [message.reasoning.strip() for message in messages if message.reasoning.strip()]
+    # Answers may hold the same words.
+    there = [sum(text.count(words) for text in sent) > sum(text.count(words) for text in said) for words in thought]
     if not there:
         return ""
     what = "leaves out" if not any(there) else "sends again" if all(there) else "leaves out some of"

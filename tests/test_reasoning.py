@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from core import canonical, chat_template, export, links
 from core.checkpoints.tokenizers import stop_ids
 from core.cli.compare import _plain
-from core.compare import compare
+from core.compare import Run, compare
 from core.prompts import Prompt
 from core.reasoning import Marks, ReplyReader, marks
 from core.types import Comparison, Conversation, Record, Reply, Turn
@@ -305,6 +305,16 @@ def test_the_prompt_says_whether_it_has_the_reasoning_of_earlier_replies(name, k
     assert built(asked("And?"), tokenizer(name)).remembers == ""
 
 
+@each_template
+@often
+@given(reasoning=thought)
+def test_an_answer_with_the_same_words_is_not_taken_for_the_reasoning(name, reasoning):
+    alone = Turn(prompt="Why?", base="", post="Because.", reasoning_post="Let me see.")
+    same = Turn(prompt="Why?", base="", post=reasoning, reasoning_post=reasoning)
+    said = [built(asked("And?", turns=(turn,)), tokenizer(name)).remembers for turn in (alone, same)]
+    assert said[0] == said[1] != ""
+
+
 def test_of_a_template_that_keeps_some_reasoning_this_is_said():
     template = turns("{% if m.reasoning and loop.index > messages | length - 2 %}" + _BLOCK.replace("KEY", "reasoning") + "{% endif %}{{ m.content }}")  # fmt: skip
     made = tiny.tokenizer(template)
@@ -407,6 +417,13 @@ def test_a_begun_reply_counts_the_tokens_that_were_drawn():
     whole = read(name, written(name, "Let me see.", "Because.")).reasoning_tokens
     assert (result.post.reasoning, result.post.text) == ("Let me see.", "Because.")
     assert result.post.reasoning_tokens == whole - 3
+    run = Run(lease, result.comparison)
+    *_, last = run.snapshots()
+    given_ = "".join(piece.text for piece in run.prompt("post").pieces if piece.origin == "prefill")
+    assert given_ and last.post.written == "<think>\nLet me see.\n</think>\n\nBecause.", (
+        "all of it, what was given first"
+    )
+    assert last.post.written.startswith(given_)
 
 
 def test_what_was_kept_before_is_written_as_it_was_and_reasoning_travels():
