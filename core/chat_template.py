@@ -25,6 +25,10 @@ _PIN_DATE = (
 )
 FAULTS = (Exception,)  # a template is somebody else's program, and may fail in every way
 _GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")  # the library's own tags
+# The names by which templates read a reply's reasoning, and one that is none: as a part of the message's content.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+PART = "part"
+REASONING, ANSWER = "\U000f0001", "\U000f0002"  # what no template says by itself
 _NO_SWITCH = re.compile(
     r"messages|add_generation_prompt|pinned_date|.*_token|.*tools?(_.*)?|documents?|date_string|.*_now|.*exception"
 )
@@ -79,20 +83,29 @@ def switches(tokenizer: HasTemplate) -> tuple[str, ...]:
     return _switches(of(tokenizer))
 
 
-def end_of_reply(tokenizer: HasTemplate, control: Collection[str]) -> str | None:
-    """The control token that the template writes right behind a reply, unless it ends the reasoning before it, too (as gpt-oss')."""
+def as_dict(role: str, text: str, reasoning: str = "", key: str = "", *, in_parts: bool = False) -> dict[str, Any]:
+    """A message as templates read it: with its reasoning under `key`, and its text as a list of parts if need be."""
+    part = {"type": "text", "text": text}
+    if reasoning and key == PART:
+        return {"role": role, "content": [{"type": "thinking", "thinking": reasoning}, *([part] if text else [])]}
+    return {"role": role, "content": [part] if in_parts else text} | ({key: reasoning} if reasoning else {})
+
+
+def ends_of_reply(tokenizer: HasTemplate, control: Collection[str]) -> tuple[str, ...]:
+    """The control tokens that the template writes right behind a reply, the last one of a conversation too.
+
+    A token that also stands between reasoning and answer (as gpt-oss' <|end|>) is none.
+    """
     asked = {"role": "user", "content": "Question?"}
-    answered = {"role": "assistant", "content": "Answer.", "reasoning_content": "Reasoning."}
-    with suppress(*FAULTS):
-        ended, thought = (
-            apply(tokenizer, chat, date(2000, 1, 1), {}, add_generation_prompt=False)
-            for chat in ([asked, answered, asked], [asked, answered])
-        )
-        behind = ended.partition("Answer.")[2].lstrip()
-        found = max((marker for marker in control if behind.startswith(marker)), key=len, default=None)
-        between = thought.partition("Reasoning.")[2].partition("Answer.")[0]
-        return found if found and found not in between else None
-    return None
+    answered = {"role": "assistant", "content": ANSWER, **dict.fromkeys(REASONING_KEYS, REASONING)}
+    found, between = [], ""
+    for chat in ([asked, answered, asked], [asked, answered]):
+        with suppress(*FAULTS):
+            text = apply(tokenizer, chat, date(2000, 1, 1), {}, add_generation_prompt=False)
+            before, _, behind = text.partition(ANSWER)
+            between += before.partition(REASONING)[2]
+            found.append(max((m for m in control if behind.lstrip().startswith(m)), key=len, default=""))
+    return tuple(end for end in dict.fromkeys(found) if end and end not in between)
 
 
 @lru_cache

@@ -11,11 +11,11 @@ from time import monotonic
 
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
-from .detokenizer import Detokenizer
 from .engine import Engine, LogitsDial, Stoppable, WeightsDial
 from .errors import UserError
 from .pool import Lease
 from .prompts import Prompt
+from .reasoning import ReplyReader, Split
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -48,12 +48,12 @@ class _Writer:
     checkpoint: Checkpoint
     prompt: Prompt
     sampling: Sampling
+    stop_ids: frozenset[int]
     phase: str = "queued"
     ahead: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
-    text: str = ""
     divergence: DrawDivergence | None = None
     finish: Finish | None = None
     error: str | None = None
@@ -66,7 +66,9 @@ class _Writer:
         return self.phase in ("done", "failed")
 
     def __post_init__(self) -> None:
-        self._detokenizer = Detokenizer(self.checkpoint.tokenizer, self.prompt.question)
+        self._reader = ReplyReader(
+            self.checkpoint.tokenizer, self.prompt.question, self.prompt.marks, begun=self.prompt.reasons
+        )
         self._read(*self.prompt.prefill)
 
     def take(self, event: Event) -> None:
@@ -86,19 +88,30 @@ class _Writer:
                 self.divergence = self.divergence or event
             case Finish():
                 self.phase, self.finish = "done", event
-                self.text = self._detokenizer.text
+                self._reader.end()
             case Failure():
                 self.phase, self.error = "failed", event.message
 
     def _read(self, *ids: int) -> None:
-        self._detokenizer.take(*(id for id in ids if id not in self.checkpoint.stop_ids))
-        self.text = self._detokenizer.readable
+        self._reader.take(*(id for id in ids if id not in self.stop_ids))
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of those that were drawn."""
+        return max(0, self._reader.reasoning_tokens - len(self.prompt.prefill))
+
+    def split(self) -> Split:
+        return self._reader.split
 
     def reply(self) -> Reply:
+        split = self.split()
         return Reply.model_construct(
             phase=self.phase,
             ahead=self.ahead,
-            text=self.text,
+            text=split.answer,
+            reasoning=split.reasoning,
+            reasoning_tokens=self.reasoning_tokens,
+            written=split.whole,
             token_ids=tuple(self.ids),
             logprobs=tuple(self.logprobs),
             margins=tuple(self.margins),
@@ -144,7 +157,7 @@ class Run:
         for side in sides:
             checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
-            self._writers[side] = _Writer(checkpoint, prompt, sampling)
+            self._writers[side] = _Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
         self._engines = {side: _engine(lease, comparison, side) for side in sides}
@@ -153,7 +166,7 @@ class Run:
                 request = Request(
                     token_ids=writer.prompt.token_ids,
                     sampling=writer.sampling,
-                    stop_ids=lease.stop_ids(side),
+                    stop_ids=writer.stop_ids,
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=recorded[side].token_ids if recorded else (),
@@ -241,6 +254,7 @@ class Run:
         if writer.error is not None:
             raise UserError(f"The {SIDE_NAMES[side]} side failed: {writer.error}")
         assert writer.finish is not None, "asked for a result before the reply was finished"
+        split = writer.split()
         return SideResult(
             checkpoint=writer.checkpoint.info,
             weights_sha256=writer.checkpoint.weights_sha256,
@@ -249,7 +263,9 @@ class Run:
             prompt_text=writer.prompt.text,
             prompt_token_ids=writer.prompt.token_ids,
             prompt_sha256=writer.prompt.sha256,
-            text=writer.text,
+            text=split.answer,
+            reasoning=split.reasoning,
+            reasoning_tokens=writer.reasoning_tokens,
             token_ids=tuple(writer.ids),
             logprobs=tuple(writer.logprobs),
             margins=tuple(writer.margins),

@@ -1,7 +1,8 @@
 """A kept conversation as files that other programs read: Markdown, chat records, preference pairs.
 
 The JSON Lines are those of TRL's and datasets' conversational formats: a "messages" list for each side,
-and ("prompt", "chosen", "rejected") where the person marked one reply of a turn as the better one.
+and ("prompt", "chosen", "rejected") where the person marked one reply of a turn as the better one. Reasoning
+is "reasoning_content" of its message, as most chat templates read it.
 """
 
 import json
@@ -19,6 +20,8 @@ def markdown(chat: Chat) -> str:
         blocks.append(f"## Turn {number}\n\n{_asked(record)}")
         blocks.append(f"**Prompt**\n\n{_quoted(record.turn.prompt)}")
         for side in SIDES:
+            if reasoning := record.turn.reasoning(side):
+                blocks.append(f"**{_model(record, side)}, reasoning**\n\n{_quoted(reasoning)}")
             blocks.append(f"**{_model(record, side)}**\n\n{_quoted(record.turn.reply(side))}")
         if record.mark:
             blocks.append(f"Better reply: {_MARKS[record.mark]}.")
@@ -83,8 +86,8 @@ def _preference(chat: Chat) -> dict[str, Any]:
     history = _conversation(chat[:-1], chat[-1].system).messages(better)
     return {
         "prompt": _dicts((*history, Message(role="user", text=turn.prompt))),
-        "chosen": _dicts((Message(role="assistant", text=turn.reply(better)),)),
-        "rejected": _dicts((Message(role="assistant", text=turn.reply(worse)),)),
+        "chosen": _dicts((turn.message(better),)),
+        "rejected": _dicts((turn.message(worse),)),
     }
 
 
@@ -95,7 +98,11 @@ def _conversation(chat: Chat, system: str | None = None) -> Conversation:
 
 
 def _dicts(messages: tuple[Message, ...]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.text} for message in messages]
+    return [
+        {"role": message.role, "content": message.text}
+        | ({"reasoning_content": message.reasoning} if message.reasoning else {})
+        for message in messages
+    ]
 
 
 def _lines(records: Iterator[dict[str, Any]]) -> str:

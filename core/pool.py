@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from weakref import WeakKeyDictionary
 
-from . import prompts
+from . import prompts, reasoning
 from .checkpoints import loading, sources
 from .checkpoints.loading import Checkpoint
 from .checkpoints.siblings import Kinship, kinship
@@ -58,8 +58,14 @@ class Lease:
         return self.base if side == "base" else self.post
 
     def stop_ids(self, side: Side) -> frozenset[int]:
-        """Where a side's reply ends: at the ids that end a text or a turn for either of the siblings, where they mean the same."""
-        return self.base.stop_ids | self.post.stop_ids if self.kin.same_ids else self.side(side).stop_ids
+        """Where a side's reply ends: at the ids that end a text or a turn for either of the siblings, where they mean the same.
+
+        Not at what ends a part before the answer in the template of this side.
+        """
+        own = self.side(side)
+        templates = own.tokenizer if own.tokenizer.chat_template else self.post.tokenizer
+        ends = self.base.stop_ids | self.post.stop_ids if self.kin.same_ids else own.stop_ids
+        return ends - reasoning.part_ids(templates)
 
     def prompt(self, comparison: Comparison, side: Side) -> Prompt:
         """What a side is sent. Raises UserError when it cannot be asked this."""

@@ -16,9 +16,10 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 
-from . import chat_template
+from . import chat_template, reasoning
 from .detokenizer import Detokenizer
 from .errors import UserError
+from .reasoning import Marks
 from .rendering import Origin, Rendering, Span, render
 from .types import SIDES, Comparison, Message, Side
 
@@ -56,7 +57,9 @@ class Prompt:
 
     `resent` counts the leading tokens that carry earlier turns and the system prompt, `prefilled` the
     last ones, which are the beginning of the reply. `notes` are sentences about what a chat template did
-    to the conversation that nobody would expect.
+    to the conversation that nobody would expect. `marks` are those of reasoning in the reply, and where
+    the prompt has begun it, the reply `reasons` from its first token on; `remembers` says whether the
+    reasoning of earlier replies is sent again.
     """
 
     pieces: tuple[Piece, ...]
@@ -64,6 +67,9 @@ class Prompt:
     resent: int
     prefilled: int = 0
     notes: tuple[str, ...] = ()
+    marks: Marks | None = None
+    reasons: bool = False
+    remembers: str = ""
 
     @property
     def question(self) -> tuple[int, ...]:
@@ -112,7 +118,12 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
     detokenizer = Detokenizer(tokenizer, prompt.token_ids)
     detokenizer.take(*prefill)
     beginning = Piece(detokenizer.text, "prefill")
-    return Prompt((*prompt.pieces, beginning), (*prompt.token_ids, *prefill), prompt.resent, len(prefill), prompt.notes)
+    return replace(
+        prompt,
+        pieces=(*prompt.pieces, beginning),
+        token_ids=(*prompt.token_ids, *prefill),
+        prefilled=len(prefill),
+    )
 
 
 def has_token(tokenizer: Tokenizer, id: int) -> bool:
@@ -180,17 +191,46 @@ def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Compari
     """The tokenizer's chat template, with the date pinned."""
     if not chat_template.of(tokenizer):
         raise UserError("These models have no chat template; choose the document or the transcript framing.")
+    marks = reasoning.marks(tokenizer)
     rendering = render(
-        messages,
+        [_told(message, marks) for message in messages],
         tokenizer,
         date.fromisoformat(comparison.today),
         control_tokens(tokenizer),
         [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special],
         comparison.chat_template_kwargs,
+        marks.key if marks else "",
     )
     runs = [Piece(text, origin) for text, origin in rendering.runs]
     prompt = _encode(runs, rendering.sure, tokenizer, bos=False)
-    return replace(prompt, notes=_notes(rendering))
+    before_reply = runs[-1].text if runs and runs[-1].origin == "template" else ""
+    return replace(
+        prompt,
+        notes=_notes(rendering),
+        marks=marks,
+        reasons=marks is not None and marks.begun_by(before_reply),
+        remembers=_remembers(messages, rendering),
+    )
+
+
+def _told(message: Message, marks: Marks | None) -> Message:
+    """A message as the template reads it: the reasoning of a reply apart, or with its marks in the text."""
+    if not message.reasoning or (marks and marks.key):
+        return message
+    return Message(role=message.role, text=marks.spelled(message.reasoning, message.text) if marks else message.text)
+
+
+def _remembers(messages: Sequence[Message], rendering: Rendering) -> str:
+    """What becomes of the reasoning of earlier replies, as a sentence; empty where they have none."""
+    sent = [text for text, origin in rendering.runs if origin == "history" or not rendering.exact]
+    said = [message.text for message in messages[:-1] if message.role != "system"]
+    thought = [message.reasoning.strip() for message in messages if message.reasoning.strip()]
+    # Answers may hold the same words.
+    there = [sum(text.count(words) for text in sent) > sum(text.count(words) for text in said) for words in thought]
+    if not there:
+        return ""
+    what = "leaves out" if not any(there) else "sends again" if all(there) else "leaves out some of"
+    return f"This chat template {what} the reasoning of earlier replies."
 
 
 def _notes(rendering: Rendering) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def render(
     control: Collection[str],
     spoken: Collection[str],
     chat_template_kwargs: Mapping[str, Any],
+    reasoning_key: str = "",
 ) -> Rendering:
     """The conversation up to where the reply begins, the date pinned.
 
@@ -72,6 +73,7 @@ def render(
     Args:
         control: texts that stand for control tokens.
         spoken: those of them that the text of a reply keeps, so that there they stand for what a model wrote.
+        reasoning_key: how the template is given the reasoning of messages that have some (`chat_template.as_dict`).
 
     Raises:
         UserError: the template is missing or refuses this conversation, does not read one of the switches, or
@@ -82,7 +84,7 @@ def render(
     if unknown is not None:
         reads = f"it reads {', '.join(known)}" if known else "it reads none"
         raise UserError(f"This chat template has no switch {unknown!r}; {reads}.")
-    given = (messages, tokenizer, today, control, spoken, chat_template_kwargs)
+    given = (messages, tokenizer, today, control, spoken, chat_template_kwargs, reasoning_key)
     refusal, found = None, None
     try:
         found = _Conversation(*given, in_parts=False).rendering()
@@ -106,6 +108,8 @@ def render(
 
 
 _SYSTEM, _NEW, _EARLIER, _REPLY = "the system prompt", "your prompt", "an earlier prompt", "an earlier reply"
+_REASONING = "the reasoning of an earlier reply"
+_BY_A_MODEL = (_REPLY, _REASONING)
 
 
 class _Conversation:
@@ -119,20 +123,28 @@ class _Conversation:
         control: Collection[str],
         spoken: Collection[str],
         switches: Mapping[str, Any],
+        reasoning_key: str,
         *,
         in_parts: bool,
     ):
         self._messages, self._tokenizer, self._in_parts, self._switches = messages, tokenizer, in_parts, switches
-        self._texts = [message.text for message in messages]
+        self._reasoning_key = reasoning_key
+        # Every text, by the message that it is of and what it is of it.
+        self._places = [
+            (n, kind)
+            for n, message in enumerate(messages)
+            for kind in (("reasoning", "text") if message.reasoning else ("text",))
+        ]
+        self._texts: list[str] = [getattr(messages[n], kind) for n, kind in self._places]
         self._template = chat_template.of(tokenizer)
         self._date = today
         said = "\0".join(self._texts)
         self._control = [marker for marker in control if marker in said]
         self._all_control, self._spoken = control, spoken
-        self._who = [self._kind(i) for i in range(len(messages))]
+        self._who = [self._kind(i) for i in self._indices]
         # Messages of one kind share private characters when there are very many of them, or of these.
         for neighbours in _NEIGHBOURS:
-            self._group = [(kind, i // 2 % neighbours) for i, kind in enumerate(self._who)]
+            self._group = [(who, n // 2 % neighbours) for who, (n, _) in zip(self._who, self._places, strict=True)]
             self._private = self._alphabet()
             if self._private:
                 break
@@ -142,10 +154,12 @@ class _Conversation:
         self._owner = {private: group for group, table in self._private.items() for private in table.values()}
 
     def _kind(self, i: int) -> str:
-        message = self._messages[i]
-        if message.role == "system":
+        n, kind = self._places[i]
+        if kind == "reasoning":
+            return _REASONING
+        if self._messages[n].role == "system":
             return _SYSTEM
-        return _REPLY if message.role == "assistant" else _NEW if i == len(self._messages) - 1 else _EARLIER
+        return _REPLY if self._messages[n].role == "assistant" else _NEW if n == len(self._messages) - 1 else _EARLIER
 
     def _alphabet(self) -> dict[_Group, dict[int, str]]:
         """For every group a private character in place of each that its messages hold, white space apart; {} if there are too few."""
@@ -189,7 +203,7 @@ class _Conversation:
 
     @property
     def _indices(self) -> range:
-        return range(len(self._messages))
+        return range(len(self._texts))
 
     # --- what the template sees ---------------------------------------------------------------------------
 
@@ -198,15 +212,15 @@ class _Conversation:
 
         What begins or ends a turn is always hidden. The template reads a token if it writes something else without it.
         """
-        replies = "\0".join(self._texts[i] for i in self._indices if self._who[i] == _REPLY)
-        turn = chat_template.end_of_reply(self._tokenizer, self._control) if replies else None
+        replies = "\0".join(self._texts[i] for i in self._indices if self._who[i] in _BY_A_MODEL)
+        turn = "\0".join(chat_template.ends_of_reply(self._tokenizer, self._control) if replies else ())
         with suppress(*chat_template.FAULTS):
             user = [{"role": "user", "content": "x"}]
             turn = f"{turn}\0{chat_template.apply(self._tokenizer, user, self._date, {}, add_generation_prompt=False)}"
-        spelled = [marker for marker in self._control if marker in replies and marker not in (turn or "")]
+        spelled = [marker for marker in self._control if marker in replies and marker not in turn]
 
         def without(*hidden: str) -> str | None:
-            spans = [self._spans(i, hidden if self._who[i] == _REPLY else self._control) for i in self._indices]
+            spans = [self._spans(i, hidden if self._who[i] in _BY_A_MODEL else self._control) for i in self._indices]
             with suppress(UserError):
                 return self._unhidden(self._render([self._hidden(i, (), spans[i], firsts=True) for i in self._indices]))
             return None
@@ -215,7 +229,7 @@ class _Conversation:
         return [m for m in spelled if m in self._spoken or (whole is not None and without(m) != whole)]
 
     def _left(self, i: int, kept: list[str]) -> list[str]:
-        return kept if self._who[i] == _REPLY else []
+        return kept if self._who[i] in _BY_A_MODEL else []
 
     def _looked_for(self) -> list[str]:
         """Words of the template's own program that somebody says, but for those that may be a part of a control token."""
@@ -254,9 +268,12 @@ class _Conversation:
         return text.translate(self._plain)
 
     def _render(self, texts: Sequence[str]) -> str:
+        said: list[dict[str, str]] = [{} for _ in self._messages]
+        for (n, kind), text in zip(self._places, texts, strict=True):
+            said[n][kind] = text
         chat = [
-            {"role": message.role, "content": [{"type": "text", "text": text}] if self._in_parts else text}
-            for message, text in zip(self._messages, texts, strict=True)
+            chat_template.as_dict(message.role, **parts, key=self._reasoning_key, in_parts=self._in_parts)
+            for message, parts in zip(self._messages, said, strict=True)
         ]
         try:
             return chat_template.apply(self._tokenizer, chat, self._date, self._switches)
@@ -328,11 +345,11 @@ class _Conversation:
         return bool(text.strip()) and any(marker in text for marker in self._all_control)
 
     def _lost(self, owners: Sequence[_Group | None], text: str, read: list[str]) -> dict[str, bool]:
-        """Whose words are not all there; replies of which the template reads a part, to drop its reasoning, apart."""
+        """Whose words are not all there; reasoning, and replies of which the template reads a part to drop it, apart."""
         there = Counter(owner for owner, char in zip(owners, text, strict=True) if not char.isspace())
         wanted: Counter[_Group] = Counter()
         for who, group, message in zip(self._who, self._group, self._texts, strict=True):
-            if who != _REPLY or not any(word in message for word in read):
+            if who != _REASONING and (who != _REPLY or not any(word in message for word in read)):
                 wanted[group] += len("".join(message.split()))
         lost: dict[str, bool] = {}
         for group, count in wanted.items():
@@ -359,7 +376,7 @@ class _Conversation:
         lost = {
             who: False
             for who, message in zip(self._who, self._texts, strict=True)
-            if who != _REPLY and any(word not in said for word in re.findall(r"\w+", message.casefold()))
+            if who not in _BY_A_MODEL and any(word not in said for word in re.findall(r"\w+", message.casefold()))
         }
         return Rendering(((text, "template"),), sure, exact=False, lost=lost)
 
@@ -370,4 +387,10 @@ def _cannot_be_shown() -> UserError:
     )
 
 
-_ORIGINS: dict[str, Origin] = {_SYSTEM: "system", _NEW: "new", _EARLIER: "history", _REPLY: "history"}
+_ORIGINS: dict[str, Origin] = {
+    _SYSTEM: "system",
+    _NEW: "new",
+    _EARLIER: "history",
+    _REPLY: "history",
+    _REASONING: "history",
+}

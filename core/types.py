@@ -44,7 +44,7 @@ def _in_the_calendar(text: str) -> str:
     return text
 
 
-def _is_empty(value: Mapping[str, Any]) -> bool:
+def _is_empty(value: Any) -> bool:
     return not value
 
 
@@ -76,17 +76,38 @@ class Renamed(Value):
 class Message(Value):
     role: Literal["system", "user", "assistant"]
     text: Text
+    reasoning: Text = ""
 
 
 class Turn(Value):
-    """One finished exchange: what the person wrote and what each side replied."""
+    """One finished exchange: what the person wrote and what each side replied, its reasoning apart where the template marks it."""
 
     prompt: Text
     base: Text
     post: Text
+    reasoning_base: Text = Field(default="", exclude_if=_is_empty)
+    reasoning_post: Text = Field(default="", exclude_if=_is_empty)
+
+    @classmethod
+    def of(cls, prompt: str, base: "Reply | SideResult", post: "Reply | SideResult") -> "Turn":
+        """A prompt and what each side replied to it."""
+        return cls(
+            prompt=prompt,
+            base=base.text,
+            post=post.text,
+            reasoning_base=base.reasoning,
+            reasoning_post=post.reasoning,
+        )
 
     def reply(self, side: Side) -> str:
+        """The answer alone."""
         return self.base if side == "base" else self.post
+
+    def reasoning(self, side: Side) -> str:
+        return self.reasoning_base if side == "base" else self.reasoning_post
+
+    def message(self, side: Side) -> Message:
+        return Message(role="assistant", text=self.reply(side), reasoning=self.reasoning(side))
 
 
 class Conversation(Value):
@@ -98,10 +119,7 @@ class Conversation(Value):
     def messages(self, side: Side) -> tuple[Message, ...]:
         """One side's own history: the person's words are shared, the replies are that side's alone."""
         head = (Message(role="system", text=self.system),) if self.system else ()
-        body = (
-            (Message(role="user", text=turn.prompt), Message(role="assistant", text=turn.reply(side)))
-            for turn in self.turns
-        )
+        body = ((Message(role="user", text=turn.prompt), turn.message(side)) for turn in self.turns)
         return head + tuple(message for pair in body for message in pair)
 
 
@@ -284,11 +302,17 @@ Phase = Literal["idle", "queued", "reading", "writing", "done", "failed"]
 
 
 class Reply(Value):
-    """One side's reply, so far or finished."""
+    """One side's reply, so far or finished: `text` is the answer, `reasoning` what the template marks as thought before it.
+
+    `written` is all of it as one text, marks that are text included. The first `reasoning_tokens` of `token_ids` are the reasoning with its marks.
+    """
 
     phase: Phase = "idle"
     ahead: int = 0
     text: str = ""
+    reasoning: str = ""
+    reasoning_tokens: int = 0
+    written: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     margins: tuple[float | None, ...] = ()
@@ -373,7 +397,8 @@ class SideResult(Value):
     """What was sent to one side, by whom it was answered, and what came back.
 
     A prefilled beginning of the reply was sent, so it is at the end of the prompt's token ids;
-    `token_ids` are those that were drawn, and `text` is the whole reply.
+    `token_ids` are those that were drawn, the first `reasoning_tokens` of them the reasoning with its marks.
+    `text` is the whole answer, `reasoning` what was thought before it, where the chat template marks that.
     """
 
     checkpoint: CheckpointInfo
@@ -384,11 +409,18 @@ class SideResult(Value):
     prompt_token_ids: tuple[int, ...]
     prompt_sha256: Digest
     text: str
+    reasoning: str = Field(default="", exclude_if=_is_empty)
+    reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     margins: tuple[float | None, ...]
     finish_reason: FinishReason
     usage: Usage
+
+    @property
+    def whole(self) -> str:
+        """Reasoning and answer, where there is one text for both."""
+        return "\n\n".join(filter(None, (self.reasoning.strip(), self.text)))
 
 
 class Result(Value):

@@ -99,7 +99,7 @@ def sweep(
         yield Point(
             amount=next(amount),
             divergence=first_divergence(base_end, result.token_ids),
-            **in_common(result, Point),
+            **in_common(result, Point) | {"text": result.whole},
         )
 
 

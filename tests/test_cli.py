@@ -98,6 +98,17 @@ def test_json_holds_the_comparison_and_all_of_both_replies(kept, capsys, tmp_pat
     assert "BASE REPLY" in answer["base"]["prompt_text"] and "POST REPLY" in answer["post"]["prompt_text"]
 
 
+def test_a_history_may_hold_reasoning_and_what_becomes_of_it_is_said(kept, capsys, tmp_path):
+    turn = {"prompt": "One?", "base": "B", "post": "P", "reasoning_post": "Let me see."}
+    file = tmp_path / "history.json"
+    file.write_text(json.dumps([turn]), "utf-8")
+    arguments = ["compare", "--prompt", "Two?", "--history", str(file), "--max-new-tokens", "1", "--json"]
+    assert app.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["comparison"]["conversation"]["turns"] == [turn]
+    assert "This chat template leaves out the reasoning of earlier replies." in printed.err
+
+
 def test_a_history_can_be_a_whole_conversation(kept, capsys, tmp_path):
     file = tmp_path / "history.json"
     file.write_text(json.dumps({"system": "Be kind.", "turns": [{"prompt": "A", "base": "B", "post": "C"}]}), "utf-8")

@@ -38,6 +38,6 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> froz
     """The tokenizer's end of text, everything that the model's generation_config calls one, and what its template writes behind a reply."""
     named: Any = model.generation_config.eos_token_id if model.generation_config else None
     listed = named if isinstance(named, list) else [named]
-    turn = chat_template.end_of_reply(tokenizer, control_tokens(tokenizer))
-    ends = tokenizer.convert_tokens_to_ids(turn) if turn else None
-    return frozenset(id for id in (*listed, tokenizer.eos_token_id, ends) if id is not None)
+    control = control_tokens(tokenizer)
+    ends = (control[end] for end in chat_template.ends_of_reply(tokenizer, control))
+    return frozenset(id for id in (*listed, tokenizer.eos_token_id, *ends) if id is not None)

@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history",
         metavar="FILE.json",
-        help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation',
+        help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation; reasoning_base and reasoning_post may hold what the replies thought',
     )
     for name, value in DEFAULT_SAMPLING:
         metavar = "N" if isinstance(value, int) else "X"
@@ -89,7 +89,8 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         with Saying() as progress:
             lease = pool.wait(comparison.pair, progress)
         with lease:
-            notes = [note for side in SIDES for note in lease.prompt(comparison, side).notes]
+            prompts = [lease.prompt(comparison, side) for side in SIDES]
+            notes = [note for prompt in prompts for note in (*prompt.notes, prompt.remembers)]
             for note in dict.fromkeys(filter(None, (lease.kin.difference, *notes))):
                 say(note, sys.stderr)
             run, stop = Run(lease, comparison), Stop()
@@ -207,12 +208,13 @@ def read_history(file: str) -> Conversation:
 
 
 def _plain(result: Result) -> str:
-    """Both replies as a person reads them."""
+    """Both replies as a person reads them, reasoning apart."""
     blocks = [export.settings(result.comparison)]
     for side in SIDES:
         answer = result.side(side)
-        speed = f"{len(answer.token_ids)} tokens, {answer.finish_reason}"
-        blocks.append(
-            f"=== {answer.checkpoint.name} ({SIDE_NAMES[side]}; weights {answer.weights_sha256[:8]}; {speed})\n{answer.text}"
-        )
+        thought = f" ({answer.reasoning_tokens} of reasoning)" if answer.reasoning_tokens else ""
+        speed = f"{len(answer.token_ids)} tokens{thought}, {answer.finish_reason}"
+        head = f"=== {answer.checkpoint.name} ({SIDE_NAMES[side]}; weights {answer.weights_sha256[:8]}; {speed})"
+        reasoning = [f"--- reasoning\n{answer.reasoning.strip()}\n--- answer"] if answer.reasoning.strip() else []
+        blocks.append("\n".join([head, *reasoning, answer.text]))
     return "\n\n".join(blocks)

@@ -75,7 +75,7 @@ def _ask(lab: Lab, prompt: str, turns: Sequence[Turn]) -> Comparison:
 
 
 def _turn(result: Result) -> Turn:
-    return Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)
+    return Turn.of(result.comparison.prompt, result.base, result.post)
 
 
 def _judge(lab: Lab, cases: Sequence[CorrectionCase], *, weights_equal: bool) -> Finding:

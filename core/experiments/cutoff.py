@@ -75,8 +75,7 @@ def _questions(lab: Lab, edge: int) -> Steps[Step, list[CutoffCase]]:
     asked = yield from lab.ask("Questions about years before and after", [*before, *after])
     later = asked[len(before) :]
     insisting = [
-        _ask(lab, INSISTING, [Turn(prompt=result.comparison.prompt, base=result.base.text, post=result.post.text)])
-        for result in later
+        _ask(lab, INSISTING, [Turn.of(result.comparison.prompt, result.base, result.post)]) for result in later
     ]
     insisted = yield from lab.ask("Insisting", insisting)
     slots = [

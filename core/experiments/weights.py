@@ -23,7 +23,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         comparison = lab.comparison(prompt, turns=turns, max_new_tokens=REPLY_TOKENS)
         (result,) = yield from lab.ask(f"Chatting, turn {number} of {len(PROMPTS)}", [comparison])
         results.append(result)
-        turns.append(Turn(prompt=prompt, base=result.base.text, post=result.post.text))
+        turns.append(Turn.of(prompt, result.base, result.post))
     after = yield from _fingerprints(lab, "after")
     trained = {side: gradients(lab.lease.side(side).model) for side in SIDES}
     return _judge(lab, before, after, trained, results)

@@ -176,7 +176,7 @@ def _finished(chat: Chat, run: Run, live: Live, before: Chat) -> View:
     if len(failed) == len(SIDES):
         return View(before, notice=sentences, tone="error", box=comparison.prompt)
     receipts = {side: None if side in failed else side_receipt(run.side_result(side)) for side in SIDES}
-    turn = Turn(prompt=comparison.prompt, base=snapshot.base.text, post=snapshot.post.text)
+    turn = Turn.of(comparison.prompt, snapshot.base, snapshot.post)
     record = Record.of(comparison, turn, receipts["base"], receipts["post"])
     return View((*chat, record), live, notice=sentences, tone="error" if failed else "info", changed=True)
 

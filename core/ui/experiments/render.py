@@ -141,7 +141,7 @@ def _side(side: Side, result: SideResult) -> str:
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='sha256 of the token ids: {result.prompt_sha256}'>sha256 {result.prompt_sha256[:12]}</code></header>"
         f"<pre tabindex='0' aria-label='Sent to the {SIDE_NAMES[side]} model'>{visible(result.prompt_text)}</pre>"
         f"<header class='wrote'><span>{wrote}</span></header>"
-        f"<pre tabindex='0' aria-label='Written by the {SIDE_NAMES[side]} model'>{visible(result.text)}</pre></section>"
+        f"<pre tabindex='0' aria-label='Written by the {SIDE_NAMES[side]} model'>{visible(result.whole)}</pre></section>"
     )
 
 

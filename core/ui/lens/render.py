@@ -25,7 +25,7 @@ def _reply(side: Side, dial: Dial | None, prompt: Prompt, reply: Reply) -> str:
     count = f"{state}, {len(reply.token_ids)} tokens" + (f" after {prompt.prefilled} given" if given else "")
     return (
         f"<section class='what-if {side}' aria-label='{kind}'><header><span class='dot' aria-hidden='true'></span><b>{kind}</b><span>{count}</span></header>"
-        f"<pre tabindex='0'>{begun}{html.escape(reply.text[len(given) :])}</pre></section>"
+        f"<pre tabindex='0'>{begun}{html.escape(reply.written[len(given) :])}</pre></section>"
     )
 
 

@@ -192,7 +192,7 @@ def _compare(pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Co
         for snapshot in run.snapshots(lambda: PERIOD):
             yield View(what_if=render.replies(comparison.dial, sent, snapshot), busy=True)
         result = run.result()
-        turn_ = Turn(prompt=comparison.prompt, base=result.base.text, post=result.post.text)
+        turn_ = Turn.of(comparison.prompt, result.base, result.post)
         record = Record.of(comparison, turn_, side_receipt(result.base), side_receipt(result.post))
         yield View(what_if=render.replies(comparison.dial, sent, run.snapshot()), made=Made(turn, record))
 
