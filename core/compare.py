@@ -12,7 +12,7 @@ from time import monotonic
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
 from .engine import Engine, LogitsDial, Stoppable, WeightsDial
-from .errors import UserError
+from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt
 from .reasoning import ReplyReader, Split
@@ -282,8 +282,8 @@ def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:
     """
     room = checkpoint.engine.context - len(prompt.token_ids)
     if room < 1:
-        raise UserError(
-            f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.engine.context:,}; start a new chat, undo a turn or shorten the prompt."
+        raise TooLong(
+            f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.engine.context:,}; start a new chat, take a turn away or shorten the prompt."
         )
     return sampling.model_copy(update={"max_new_tokens": min(room, sampling.max_new_tokens)})
 

@@ -1,6 +1,7 @@
 """The one exception that people are shown.
 
     UserError            one sentence: what is wrong and what to do about it
+    ├── TooLong          a conversation does not fit into a model's context
     ├── NotEnoughMemory  another model does not fit beside those that are loaded
     └── Unreplayable     a receipt that cannot be run on this machine (other weights, other sampler)
 
@@ -10,6 +11,10 @@ Everything else that is raised is our own mistake and stays an ordinary exceptio
 
 class UserError(Exception):
     """A person's mistake or a limit of this machine, in one sentence that says what to do."""
+
+
+class TooLong(UserError):
+    """A conversation does not fit into a model's context; a shorter one may."""
 
 
 class NotEnoughMemory(UserError):

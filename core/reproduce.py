@@ -58,7 +58,8 @@ def _models(pair: str) -> str:
 
 def _flags(comparison: Comparison) -> dict[str, str] | None:
     """What differs from the defaults, by the names of the flags. None where no flag or no word of a command holds it."""
-    if comparison.conversation.turns or comparison.prefill_base or comparison.prefill_post or comparison.dial:
+    whole = comparison.conversation.turns or comparison.prefill_base or comparison.prefill_post or comparison.dial
+    if whole or not comparison.prompt.strip():  # the flag refuses a prompt without a word
         return None
     defaults = dict(DEFAULT_SAMPLING)
     flags = {"prompt": comparison.prompt, "system": comparison.conversation.system}

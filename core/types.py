@@ -438,7 +438,8 @@ class SideReceipt(Value):
     """One side of a finished comparison, small enough to keep and enough to check a replay against.
 
     `sampling` is as sent: max_new_tokens may be shorter than asked, to fit the context. `margins` has one
-    entry for each token, or none at all where a conversation was kept before margins were.
+    entry for each token, or none at all where a conversation was kept before margins were. The first
+    `reasoning_tokens` of `token_ids` are reasoning.
     """
 
     checkpoint: CheckpointInfo
@@ -449,6 +450,7 @@ class SideReceipt(Value):
     prompt_sha256: Digest
     token_ids: Annotated[tuple[int, ...], FailFast()]
     output_sha256: Digest
+    reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
     finish_reason: FinishReason
     smallest_margin: float | None
     margins: Margins = ()

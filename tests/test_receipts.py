@@ -262,5 +262,6 @@ def test_receipts_hold_no_path_and_no_name_of_the_machine():
     """What may name something local is listed here, so that a new field is looked at."""
     assert set(SideReceipt.model_fields) == {
         "checkpoint", "weights_sha256", "engine", "sampling", "prompt_tokens", "prompt_sha256",
-        "token_ids", "output_sha256", "finish_reason", "smallest_margin", "margins", "usage",
+        "token_ids",
+        "reasoning_tokens", "output_sha256", "finish_reason", "smallest_margin", "margins", "usage",
     }  # fmt: skip

@@ -40,7 +40,7 @@ class _Printer:
         self.settled = False
 
     def take(self, reply: Reply, console: Console) -> None:
-        text = _safe(reply.text, console)
+        text = _safe(_all_of(reply), console)
         if not (self._before + text).startswith(self._printed):
             # A stray byte made characters before it unreadable: all of it once more, on a row of its own.
             self._before, self._printed = "\n", ""
@@ -52,6 +52,12 @@ class _Printer:
         self.rest = self.rest[len(part) :]
         self._printed += part
         return part
+
+
+def _all_of(reply: Reply) -> str:
+    """Reasoning, and the answer behind it."""
+    thought = reply.reasoning.lstrip()
+    return f"{thought}\n\n{reply.text}" if thought and reply.text else thought or reply.text
 
 
 def _safe(text: str, console: Console) -> str:
