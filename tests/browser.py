@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import gradio as gr
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Page, Request, expect
 
 from core.settings import Settings
 from core.ui import page as whole_page
@@ -63,8 +63,11 @@ def _in_an_event_loop(work: Callable[[], Any]) -> Any:
     return work() if browser_is_running else asyncio.run(inside())
 
 
-# What Gradio's client says of its own stream when a page is left while it opens.
-_LEFT = re.compile(r"AbortError: signal is aborted without reason\n.*\.close \(\S*/assets/", re.DOTALL)
+# What Gradio's client says of its own stream when a page is left while it opens, or while a reply is being written.
+_LEFT = re.compile(
+    r"AbortError: signal is aborted without reason\n.*\.close \(\S*/assets/|Unexpected error Connection errored out",
+    re.DOTALL,
+)
 
 
 class Watch:
@@ -146,13 +149,17 @@ def at_most(page: Page, tokens: int) -> None:
 
 def ended(page: Page, timeout: float = 60_000) -> None:
     """Wait until both replies have ended."""
-    page.wait_for_function(
-        "() => document.querySelectorAll('.strip.is-eos, .strip.is-length, .strip.is-stopped, .strip.is-context').length === 2",
-        timeout=timeout,
-    )
+    page.wait_for_function("() => !document.querySelector('#prompt.busy')", timeout=timeout)
+
+
+def writing(page: Page, side: str = "base") -> None:
+    """Wait until one side's reply is being written."""
+    expect(page.locator(f".running .reply.{side} .stands")).to_contain_text("Writing")
 
 
 def reply(page: Page, side: str, turn: int = -1) -> str:
-    """The text of one side's reply as the browser shows it."""
-    bots = page.locator(f"#chat_{side} .bot.message")
-    return bots.nth(turn if turn >= 0 else bots.count() + turn).inner_text()
+    """The text of one side's reply as the browser shows it, without the marks for the line breaks that it begins with."""
+    texts = page.locator(f".turn .reply.{side} .text")
+    text = texts.nth(turn if turn >= 0 else texts.count() + turn)
+    breaks = text.locator(".breaks")
+    return text.inner_text().removeprefix(breaks.inner_text() if breaks.count() else "")

@@ -1,6 +1,8 @@
 """Every room of the page without a browser: what one visitor's browser and session hold, as the handlers are given it."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -24,6 +26,11 @@ class House:
         self.compare = self.rooms["compare"]
 
 
+def event(**data: Any) -> Any:
+    """What a handler is told about an event; of gr.EventData they read this alone."""
+    return SimpleNamespace(_data=data)
+
+
 class Guest:
     """One visitor of a house. `kept` is what the browser keeps of the conversation."""
 
@@ -33,9 +40,7 @@ class Guest:
         self.values: dict[Any, Any] = {
             part: getattr(part, "value", None) for part in house.demo.blocks.values() if hasattr(part, "value")
         }
-        self.buttons: dict[gr.Button, bool] = {}
         self.leave()
-        self.values[house.compare.prompt] = "Hello"
 
     def leave(self) -> None:
         """The session is lost: it has expired, or the server was started again."""
@@ -49,24 +54,57 @@ class Guest:
     def see(self, update: dict) -> dict:
         for part, value in update.items():
             if part is self.house.visitor.keeper:
-                self.kept = value["kept"]
-                self.values[part] = {"kept": self.kept}
-            elif part is self.house.compare.prompt:
-                continue  # the visitor's own words: `ask` sets them
+                self._keep(value)
             elif isinstance(value, dict) and value.get("__type__") == "update":
                 self.values[part] = value.get("value", self.values.get(part))
-                if isinstance(part, gr.Button) and "interactive" in value:
-                    self.buttons[part] = value["interactive"]
             else:
                 self.values[part] = value
+            if part is self.house.compare.answer:
+                self._read(value)
         return update
 
     def watch(self, updates: Iterator[dict]) -> list[dict]:
         return [self.see(update) for update in updates]
 
-    def ask(self, prompt: str) -> list[dict]:
-        self.values[self.house.compare.prompt] = prompt
-        return self.watch(self.house.compare._compare(self.values))
+    # --- the transcript, as its script does it ------------------------------------------------------------
+
+    def start(self, prompt: str | None = None, at: int | None = None, **asked: Any) -> Generator[dict, None, None]:
+        """A turn under way, as the lines that the script reads, each when it comes."""
+        at = len(self.kept_prompts) if at is None else at
+        logs, read = self.house.compare._ask(self.values, event(prompt=prompt, at=at, **asked)), ""
+        try:
+            for log in logs:
+                fresh, read = log.removeprefix(read), log
+                for line in fresh.strip().split("\n"):
+                    yield self._read(line)
+        finally:
+            logs.close()
+
+    def ask(self, prompt: str, at: int | None = None) -> dict:
+        """How a turn ended."""
+        *_, end = self.start(prompt, at)
+        return end
+
+    def retry(self, turn: int) -> dict:
+        *_, end = self.start(at=turn, again=True)
+        return end
+
+    def act(self, do: Any, **data: Any) -> dict:
+        return self._read(self.house.compare._act(self.values, event(do=do, **data)))
+
+    def told(self, update: dict) -> dict:
+        """What an update tells the script."""
+        return json.loads(update[self.house.compare.answer])
+
+    def _read(self, line: str) -> dict:
+        told = json.loads(line)
+        if "keep" in told:
+            self._keep(told["keep"])
+        return told
+
+    def _keep(self, order: dict) -> None:
+        self.kept = order["kept"]
+        self.values[self.house.visitor.keeper] = {"kept": self.kept}
 
     @property
     def session(self) -> Session:
@@ -78,4 +116,4 @@ class Guest:
 
     @property
     def kept_prompts(self) -> list[str]:
-        return [record.turn.prompt for record in Kept.model_validate_json(self.kept).records]
+        return [record.turn.prompt for record in Kept.model_validate_json(self.kept or "{}").records]

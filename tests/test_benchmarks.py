@@ -47,9 +47,11 @@ def test_engine(capsys):
 
 def test_page(pair_flags):
     content = found_by("page", [*pair_flags, "--tokens", "16", "--repetitions", "1"])
-    rows = content["tables"][0]["rows"]
-    assert rows[0]["times the bare engine"] == 1
-    assert len(rows) == 3
+    ways, views = (table["rows"] for table in content["tables"])
+    assert ways[0]["times the bare engine"] == 1
+    assert len(ways) == 3
+    assert [row["times the bare generator"] > 0 for row in views] == [True] * 3
+    assert views[2]["bytes"] < 1.2 * views[1]["bytes"], "nothing of the chat is sent again"
 
 
 def test_start(pair_flags):

@@ -5,13 +5,15 @@ from datetime import date
 
 import pytest
 
-from core import links
+from core import chat_template, links
 from core.compare import Run
+from core.errors import UserError
 from core.links import Shared
 from core.types import (
     DEFAULT_SAMPLING,
     SIDE_NAMES,
     SIDES,
+    Chat,
     Conversation,
     Dial,
     Failure,
@@ -21,6 +23,7 @@ from core.types import (
     Turn,
 )
 from core.ui.compare import session
+from core.ui.compare.render import Model
 from core.ui.compare.session import Banner, View
 from core.ui.sidebar import Choices
 from core.ui.visitor import Opened, Session
@@ -69,16 +72,14 @@ def test_a_prompt_is_sent_after_the_chat_with_what_is_chosen_beside_it(pool):
     assert asked.base is not None and asked.post is not None
 
 
-def test_while_it_runs_the_page_knows_what_was_sent_by_whom_it_is_answered_and_how_far_that_is(pool):
+def test_while_it_runs_the_page_knows_what_was_asked_by_whom_it_is_answered_and_how_far_that_is(pool):
     *_, view, end = session.compare(pool, CHAT, "Three", CHOICES)
     for live in (view.live, end.live):
-        assert (live.prompt, live.caveats) == ("Three", "")
-        assert (live.names, live.weights) == (
-            {"base": PAIR.base, "post": PAIR.post},
-            {"base": "b" * 64, "post": "c" * 64},
-        )
-        assert "Three" in live.sent["base"].text and "<|im_start|>" in live.sent["post"].text
-    assert view.box == "" and end.live.snapshot.post.text == "a post-trained reply"
+        assert (live.comparison, live.caveats) == (end.chat[-1].comparison(CHAT), "")
+        assert live.models == {"base": Model(PAIR.base, "b" * 64), "post": Model(PAIR.post, "c" * 64)}
+    assert (view.box, end.box) == (None, None), "the box is the visitor's own"
+    assert end.live.snapshot.post.text == "a post-trained reply"
+    assert set(end.live.ends) == set(SIDES), "both ended by themselves"
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
@@ -103,7 +104,8 @@ def test_a_reply_that_is_too_long_for_a_conversation_leaves_the_chat_as_it_was(p
     view = last(session.compare(pool, CHAT, "Three", CHOICES))
     assert "The post-trained side wrote more than 12 characters" in view.notice
     assert (view.chat, view.box, view.tone, view.changed) == (CHAT, "Three", "error", False)
-    assert last(session.retry(pool, CHAT, CHOICES)).chat == CHAT
+    for turn in range(len(CHAT)):
+        assert last(session.retry(pool, CHAT, turn, CHOICES)).chat == CHAT
 
 
 @pytest.mark.parametrize("failed", SIDES)
@@ -124,19 +126,88 @@ def test_a_turn_that_failed_on_both_sides_is_not_kept_and_its_prompt_comes_back(
     assert view.notice.count("model broke.") == 2
 
 
-def test_a_retry_takes_the_place_of_the_last_turn_once_it_runs(pool, monkeypatch):
-    views = list(session.retry(pool, CHAT, CHOICES))
+# --- a turn that is run again ----------------------------------------------------------------------------------
+
+
+def prompts(view: View) -> list[str]:
+    return [each.turn.prompt for each in view.chat]
+
+
+@pytest.fixture
+def ran(pool) -> Chat:
+    """Three turns that were run here."""
+    chat: Chat = ()
+    for prompt in ("One", "Two", "Three"):
+        chat = last(session.compare(pool, chat, prompt, CHOICES)).chat
+    return chat
+
+
+def test_a_retry_takes_the_place_of_its_turn_once_it_runs(pool, monkeypatch):
+    views = list(session.retry(pool, CHAT, 1, CHOICES))
     assert views[0].chat == CHAT[:1], "the turn that is run again is shown as under way"
-    assert [each.turn.prompt for each in views[-1].chat] == ["One", "Two"]
+    assert prompts(views[-1]) == ["One", "Two"]
     assert views[-1].chat[-1].turn.post == "a post-trained reply"
     failing(monkeypatch, pool, *SIDES)
-    assert last(session.retry(pool, CHAT, CHOICES)).chat == CHAT
-    assert list(session.retry(pool, (), CHOICES)) == [View((), notice="There is no turn to retry yet.", tone="error")]
+    failed = last(session.retry(pool, CHAT, 1, CHOICES))
+    assert (failed.chat, failed.box, failed.changed) == (CHAT, None, False)
+
+
+def test_a_retry_that_comes_to_the_same_leaves_the_later_turns(pool, ran):
+    for turn in range(3):
+        view = last(session.retry(pool, ran, turn, CHOICES))
+        assert prompts(view) == ["One", "Two", "Three"] and view.changed
+        assert view.chat[turn + 1 :] == ran[turn + 1 :]
+
+
+def test_how_long_it_took_and_the_day_make_no_other_result(pool, ran):
+    first = ran[0].model_copy(update={"today": "2020-02-02", "mark": "tie"})
+    slow = first.base.model_copy(update={"usage": first.base.usage.model_copy(update={"seconds_decoding": 99.0})})
+    chat = (first.model_copy(update={"base": slow}), *ran[1:])
+    assert prompts(last(session.retry(pool, chat, 0, CHOICES))) == ["One", "Two", "Three"]
+
+
+def test_a_retry_or_an_edit_with_another_result_ends_the_chat_there(pool, ran, monkeypatch):
+    seeded = CHOICES.model_copy(update={"sampling": DEFAULT_SAMPLING.model_copy(update={"seed": 99})})
+    assert prompts(last(session.retry(pool, ran, 0, seeded))) == ["One"], "the same texts of another seed"
+    assert prompts(last(session.compare(pool, ran[:1], "Other", CHOICES, instead_of=ran))) == ["One", "Other"]
+    pool.say("a base reply", "another reply")
+    assert prompts(last(session.retry(pool, ran, 1, CHOICES))) == ["One", "Two"]
+    pool.say("a base reply", "a post-trained reply")
+    failing(monkeypatch, pool, "post")
+    assert prompts(last(session.retry(pool, ran, 1, CHOICES))) == ["One", "Two"], "one side failed this time"
+
+
+def test_an_edit_back_to_the_same_prompt_leaves_the_later_turns(pool, ran):
+    assert prompts(last(session.compare(pool, ran[:1], "Two", CHOICES, instead_of=ran))) == ["One", "Two", "Three"]
+
+
+def test_a_retry_repeats_what_is_out_of_sight_of_its_own_pair_alone(pool, ran):
+    token_ids = ran[0].base.token_ids
+    begun = {"prefill_base": token_ids[:2], "prefill_post": token_ids[:1]}
+    chat = (ran[0].model_copy(update=begun), *ran[1:])
+    asked = last(session.retry(pool, chat, 0, CHOICES)).chat[0]
+    assert {name: getattr(asked, name) for name in begun} == begun
+    assert asked.turn.base.startswith(pool.engines["base"].tokenizer.decode(token_ids[:2]))
+    plain = last(session.compare(pool, (), "One", CHOICES, instead_of=chat)).chat[0]
+    assert (plain.prefill_base, plain.prefill_post) == ((), ()), "an edit begins anew"
+    elsewhere = (chat[0].model_copy(update={"pair": "another"}), *ran[1:])
+    other = last(session.retry(pool, elsewhere, 0, CHOICES)).chat[0]
+    assert (other.pair, other.prefill_base, other.prefill_post) == (PAIR.id, (), ()), "those tokens were another pair's"
+
+
+def test_the_dial_is_among_what_a_retry_repeats():
+    dialled = record("One", pair=PAIR.id, dial=Dial(amount=0.5))
+    assert session._comparison((), "One", CHOICES, dialled).dial == dialled.dial
+    assert session._comparison((), "One", CHOICES, dialled.model_copy(update={"pair": "another"})).dial is None
+    assert session._comparison((), "One", CHOICES).dial is None
 
 
 def test_a_retry_that_cannot_begin_shows_the_chat_as_it_was_and_leaves_the_box_alone(pool):
-    [view] = session.retry(pool, (record(" "),), CHOICES)
+    [view] = session.retry(pool, (record(" "),), 0, CHOICES)
     assert (view.chat, view.box) == ((record(" "),), None) and view.notice == "Type a prompt first."
+
+
+# --- what a view says -------------------------------------------------------------------------------------------
 
 
 def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool):
@@ -151,17 +222,15 @@ def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool)
     run.stop()
 
 
-def test_views_come_less_often_in_long_chats_and_where_the_browser_falls_behind():
-    assert [session._period(turns) for turns in (0, 10, 11, 30, 31)] == [1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 5]
-    assert [session._period(0, slower) for slower in (2, 16, 40)] == [1 / 8, 1.0, 1.0]
-    assert session._period(31, 4) == 4 / 5
-
-
-def test_taking_a_turn_back_changes_the_chat_and_editing_it_fills_the_box():
-    assert session.undo(CHAT) == View(CHAT[:1], changed=True)
-    assert session.edit(CHAT) == View(CHAT[:1], box="Two", changed=True)
-    for nothing in (session.undo(()), session.edit(())):
-        assert nothing.tone == "error" and nothing.notice and (nothing.box, nothing.changed) == (None, False)
+def test_views_come_less_often_where_the_browser_falls_behind_and_at_least_once_a_second(pool, monkeypatch):
+    asked: list[float] = []
+    snapshots = Run.snapshots
+    monkeypatch.setattr(Run, "snapshots", lambda run, period: asked.append(period()) or snapshots(run, period))
+    browser = Session()
+    for browser.slower in (1, 2, 16, 40):
+        list(session.compare(pool, CHAT, "Three", CHOICES, slower=lambda: browser.slower))
+    list(session.compare(pool, CHAT, "Three", CHOICES))
+    assert asked == [1 / 16, 1 / 8, 1.0, 1.0, 1 / 16]
 
 
 # --- what came from elsewhere --------------------------------------------------------------------------------
@@ -231,15 +300,61 @@ def test_what_came_with_a_link_and_is_in_no_field_of_the_page_is_said(pool):
     assert said.endswith("Then look at the base reply on the Token lens tab.")
 
 
-# --- what was sent last -----------------------------------------------------------------------------------
+# --- what can be had of a turn ------------------------------------------------------------------------------
 
 
-def test_what_was_sent_on_the_last_turn_is_rebuilt_where_its_models_are_in_memory(pool, monkeypatch):
-    monkeypatch.setattr(pool, "peek", {PAIR.id: pool.lease}.get)
-    found = session.prompts_of_last(pool, CHAT)
-    expected = CHAT[1].comparison(CHAT[:1])
-    assert found == {side: pool.lease.prompt(expected, side) for side in SIDES}
-    assert session.prompts_of_last(pool, ()) is None
-    assert session.prompts_of_last(pool, (record("One", pair="another"),)) is None
+def test_what_was_sent_for_a_turn_is_rebuilt_where_its_models_are_in_memory(pool, monkeypatch):
+    for turn in range(2):
+        expected = CHAT[turn].comparison(CHAT[:turn])
+        assert session.prompts_of(pool, CHAT, turn) == {side: pool.lease.prompt(expected, side) for side in SIDES}
+    with pytest.raises(UserError, match="not in memory now; ask them something and look again"):
+        session.prompts_of(pool, (record("One", pair="another"),), 0)
     monkeypatch.setattr(pool, "peek", lambda id: None)
-    assert session.prompts_of_last(pool, CHAT) is None
+    for of in (session.prompts_of, session.lenses_of):
+        with pytest.raises(UserError, match="not in memory now"):
+            of(pool, CHAT, 1)
+
+
+def test_a_lens_of_a_turn_has_the_sides_that_wrote_something(pool, ran):
+    lenses = session.lenses_of(pool, ran, 1)
+    for side in SIDES:
+        shifts = lenses[side].shifts
+        assert "".join(shift.text for shift in shifts) == ran[1].turn.reply(side)
+        assert len(shifts) == len(ran[1].receipt(side).token_ids)
+    half = (*ran[:1], ran[1].model_copy(update={"base": None}))
+    assert set(session.lenses_of(pool, half, 1)) == {"post"}
+
+
+def test_the_token_that_ended_a_reply_is_known_where_its_tokenizer_is_in_memory(pool, ran, monkeypatch):
+    known = session.ends_of(pool, (*ran, record("Elsewhere", pair="another")))
+    assert known[0] == known[2] and set(known[0]) == set(SIDES) and known[3] == {}
+    monkeypatch.setattr(pool, "peek", lambda id: None)
+    assert session.ends_of(pool, ran) == [{}, {}, {}]
+
+
+def test_who_wrote_a_turn_is_told_by_its_receipts_and_else_by_the_pair():
+    half = record("One", failed="base")
+    models = session.models_of(half, lambda pair, side: f"{pair} {side}")
+    assert models["base"] == Model("embedded base")
+    assert models["post"] == Model("Tiny", "b" * 64, half.post.engine.deviation)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Model("A", "a" * 64), Model("A", "a" * 64), True),
+        (Model("A", "a" * 64), Model("A", "b" * 64), False),
+        (Model("A", "a" * 64), Model("A"), True),
+        (Model("A"), Model("A"), True),
+        (Model("A", "a" * 64), Model("B", "a" * 64), False),
+    ],
+)
+def test_two_models_are_one_where_nothing_known_tells_them_apart(one, other, same):
+    assert session.same_model(one, other) == session.same_model(other, one) == same
+
+
+def test_the_switches_of_a_pair_are_known_while_it_is_in_memory(pool, monkeypatch):
+    monkeypatch.setattr(chat_template, "switches", lambda tokenizer: ("enable_thinking",))
+    assert session.switches_of(pool, PAIR.id) == ("enable_thinking",)
+    monkeypatch.setattr(pool, "peek", lambda id: None)
+    assert session.switches_of(pool, PAIR.id) is None

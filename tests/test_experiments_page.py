@@ -137,7 +137,7 @@ def test_a_comparison_of_the_run_opens_in_compare_as_receipt_and_as_link(visitor
     ended(page, PATIENCE)
     expect(page.locator("#banner")).to_contain_text("These are the replies that were shared, token for token")
     page.get_by_role("button", name="Back to my conversation").click()
-    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
+    expect(page.locator(".turn .words")).to_contain_text("My own question")
 
 
 def test_a_link_to_a_lesson_opens_its_text_and_runs_nothing(visitor, url):

@@ -168,10 +168,10 @@ def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visito
     page.get_by_role("tab", name="Token lens").click()
     page.locator("#lens_open").click()
     expect(page.locator("#prompt textarea")).to_be_visible()
-    expect(page.locator("#chat_post .bot.message")).to_have_count(1)
+    expect(page.locator(".turn .reply.post .text")).to_have_count(1)
     assert " ".join(reply(page, "post").split()) == " ".join(handed.split())
     reload(page)
-    expect(page.locator("#chat_post .bot.message")).to_have_count(1)
+    expect(page.locator(".turn .reply.post .text")).to_have_count(1)
     assert " ".join(reply(page, "post").split()) == " ".join(handed.split()), "it is kept like any other turn"
 
 

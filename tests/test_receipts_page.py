@@ -20,7 +20,7 @@ from core.types import DEFAULT_SAMPLING, Comparison, Conversation, Receipt, Requ
 from core.ui import page as whole_page
 from tests import browser as chromium
 from tests import tiny
-from tests.browser import Watch, ask, at_most, ended, open_page, reload, reply
+from tests.browser import Watch, ask, at_most, ended, open_page, reload, reply, writing
 from tests.test_replay import resealed
 
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
@@ -92,7 +92,7 @@ def receipt(pool, url) -> Receipt:
 
 def copied_link(page: Page, turn: int, inside=None) -> str:
     page.evaluate("navigator.clipboard.writeText('')")
-    (inside or page).locator(f"#turns [data-do=link][data-turn='{turn}']").click()
+    (inside or page).locator(f".turn[data-turn='{turn}'] [data-do=link]").click()
     for _ in range(100):
         text = page.evaluate("navigator.clipboard.readText()")
         if text:
@@ -110,9 +110,9 @@ def without_texts(link: str) -> str:
 
 def ask_next(page: Page, text: str, turn: int) -> None:
     """Ask once the page takes a prompt, and wait until the turn has its receipt."""
-    expect(page.locator("#prompt .submit-button")).to_be_visible()
+    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_visible()
     ask(page, text)
-    expect(page.locator(f"#turns [data-do=receipt][data-turn='{turn - 1}']")).to_have_count(1)
+    expect(page.locator(f".turn[data-turn='{turn - 1}'] [data-do=receipt]")).to_have_count(1)
 
 
 def drop(page: Page, data: str) -> None:
@@ -134,11 +134,15 @@ def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_th
     expect(page.locator("#system textarea")).to_have_value("Be kind.")
     expect(page.locator("#seed input")).to_have_value(str(2**53 - 1))
     expect(page.locator("#temperature input[type=number]")).to_have_value("0.37")
-    expect(page.locator("#chat_post .bot.message")).to_have_count(2)
+    expect(page.locator(".turn:not(.shared)")).to_have_count(2)
+    shared = page.locator(".turn.shared")
+    expect(shared.locator(".caption")).to_contain_text("as shared, not checked")
+    replies = {side: reply(page, side, 2) for side in ("base", "post")}
+    assert all(replies.values()), "they came with the link"
     assert reply(page, "base", 0).strip() == "there"
     page.wait_for_timeout(1000)
-    expect(page.locator(".strip.is-idle")).to_have_count(2), "nothing runs"
-    assert page.locator("#turns [data-do]").count() == 0, "how those turns were made is not known"
+    assert page.locator(".running").count() == 0, "nothing runs"
+    assert page.locator(".turn:not(.shared) [data-do]").count() == 0, "how those turns were made is not known"
     assert page.evaluate("localStorage.length") == 0, "nothing is kept before it is run"
     page.locator("#prompt textarea").press("Enter")
     ended(page)
@@ -146,8 +150,8 @@ def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_th
     page.wait_for_function("() => location.hash === ''")
     assert without_texts(copied_link(page, 2)) == link, "the same comparison, the same link"
     reload(page)
-    expect(page.locator("#chat_post .bot.message")).to_have_count(3)
-    expect(page.locator("#banner .banner")).to_have_count(0)
+    expect(page.locator(".turn .reply.post .text")).to_have_count(3)
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_other_replies_than_the_shared_ones_are_told(arrive, url, receipt):
@@ -169,7 +173,7 @@ def test_a_changed_comparison_is_no_longer_the_shared_one(arrive, url, receipt):
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     ask(page, "Something else")
     ended(page)
-    expect(page.locator("#banner .banner")).to_have_count(0)
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def hostile(pool, receipt) -> dict[str, str]:
@@ -199,14 +203,14 @@ def test_hostile_links_get_one_sentence_and_change_nothing(visitor, url, pool, r
         page.goto("about:blank")
         page.goto(f"{url}/{fragment}")
         expect(page.locator("#notice")).to_contain_text(sentence)
-        expect(page.locator("#chat_base .bot.message")).to_have_count(1)
+        expect(page.locator(".turn .reply.base .text")).to_have_count(1)
         expect(page.locator("#seed input")).to_have_value("77")
         expect(page.locator("#prompt textarea")).to_have_value("")
-        expect(page.locator("#banner .banner")).to_have_count(0)
+        expect(page.locator("#banner")).to_be_hidden()
         assert page.evaluate("window.hacked") is None
     page.goto("about:blank")
     page.goto(url)
-    expect(page.locator("#chat_base .bot.message")).to_have_count(1)
+    expect(page.locator(".turn .reply.base .text")).to_have_count(1)
     expect(page.locator("#back")).to_have_count(0)
 
 
@@ -216,10 +220,10 @@ def test_html_in_a_link_is_shown_as_text(arrive, url, pool):
     asked = asked.model_copy(update={"conversation": asked.conversation.model_copy(update={"system": html})})
     page = arrive(f"{url}/{links.encode(links.Shared(comparison=asked))}")
     expect(page.locator("#prompt textarea")).to_have_value(html)
-    assert html in page.locator("#chat_base .bot.message").inner_text()
+    assert html in page.locator(".turn .reply.base .text").inner_text()
     page.wait_for_timeout(500)
     assert page.evaluate("window.hacked") is None
-    assert page.locator("#turns img, #banner img, #chat_post .bot img").count() == 0
+    assert page.locator(".turn img, #banner img").count() == 0
 
 
 def test_ones_own_conversation_waits_while_a_link_is_looked_at(visitor, url, receipt):
@@ -233,12 +237,12 @@ def test_ones_own_conversation_waits_while_a_link_is_looked_at(visitor, url, rec
     ended(page)
     page.wait_for_function("() => location.hash === ''")
     reload(page)
-    expect(page.locator("#chat_base .user.message")).to_have_count(3)
+    expect(page.locator(".turn .words")).to_have_count(3)
     page.get_by_role("button", name="Back to my conversation").click()
-    expect(page.locator("#chat_base .user.message")).to_have_count(1)
-    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
+    expect(page.locator(".turn .words")).to_have_count(1)
+    expect(page.locator(".turn .words")).to_contain_text("My own question")
     reload(page)
-    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
+    expect(page.locator(".turn .words")).to_contain_text("My own question")
     expect(page.locator("#back")).to_have_count(0)
 
 
@@ -250,7 +254,7 @@ def test_a_link_of_fifty_turns_opens(arrive, url, pool):
     )
     link = links.encode(links.Shared(comparison=comparison(pool, turns=turns)))
     page = arrive(f"{url}/{link}")
-    expect(page.locator("#chat_post .bot.message")).to_have_count(50)
+    expect(page.locator(".turn .reply.post .text")).to_have_count(50)
     expect(page.locator("#banner")).to_contain_text("50 earlier turns")
 
 
@@ -268,8 +272,8 @@ def test_without_a_clipboard_the_link_is_shown_for_copying(visitor, url):
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     ask(page, "Hello")
     ended(page)
-    page.locator("#turns [data-do=link]").click()
-    field = page.get_by_role("dialog").get_by_label("Link")
+    page.locator(".turn [data-do=link]").click()
+    field = page.get_by_role("dialog").get_by_label("What is copied")
     expect(field).to_have_value(re.compile(re.escape(url) + r"/#c=[\w-]+"))
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -340,6 +344,7 @@ def test_a_receipt_is_downloaded_dropped_and_replayed(visitor, url):
     assert all(re.fullmatch(r"-?[\d.e-]+", cell) for cell in cells[2:]), "logit and margin"
     expect(page.locator("#verdict .divergence")).to_contain_text("Step 3")
     drop(page, receipts.write(resealed(receipt, weights_sha256="e" * 64)))
+    expect(page.locator("#verdict h3")).to_have_count(0)
     page.get_by_role("button", name="Replay it").click()
     expect(page.locator("#verdict")).to_contain_text("Not replayable here")
     expect(page.locator("#verdict")).to_contain_text("eeeeeeeeeeeeeeee in the receipt")
@@ -374,8 +379,8 @@ def test_a_receipt_opens_in_compare_like_a_link(visitor, url, receipt):
     ended(page)
     expect(page.locator("#banner")).to_contain_text("These are the replies that were shared")
     page.get_by_role("button", name="Back to my conversation").click()
-    expect(page.locator("#chat_base .user.message")).to_have_count(1)
-    expect(page.locator("#chat_base .user.message")).to_contain_text("My own question")
+    expect(page.locator(".turn .words")).to_have_count(1)
+    expect(page.locator(".turn .words")).to_contain_text("My own question")
 
 
 def test_why_did_it_change_between_two_turns_and_a_forgery(visitor, url, pool):
@@ -439,13 +444,12 @@ def test_marks_survive_a_reload_and_become_preferences(visitor, url):
     for number, prompt in enumerate(("Hello", "Again", "Thanks")):
         ask_next(page, prompt, number + 1)
     page.get_by_role("group", name="Better reply, turn 3").get_by_role("button", name="Post-trained").click()
-    page.locator("#turns summary").click()
     for turn, name in ((1, "Both bad"), (2, "Base"), (1, "Tie")):
         button = page.get_by_role("group", name=f"Better reply, turn {turn}").get_by_role("button", name=name)
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
     reload(page)
-    expect(page.locator("#turns [aria-pressed=true]")).to_have_count(3)
+    expect(page.locator(".turn [aria-pressed=true]")).to_have_count(3)
     replies = {side: [reply(page, side, turn) for turn in range(3)] for side in ("base", "post")}
     page.get_by_role("tab", name="Receipts").click()
     with page.expect_download() as download:
@@ -468,14 +472,13 @@ def test_a_mark_waits_until_the_replies_have_ended(visitor, scripted):
     ended(page)
     scripted("one two three four five six seven eight nine ten " * 60, pause=0.1)
     ask(page, "Count")
-    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
+    writing(page)
     tie = page.get_by_role("group", name="Better reply, turn 1").get_by_role("button", name="Tie")
     tie.click()
-    expect(page.locator("#notice")).to_contain_text("Wait until both replies have ended")
-    expect(page.locator(".strip.base.is-writing")).to_have_count(1)
+    expect(page.locator("#notice")).to_contain_text("A reply is being written")
+    writing(page)
     page.locator("#prompt").get_by_role("button", name="Stop").click()
     ended(page)
-    page.locator("#turns summary").click()
     tie.click()
     expect(tie).to_have_attribute("aria-pressed", "true")
 
@@ -511,8 +514,8 @@ def test_axe_finds_nothing(arrive, url, receipt, scheme, width):
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     page.locator("#prompt textarea").press("Enter")
     ended(page)
-    page.locator("#turns [data-value=post]").first.click()
-    expect(page.locator("#turns [aria-pressed=true]")).to_have_count(1)
+    page.locator(".turn [data-value=post]").first.click()
+    expect(page.locator(".turn [aria-pressed=true]")).to_have_count(1)
     check(page)
     ids = receipt.post.token_ids
     drop(page, receipts.write(resealed(receipt, "post", token_ids=(*ids[:3], (ids[3] + 1) % 300, *ids[4:]))))

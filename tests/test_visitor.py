@@ -1,13 +1,13 @@
 """One visitor over all rooms: a lost session, links that arrive, what the browser is told to keep."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from core import links, receipts
 from core.types import SIDES, Conversation, Dial, Turn
 from core.ui.visitor import Kept, Opened, Session
 from tests.pairs import PAIR, OnePair, tiny_lease
-from tests.rooms import Guest, House
+from tests.rooms import Guest, House, event
 from tests.values import COMPARISON, record
 
 OPENS = links.encode(links.Shared(comparison=COMPARISON.model_copy(update={"pair": PAIR.id})))
@@ -49,25 +49,36 @@ def guest(house) -> Guest:
 Act = Callable[[Any, Guest], Any]
 
 
-def _event(**data: Any) -> SimpleNamespace:
-    return SimpleNamespace(_data=data)
-
-
 def _notices(room: Any, updates: list[dict]) -> list[str]:
     """What was said, each sentence once: how many views there are is a question of time."""
     return list(dict.fromkeys(update[room.notice] for update in updates if room.notice in update))
 
 
-def _watching(start: Callable[[Any], Any]) -> Act:
-    """A generator of a room, followed to its end: everything that it said."""
-    return lambda room, guest: _notices(room, guest.watch(start(room)(guest.values)))
+def _asked(**asked: Any) -> Act:
+    """A turn, followed to its end: what the script is told about it, but for how long that took."""
+
+    def act(room: Any, guest: Guest) -> Any:
+        *_, end = guest.start(**asked)
+        return re.sub(r" title='[^']*'", "", end["end"]), end["said"], end.get("back"), end["rest"]
+
+    return act
+
+
+def _acted(do: str, *names: str, **asked: Any) -> Act:
+    """An action on a turn: what the script is told."""
+
+    def act(room: Any, guest: Guest) -> Any:
+        told = guest.act(do, **asked)
+        return [told[name] for name in names]
+
+    return act
 
 
 def _lens(number: int) -> Act:
     def act(room: Any, guest: Guest) -> list[str]:
         fn = [each for each in guest.house.demo.fns.values() if room.view in each.outputs][number].fn
         guest.values[room.turn] = 1
-        return _notices(room, guest.watch(fn(guest.values, _event())))
+        return _notices(room, guest.watch(fn(guest.values, event())))
 
     return act
 
@@ -78,12 +89,7 @@ def _branch(room: Any, guest: Guest) -> list[str]:
     guest.leave()
     fn = [each for each in guest.house.demo.fns.values() if room.view in each.outputs][5].fn
     asked = {**{name: head[name] for name in ("turn", "of", "side")}, "step": 0, "token": 5}
-    return _notices(room, guest.watch(fn(guest.values, _event(**asked))))
-
-
-def _marked(room: Any, guest: Guest) -> Any:
-    guest.see(room._mark(guest.values, _event(turn=0, value="post")))
-    return guest.session.records[0].mark
+    return _notices(room, guest.watch(fn(guest.values, event(**asked))))
 
 
 def _exported(label: str) -> Act:
@@ -91,13 +97,18 @@ def _exported(label: str) -> Act:
 
 
 ACTS: dict[str, tuple[str, Act]] = {
-    "compare": ("compare", _watching(lambda room: room._compare)),
-    "retry": ("compare", _watching(lambda room: room._retry)),
-    "undo": ("compare", lambda room, guest: guest.see(room._undo(guest.values)) and guest.prompts),
-    "edit": ("compare", lambda room, guest: guest.see(room._edit(guest.values))[room.prompt]),
-    "mark": ("compare", _marked),
-    "copy link": ("compare", lambda room, guest: room._pack(guest.values, {"do": "link", "turn": 0})),
-    "receipt": ("compare", lambda room, guest: room._pack(guest.values, {"do": "receipt", "turn": 0})[1]),
+    "ask": ("compare", _asked(prompt="Three")),
+    "edit": ("compare", _asked(prompt="Three", at=0)),
+    "retry": ("compare", _asked(at=0, again=True)),
+    "delete": ("compare", _acted("delete", "rows", "back", turn=1)),
+    "version": ("compare", _acted("version", "rows", turn=1, versions=[1])),
+    "mark": ("compare", _acted("mark", "marked", turn=0, value="post")),
+    "copy": ("compare", _acted("copy", "copy", turn=1, side="post")),
+    "copy link": ("compare", _acted("link", "parcel", "notice", turn=0)),
+    "receipt": ("compare", _acted("receipt", "notice", turn=0)),
+    "what was sent": ("compare", _acted("sent", "sent", turn=1)),
+    "code": ("compare", _acted("code", "code", turn=1)),
+    "lens in place": ("compare", _acted("lens", "tokens", turn=1)),
     "turns of the lens": ("lens", lambda room, guest: room._turns(guest.values)),
     "read": ("lens", _lens(0)),
     "hand over": ("lens", _lens(1)),
@@ -137,11 +148,11 @@ def test_every_room_goes_on_with_what_the_browser_kept_when_the_session_is_lost(
 def test_who_asks_before_the_page_has_arrived_loses_nothing_and_is_not_disturbed(house, guest):
     """On a slow machine a prompt can be sent before the server has heard what the browser kept."""
     guest.leave()
-    running = house.compare._compare({**guest.values, house.compare.prompt: "Three"})
-    guest.see(next(running))
+    running = guest.start("Three")
+    next(running)
     update = house.visitor.arrive(guest.session, guest.values[house.visitor.keeper])
     assert set(update) == {house.visitor.session, house.visitor.keeper}, "no part of the page loses its Stop button"
-    guest.watch(running)
+    assert "end" in [*running][-1]
     assert guest.prompts == guest.kept_prompts == ["One", "Two", "Three"]
 
 
@@ -156,8 +167,8 @@ def test_a_new_chat_is_not_taken_for_a_lost_one(house, guest):
 @pytest.mark.parametrize("kept", ["{", '{"version": 2}', '{"records": 7}', "null", '"x"'])
 def test_what_cannot_be_read_any_more_is_a_sentence_and_a_new_chat(guest, kept):
     guest.kept = kept
-    update = guest.arrive()
-    assert "cannot be read" in update[guest.house.compare.notice] and guest.prompts == []
+    told = guest.told(guest.arrive())
+    assert "cannot be read" in told["error"] and told["rows"] == "" and guest.prompts == []
 
 
 @pytest.mark.parametrize(
@@ -176,8 +187,8 @@ def test_a_link_opens_beside_ones_own_conversation(house, guest):
     update = guest.arrive(address=OPENS, fresh=True, own=True)
     order = update[house.visitor.keeper]
     assert order["do"] == "begin_here" and order["aside"] and not order["ran"], "another conversation than the kept one"
-    assert update[house.compare.prompt]["value"] == COMPARISON.prompt
-    assert update[house.compare.elsewhere]["value"] == "Back to my conversation"
+    told = guest.told(update)
+    assert (told["box"], told["elsewhere"]) == (COMPARISON.prompt, "Back to my conversation")
     guest.leave()  # what was opened survives a lost session too
     guest.ask(COMPARISON.prompt)
     assert Kept.model_validate_json(guest.kept).opened is not None and guest.prompts == [COMPARISON.prompt]
@@ -190,14 +201,15 @@ def test_a_link_that_was_opened_before_is_not_opened_again(guest):
 
 def test_a_link_that_cannot_be_used_changes_nothing(house, guest):
     kept = guest.kept
-    update = guest.arrive(address="#c=damaged!", fresh=True, own=True)
-    assert "damaged" in update[house.compare.notice] and guest.prompts == ["One", "Two"] and guest.kept == kept
-    assert not update[house.compare.elsewhere]["visible"]
+    told = guest.told(guest.arrive(address="#c=damaged!", fresh=True, own=True))
+    assert "damaged" in told["error"] and guest.prompts == ["One", "Two"] and guest.kept == kept
+    assert told["elsewhere"] == "" and told["box"] is None, "what is being typed stays"
 
 
 def test_an_address_that_means_to_be_a_link_and_is_none_gets_a_sentence(house):
     for address in ("#c", "#c=", "#c%3D", "#C=eNq", "#c=eNq%"):
-        assert "damaged" in Guest(house).arrive(address=address, fresh=True)[house.compare.notice]
+        guest = Guest(house)
+        assert "damaged" in guest.told(guest.arrive(address=address, fresh=True))["error"]
 
 
 def test_what_was_shared_can_be_shown_before_anybody_has_checked_it(house, pool, guest):
@@ -221,11 +233,11 @@ def test_replies_of_a_pair_that_is_not_here_are_spelled_by_nobody(house, guest, 
 
 
 def test_a_link_whose_replies_are_too_long_says_that_they_are_not_in_it(house, guest, monkeypatch):
-    asked = {"do": "link", "turn": 1}
-    assert "sees these replies" in house.compare._pack(guest.values, asked)[1]
+    assert "sees these replies" in guest.act("link", turn=1)["notice"]
     monkeypatch.setattr(links, "MAX_CHARACTERS", len(links.encode(links.of_turn(guest.session.records, 1))) - 1)
-    parcel, said = house.compare._pack(guest.values, asked)
-    assert "too long for a link and are not in it" in said and not links.decode(parcel["fragment"]).carries_replies
+    told = guest.act("link", turn=1)
+    assert "too long for a link and are not in it" in told["notice"]
+    assert not links.decode(told["parcel"]["fragment"]).carries_replies
 
 
 @pytest.mark.parametrize(
@@ -240,27 +252,26 @@ def test_a_link_whose_replies_are_too_long_says_that_they_are_not_in_it(house, g
 def test_a_setting_that_cannot_be_used_is_a_sentence_and_nothing_runs(house, guest, name, value, sentence):
     widget = getattr(house.visitor.sidebar, name)
     guest.values[widget] = widget.preprocess(value)  # what Gradio makes of what was typed
-    assert sentence in guest.ask("Three")[-1][house.compare.notice]
+    assert sentence in guest.ask("Three")["error"]
     assert guest.prompts == ["One", "Two"]
 
 
 def test_a_new_tab_offers_the_last_conversation(house):
     guest = Guest(house)
-    update = guest.arrive(last=3)
-    assert update[house.compare.elsewhere]["value"] == "Continue my last conversation (3 turns)"
+    assert guest.told(guest.arrive(last=3))["elsewhere"] == "Continue my last conversation (3 turns)"
     assert guest.prompts == []
-    assert guest.arrive(last=1)[house.compare.elsewhere]["value"] == "Continue my last conversation (1 turn)"
-    assert not guest.arrive(last=0)[house.compare.elsewhere]["visible"]
+    assert guest.told(guest.arrive(last=1))["elsewhere"] == "Continue my last conversation (1 turn)"
+    assert guest.told(guest.arrive(last=0))["elsewhere"] == ""
 
 
 def test_a_tab_with_turns_of_its_own_is_offered_no_other(house, guest):
-    assert not guest.arrive(last=3)[house.compare.elsewhere]["visible"]
+    assert guest.told(guest.arrive(last=3))["elsewhere"] == ""
 
 
 def test_a_link_to_a_pair_that_is_unknown_here_changes_nothing(house, guest):
     kept = guest.kept
-    update = guest.arrive(address=links.encode(links.Shared(comparison=COMPARISON)), fresh=True)
-    assert "embedded" in update[house.compare.notice]
+    told = guest.told(guest.arrive(address=links.encode(links.Shared(comparison=COMPARISON)), fresh=True))
+    assert "embedded" in told["error"]
     assert guest.prompts == ["One", "Two"] and guest.kept == kept and guest.session.opened is None
 
 
@@ -293,9 +304,10 @@ def test_the_settings_beside_the_prompt_are_those_of_what_is_shown(house, guest)
 def test_every_change_is_told_as_an_order_of_its_own(house, guest):
     """Two equal values in a row would not reach the script."""
     visitor, session = house.visitor, guest.session
-    kept, again = (visitor.keep(session)[visitor.keeper] for _ in range(2))
-    assert kept["serial"] != again["serial"]
-    assert {**kept, "serial": ""} == {"do": "keep", "kept": guest.kept, "ran": True, "aside": False, "serial": ""}
+    one, two = (visitor.replace(session, session.records)[visitor.keeper] for _ in range(2))
+    assert one.pop("serial") != two.pop("serial")
+    assert one == two == visitor.keep(session)
+    assert one == {"do": "keep", "kept": guest.kept, "ran": True, "aside": False}
 
 
 def test_a_conversation_that_is_replaced_is_kept_and_one_that_is_new_begins_empty(house, guest):
@@ -343,8 +355,8 @@ def test_what_is_stopped_is_what_is_under_way_in_that_room():
 
 def test_stop_stops_what_is_under_way_in_its_room_alone(house, guest):
     for name, room in house.rooms.items():
-        part, event = (room.prompt, "stop") if name == "compare" else (room.stop, "click")
-        [press] = [fn.fn for fn in house.demo.fns.values() if (part._id, event) in fn.targets]
+        target = (room.transcript._id, "halt") if name == "compare" else (room.stop._id, "click")
+        [press] = [fn.fn for fn in house.demo.fns.values() if target in fn.targets]
         work, other = guest.session.restart(name), guest.session.restart("another room")
         press(guest.session)
         assert work.pressed and not other.pressed, name
@@ -357,19 +369,20 @@ def test_everything_that_an_arrival_changes_is_among_its_outputs(house, guest):
 
 def test_every_visitor_begins_with_nothing_of_anybody_elses():
     session = Session()
-    session.chat, session.slower = (), 4
+    session.follow((record("Mine"),))
+    session.slower = 4
     begun = deepcopy(session)
-    assert begun.chat is None and begun.slower == 1
+    assert begun.versions is None and begun.records == () and begun.slower == 1
 
 
 def test_what_came_from_elsewhere_waits_until_something_was_run_behind_it():
     session = Session()
     session.opened = Opened(shared=links.Shared(comparison=COMPARISON), source="link")
     theirs = record("Theirs").model_copy(update={"base": None, "post": None})
-    session.chat = (theirs,)
+    session.follow((theirs,))
     assert session.waiting == session.opened
     for failed in SIDES:
-        session.chat = (theirs, record("Mine", failed=failed))
+        session.follow((theirs, record("Mine", failed=failed)))
         assert session.waiting is None
 
 

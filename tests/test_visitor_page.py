@@ -40,15 +40,15 @@ def open_tab(window) -> Iterator[Callable[[str], Page]]:
 
 def say(page: Page, *prompts: str) -> None:
     for prompt in prompts:
-        before = page.locator("#chat_base .bot.message").count()
+        before = page.locator(".turn .reply.base .text").count()
         ask(page, prompt)
-        expect(page.locator("#chat_base .bot.message")).to_have_count(before + 1)
+        expect(page.locator(".turn .reply.base .text")).to_have_count(before + 1)
         ended(page)
-        expect(page.locator("#prompt .submit-button")).to_be_visible()
+        expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_visible()
 
 
 def shows(page: Page, *prompts: str) -> None:
-    expect(page.locator("#chat_base .user.message")).to_have_text(list(prompts))
+    expect(page.locator(".turn .words")).to_have_text(list(prompts))
 
 
 # --- each tab is a conversation of its own -------------------------------------------------------------
@@ -154,6 +154,77 @@ def test_a_browser_that_stores_nothing_still_compares(browser, scripted):
     say(page, "One", "Two")
     shows(page, "One", "Two")
     context.close()
+
+
+# --- the list of conversations ----------------------------------------------------------------------------
+
+
+def listed(page: Page, *titles: str) -> None:
+    expect(page.locator(".conversations .open b")).to_have_text(list(titles))
+
+
+def test_conversations_are_listed_named_taken_away_and_carried_to_another_browser(open_tab, scripted):
+    page = open_tab(scripted("a base reply", "a post-trained reply"))
+    say(page, "First", "And more")
+    page.locator("#new").click()
+    shows(page)
+    say(page, "Second")
+    listed(page, "Second", "First")
+    expect(page.locator(".conversations [aria-current]")).to_contain_text("Second")
+    expect(page.locator(".conversations li").nth(1)).to_contain_text("2 turns")
+    page.once("dialog", lambda dialog: dialog.accept("A name"))
+    page.locator(".conversations li").nth(1).hover()
+    page.get_by_role("button", name='Rename "First"').click()
+    listed(page, "Second", "A name")
+    page.locator(".conversations .open").nth(1).click()
+    shows(page, "First", "And more")
+    page.locator(".conversations li").nth(1).hover()
+    page.get_by_role("button", name='Delete "Second"').click()
+    listed(page, "A name")
+    page.locator(".conversations").get_by_role("button", name="Put back").click()
+    listed(page, "A name", "Second")
+    with page.expect_download() as download:
+        page.get_by_role("button", name='Export "A name"').click()
+    file = download.value.path()
+    page.get_by_role("button", name='Delete "A name"').click()
+    shows(page)
+    listed(page, "Second")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Forget everything here").click()
+    listed(page)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(file)
+    shows(page, "First", "And more")
+    listed(page, "A name")
+    say(page, "It goes on")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files({"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
+    expect(page.locator(".conversations .said")).to_contain_text("not a conversation that was exported here")
+
+
+def test_on_a_shared_computer_nothing_outlives_its_tab(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    page = open_tab(url)
+    say(page, "Before")
+    page.get_by_label("Forget this tab\u2019s when it is closed").check()
+    say(page, "After")
+    reload(page)
+    shows(page, "Before", "After")
+    assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('same-seed/'))") == []
+    other = open_tab(url)
+    listed(other)
+
+
+def test_a_browser_without_room_says_so(open_tab, scripted):
+    page = open_tab(scripted("a base reply", "a post-trained reply"))
+    page.evaluate(
+        "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+    )
+    say(page, "Hello")
+    shows(page, "Hello")
+    expect(page.locator(".conversations .said")).to_contain_text("has no room left")
 
 
 # --- the server was started again under an open page ------------------------------------------------------

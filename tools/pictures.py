@@ -1,7 +1,7 @@
 """The pictures of the README and of docs/gallery.md: `make pictures` takes them of the real page, light and dark.
 
-They show real replies of the embedded pair in a real browser. What changes from run to run is not shown: time to the first
-token, tokens per second, the seconds of an experiment. So on one machine the same page gives the same bytes; on another
+They show real replies of the embedded pair in a real browser. What changes from run to run is not shown: the seconds of
+an experiment. So on one machine the same page gives the same bytes; on another
 kind of processor replies may differ, and another Chromium or other fonts draw letters otherwise. Of the verdict the part
 on the base model is left out for brevity.
 """
@@ -27,9 +27,7 @@ Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 QUESTION = "Why is the sky blue?"
 WIDTH = 1280  # CSS pixels; a picture has twice as many, for fine screens
-LEFT_OUT = ", ".join(
-    (".strip .first-token", ".strip .speed", ".exp-verdict small", ".exp-diff.base", ".exp-table ~ .exp-table")
-)
+LEFT_OUT = ", ".join((".exp-verdict small", ".exp-diff.base", ".exp-table ~ .exp-table"))
 PATIENCE = 300_000  # milliseconds; a busy machine takes its time
 
 
@@ -52,8 +50,8 @@ def _finished(page: Page) -> None:
 
 
 def _what_was_sent(page: Page) -> None:
-    page.get_by_role("button", name="Exactly what was sent").click()
-    page.locator(".sent.post pre").wait_for()
+    page.locator(".turn [data-do=sent]").click()
+    page.locator(".was-sent .sent.post pre").wait_for()
 
 
 def _lens(page: Page) -> None:
@@ -85,7 +83,7 @@ def _replay(page: Page) -> None:
 # In this order: each begins where the one before it ended.
 PICTURES = (
     Picture("compare", _finished),
-    Picture("sent", _what_was_sent, frame="#sent_box"),
+    Picture("sent", _what_was_sent, frame=".was-sent"),
     Picture("lens", _lens, height=1100, frame="#lens"),
     Picture("experiments", _experiments, height=920),
     Picture("verdict", _verdict, height=1400, frame="#exp_verdict"),

@@ -11,13 +11,13 @@ window.sameSeed.deliver = (() => {
   const showForCopying = (text) => {
     const dialog = document.createElement("dialog");
     dialog.className = "copy-by-hand";
-    dialog.setAttribute("aria-label", "Copy this link");
+    dialog.setAttribute("aria-label", "Copy this");
     const field = Object.assign(document.createElement("textarea"), { readOnly: true, value: text, rows: 4 });
-    field.setAttribute("aria-label", "Link");
+    field.setAttribute("aria-label", "What is copied");
     const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close" });
     close.onclick = () => dialog.close();
     dialog.onclose = () => dialog.remove();
-    dialog.append("This browser does not let the page copy; copy the link by hand.", field, close);
+    dialog.append("This browser does not let the page copy; copy it by hand.", field, close);
     document.body.append(dialog);
     dialog.showModal();
     field.select();
@@ -32,6 +32,7 @@ window.sameSeed.deliver = (() => {
   return (parcel) => {
     const sent = parcel ? JSON.parse(parcel) : {};
     if (sent.kind === "file") save(sent);
+    if (sent.kind === "text") copy(sent.text);
     if (sent.kind === "link") copy((sent.public && here() ? sent.public.replace(/\/*$/, "/") : location.origin + location.pathname) + sent.fragment);
   };
 })();

@@ -1,7 +1,9 @@
 """Small pieces of HTML that several rooms draw, and what both sides are called in them. Text is escaped here."""
 
 import html
+import re
 from collections.abc import Iterable
+from unicodedata import category
 
 from ..types import SIDE_NAMES, SIDES, FinishReason, Framing, Side
 
@@ -31,5 +33,15 @@ def listed(sentences: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
+_RARE = re.compile(r"[^\n\t\x20-\x7e]")
+
+
 def visible(text: str) -> str:
-    return html.escape(text).replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")
+    """A text with its line breaks and its invisible characters (direction, joiners, marks) drawn, which then do nothing."""
+
+    def drawn(found: re.Match[str]) -> str:
+        unseen = category(found[0]) in ("Cc", "Cf", "Zl", "Zp")
+        return f"<i class='unseen-character'>U+{ord(found[0]):04X}</i>" if unseen else found[0]
+
+    shown = _RARE.sub(drawn, html.escape(text))
+    return shown.replace("\n", "<i class='newline' aria-hidden='true'>\u21b5</i>\n")

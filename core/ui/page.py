@@ -1,6 +1,7 @@
 """The page as a whole: sidebar and rooms in one gr.Blocks, and how it is served."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from .room import MODELS, Page
 from .sidebar import Sidebar
 from .visitor import Visitor
 
+_HERE = Path(__file__).parent
 # In the order of their tabs. Each is a folder here and nothing else knows that it exists, so one that is not wanted
 # is deleted with its line.
 ROOMS = (
@@ -26,6 +28,7 @@ ROOMS = (
 # Why the last three words: checkpoints/LICENSE.md.
 FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>"
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
+LOOK_FOR_EVENTS = 0.02  # seconds; Gradio's own 0.001 costs a twentieth of a core while nobody asks for anything
 MAX_THREADS = 128  # every reply under way holds one
 
 
@@ -35,12 +38,12 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     with gr.Blocks(
         title="Same Seed: base and post-trained, side by side",
         analytics_enabled=False,
-        fill_height=True,
         fill_width=True,
         delete_cache=(3600, 3600),
     ) as demo:
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
+            _conversations()
         gr.HTML(f"<div class='brand-small'>{theme.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
         tabs = gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare")
         gr.HTML(FOOT, elem_id="foot")
@@ -48,7 +51,14 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
         furnish(page, demo)
         api.add(pool, processes, MODELS)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
+    demo._queue.sleep_when_free = LOOK_FOR_EVENTS
     return demo
+
+
+def _conversations() -> None:
+    """The list of what this browser keeps; visitor.js has it, and the server is not asked."""
+    template, script = ((_HERE / f"conversations.{kind}").read_text("utf-8") for kind in ("html", "js"))
+    gr.HTML(html_template=template, js_on_load=script, apply_default_css=False, elem_id="conversations")
 
 
 def furnish(page: Page, demo: gr.Blocks) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def dropdown(label: str, id: str, choices: Sequence[Any] = (), **properties: Any
 
 
 def slider(label: str, id: str, low: float, high: float, value: float, step: float) -> gr.Slider:
-    widget = gr.Slider(low, high, value, step=step, label=label, elem_id=id, buttons=[])
+    widget = gr.Slider(low, high, value, step=step, label=label, elem_id=id, buttons=["reset"])
     widget.preprocess = _as_it_is  # type: ignore[method-assign]
     return widget
 

@@ -28,7 +28,22 @@ from ..types import (
 )
 from . import theme
 from .markup import FRAMING, KIND
-from .room import dropdown, number, slider
+from .room import QUIET, dropdown, number, slider
+
+# What each setting does, in one sentence, shown while it is pointed at or has the focus.
+_DOES = {
+    "pair": "Two models of one lineage, before and after post-training.",
+    "system": "Text that is sent before everything else, on every turn.",
+    "temperature": "How far the draw may stray from the likeliest token; at 0 nothing is drawn, the likeliest is taken.",
+    "top_p": "Draws among the likeliest tokens that together have this probability; 1 leaves all of them.",
+    "max_new_tokens": "The longest reply, in tokens; one that was cut off says so.",
+    "seed": "Chooses the luck of the draw, the same for both models. Same inputs and seed, same tokens.",
+    "top_k": "Draws among so many of the likeliest tokens; 0 leaves all of them.",
+    "min_p": "Draws among tokens with at least this share of the likeliest one's probability; 0 leaves all of them.",
+    "repetition_penalty": "Above 1, tokens that are there already become less likely.",
+    "framing_base": "How the chat becomes the text that the base model reads: bare, as a transcript, or in the sibling's chat template.",
+    "framing_post": "How the chat becomes the text that the post-trained model reads: bare, as a transcript, or in its chat template.",
+}
 
 
 class Choices(Value):
@@ -80,11 +95,17 @@ class Sidebar:
             }
             self.framing_base = dropdown("Framing, base", "framing_base", value="document", **framings)
             self.framing_post = dropdown("Framing, post-trained", "framing_post", value="chat", **framings)
+            self.reset = gr.Button("Reset all of these", elem_id="reset", size="sm")
         self._reads: dict[str, tuple[str, ...]] = {}
         self.switches = gr.Textbox(
             label="Chat template switches", elem_id="switches", **_offered(self.read_by(pool.default.id))
         )
+        for name, sentence in _DOES.items():
+            getattr(self, name).info = sentence
         self.dice.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2147483648)")
+        settings = [self.framing_base, self.framing_post, *self._sampling.values()]
+        usual = ["document", "chat", *(getattr(DEFAULT_SAMPLING, name) for name in self._sampling)]
+        self.reset.click(lambda: usual, None, settings, queue=False, **QUIET)
 
     @property
     def _sampling(self) -> dict[str, gr.Component]:

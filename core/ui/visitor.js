@@ -22,8 +22,12 @@ window.sameSeed.visitor = (() => {
   addEventListener("pageshow", () => rest(false));
   rest(false);
 
-  // --- the conversations: {owner, used, from, kept}; one in which nothing was run yet is gone with its tab -----------
+  // --- the conversations: {owner, used, from, kept, title}; one in which nothing was run yet is gone with its tab ------
+  // `title` is there once somebody gave it one. On a shared computer all of them are gone with their tabs.
 
+  const NOT_KEPT = "same-seed-not-kept";
+  const keeps = () => !reading("localStorage", NOT_KEPT);
+  const tell = (sentence) => dispatchEvent(new CustomEvent("same-seed-kept", { detail: sentence }));
   const find = (id) => (id && (reading("localStorage", PREFIX + id) ?? reading("sessionStorage", PREFIX + id))) || null;
   const turns = (kept) => { try { return JSON.parse(kept).records.length; } catch { return 0; } };
   const others = () => {
@@ -37,13 +41,24 @@ window.sameSeed.visitor = (() => {
     return found.sort((one, other) => other.used - one.used);
   };
   const last = () => others().find(({ kept }) => turns(kept) > 0) ?? null;
-  const store = (id, { kept, from = null, ran = true }) => {
-    const stored = { owner: tab.id, used: Date.now(), from, kept };
-    if (!ran) return writing("sessionStorage", PREFIX + id, stored);
-    removing("sessionStorage", PREFIX + id);
+  const store = (id, { kept, from = null, ran = true, title = find(id)?.title }) => {
+    const stored = { owner: tab.id, used: Date.now(), from, kept, title };
+    if (!ran || !keeps()) {
+      writing("sessionStorage", PREFIX + id, stored);
+      return tell("");
+    }
     const old = others();
-    while (old.length >= MOST) removing("localStorage", PREFIX + old.pop().id);
-    while (!writing("localStorage", PREFIX + id, stored) && old.length) removing("localStorage", PREFIX + old.pop().id);
+    let forgotten = 0;
+    const forget = () => { removing("localStorage", PREFIX + old.pop().id); forgotten += 1; };
+    while (old.length >= MOST) forget();
+    let done = writing("localStorage", PREFIX + id, stored);
+    while (!done && old.length) {
+      forget();
+      done = writing("localStorage", PREFIX + id, stored);
+    }
+    if (done) removing("sessionStorage", PREFIX + id);
+    if (!done) tell("This browser has no room left for this conversation, or keeps nothing; export it before you leave.");
+    else tell(forgotten ? `To make room the ${forgotten > 1 ? `${forgotten} oldest conversations were` : "oldest conversation was"} forgotten.` : "");
   };
 
   // Whether an address means to be a link to a comparison, sound or not: the server says what is wrong with it.
@@ -68,6 +83,15 @@ window.sameSeed.visitor = (() => {
   addEventListener("popstate", () => {
     if (history.state?.conversation !== tab.conversation || means(location.hash) || location.hash.startsWith("#lesson=")) location.reload();
   });
+
+  const show = (id) => {
+    if (!id) return;
+    enter(id, { push: true, address: bare() });
+    location.reload();
+  };
+  const named = (kept) => {
+    try { return JSON.parse(kept).records[0].turn.prompt.trim().replace(/\s+/g, " ").slice(0, 80); } catch { return "A conversation"; }
+  };
 
   let brought = null; // with the page, told to whatever event comes first
   return {
@@ -103,10 +127,56 @@ window.sameSeed.visitor = (() => {
     },
     elsewhere() {
       const from = find(tab.conversation)?.from;
-      const id = turns(find(from)?.kept) > 0 ? from : last()?.id;
-      if (!id) return;
-      enter(id, { push: true, address: bare() });
+      show(turns(find(from)?.kept) > 0 ? from : last()?.id);
+    },
+    // --- what the list of conversations does (conversations.js) ---
+    all() {
+      const here = find(tab.conversation);
+      const every = [...(here ? [{ id: tab.conversation, ...here }] : []), ...others()];
+      return every.filter(({ kept }) => turns(kept) > 0).map(({ id, used, kept, title }) => ({
+        id, used, title: title ?? named(kept), turns: turns(kept), characters: kept.length, current: id === tab.conversation,
+      }));
+    },
+    open: (id) => id === tab.conversation || show(id),
+    rename(id, title) {
+      const [stored, where] = [find(id), reading("localStorage", PREFIX + id) ? "localStorage" : "sessionStorage"];
+      if (stored) writing(where, PREFIX + id, { ...stored, title });
+    },
+    // Returns what puts it back; nothing where it is the one in sight.
+    remove(id) {
+      const [stored, where] = [find(id), reading("localStorage", PREFIX + id) ? "localStorage" : "sessionStorage"];
+      if (id === tab.conversation || !stored) return null;
+      removing(where, PREFIX + id);
+      return () => writing(where, PREFIX + id, stored);
+    },
+    exported(id) {
+      const { kept, title } = find(id);
+      return { title: title ?? named(kept), text: JSON.stringify({ "same-seed": "conversation", version: 1, title: title ?? named(kept), kept: JSON.parse(kept) }, null, 1) };
+    },
+    // Shows an exported conversation as one of this browser's; false when it is none. The server checks what is in it.
+    take(text) {
+      let told = null;
+      try { told = JSON.parse(text); } catch { /* no JSON */ }
+      if (told?.["same-seed"] !== "conversation" || !Array.isArray(told.kept?.records)) return false;
+      const id = fresh();
+      store(id, { kept: JSON.stringify(told.kept), title: String(told.title ?? "").slice(0, 200) || undefined });
+      show(id);
+      return true;
+    },
+    forget() {
+      for (const storage of ["localStorage", "sessionStorage"]) {
+        try { Object.keys(window[storage]).filter((key) => key.startsWith(PREFIX) && key !== TAB).forEach((key) => removing(storage, key)); } catch { /* nothing is kept */ }
+      }
+      tab.conversation = fresh();
+      enter(tab.conversation, { address: bare() });
       location.reload();
+    },
+    keeps,
+    keep(on) {
+      const stored = find(tab.conversation);
+      on ? removing("localStorage", NOT_KEPT) : writing("localStorage", NOT_KEPT, true);
+      if (!on) removing("localStorage", PREFIX + tab.conversation);
+      if (stored) store(tab.conversation, stored);
     },
   };
 })();

@@ -12,7 +12,6 @@ from threading import Lock
 from typing import Any, Literal
 
 import gradio as gr
-from pydantic import ValidationError
 
 from .. import links
 from ..checkpoints.tokenizers import tokenizers_at_hand
@@ -26,10 +25,11 @@ from ..types import SIDES, Chat, Comparison, Record, Side, Turn, Value
 from . import markup
 from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
+from .versions import Aside, Versions
 
 SECONDS_IDLE = 7200  # after which a session is forgotten here
 _ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_READ + 1})"
-BUSY = markup.notice("A reply is being written; stop it first, or wait until it has ended.", "error")
+BUSY = "A reply is being written; stop it first, or wait until it has ended."
 UNREADABLE = (
     "The conversation kept in this browser is from another version of the app and cannot be read; this is a new chat."
 )
@@ -47,14 +47,15 @@ class Kept(Value):
 
     version: Literal[1] = 1
     records: Chat = ()
+    aside: tuple[Aside, ...] = ()  # versions of turns that are not in sight (see Versions.of)
     opened: Opened | None = None
 
 
 class Session:
-    """What the server holds of one visitor. `chat` is None where nobody has arrived, or what it held was lost."""
+    """What the server holds of one visitor. `versions` is None where nobody has arrived, or what it held was lost."""
 
     def __init__(self) -> None:
-        self.chat: Chat | None = None
+        self.versions: Versions | None = None
         self.opened: Opened | None = None
         self.notice = ""  # what went wrong on arrival
         self.elsewhere = ""  # a name for the conversation of theirs that this tab could show instead
@@ -68,7 +69,11 @@ class Session:
 
     @property
     def records(self) -> Chat:
-        return self.chat or ()
+        return self.versions.chat if self.versions else ()
+
+    def follow(self, chat: Chat) -> None:
+        """The conversation goes on as `chat`; turns that are no longer in sight stay as versions."""
+        self.versions = (self.versions or Versions()).follow(chat)
 
     @property
     def waiting(self) -> Opened | None:
@@ -119,7 +124,11 @@ class Visitor:
         self.keeper = gr.HTML(
             None,
             html_template="",
-            js_on_load=f"props.value = {_ARRIVE}; watch('value', () => {{ props.value = window.sameSeed.visitor.obey(props.value); }})",
+            js_on_load=(
+                f"props.value = {_ARRIVE};"
+                "window.sameSeed.keep = (order) => { props.value = window.sameSeed.visitor.obey(order); };"
+                "watch('value', () => window.sameSeed.keep(props.value))"
+            ),
             apply_default_css=False,
             visible="hidden",
             elem_id="keeper",
@@ -147,7 +156,7 @@ class Visitor:
     def of(self, values: Values) -> Session:
         """The visitor's session; when it has lost its conversation, what the browser kept is what the page shows."""
         session: Session = values[self.session]
-        if session.chat is None:
+        if session.versions is None:
             self._recover(session, values[self.keeper])
         return session
 
@@ -155,7 +164,7 @@ class Visitor:
         """`act`, which changes the conversation, refused while a reply is being written into it."""
 
         def acted(values: Values) -> Update:
-            return {notice: BUSY} if self.of(values).busy("compare") else act(values)
+            return {notice: markup.notice(BUSY, "error")} if self.of(values).busy("compare") else act(values)
 
         return acted
 
@@ -163,18 +172,19 @@ class Visitor:
         """Let an event end what the visitor has under way in a room."""
         listener(lambda session: session.stop(room), self.session, None, queue=False, **QUIET)
 
-    def keep(self, session: Session) -> Update:
-        """Tell the browser to keep the conversation as it is now."""
-        return self._tell(session, "keep")
+    def keep(self, session: Session) -> dict[str, Any]:
+        """What tells the browser to keep the conversation as it is now: the argument of `window.sameSeed.keep`."""
+        return self._order(session, "keep")
 
     def replace(self, session: Session, chat: Chat) -> Update:
         """Another form of the same conversation, shown everywhere."""
-        session.chat = chat
+        session.follow(chat)
         return self._show(session) | self._tell(session, "keep") | {self.tabs: gr.Tabs(selected="compare")}
 
-    def new(self, session: Session) -> Update:
-        """A new, empty conversation. The old one stays an entry of the browser's history."""
-        session.chat, session.opened, session.elsewhere = (), None, ""
+    def new(self, session: Session, carry: bool = False) -> Update:
+        """A new conversation, empty or with the texts of the last turn. The old one stays an entry of the browser's history."""
+        last = [_told(record) for record in session.records[-1:]] if carry else []
+        session.versions, session.opened, session.elsewhere = Versions.of(tuple(last)), None, ""
         return self._show(session) | self._tell(session, "begin")
 
     def on_open(
@@ -223,7 +233,7 @@ class Visitor:
 
     def arrive(self, session: Session, brought: Any) -> Update:
         """A page was opened or loaded again. Somebody may have been quicker than that: then their reply goes on undisturbed."""
-        if session.chat is None:
+        if session.versions is None:
             self._recover(session, brought)
         opened = session.opened is not None and isinstance(brought, dict) and bool(brought.get("fresh"))
         told = self._tell(session, "begin_here" if opened else "show", aside=opened)
@@ -232,12 +242,14 @@ class Visitor:
     def _recover(self, session: Session, brought: Any) -> None:
         """From {"kept", "address", "fresh", "own", "last"} (see visitor.js). A link that cannot be used changes nothing."""
         found: dict[str, Any] = brought if isinstance(brought, dict) else {}
-        kept, own, last = Kept(), bool(found.get("own")), found.get("last")
+        opened, own, last = None, bool(found.get("own")), found.get("last")
+        session.versions = Versions()
         try:
             kept = Kept.model_validate_json(found.get("kept") or "{}")
-        except (ValidationError, TypeError):
+            session.versions, opened = Versions.of(kept.records, kept.aside), kept.opened
+        except (ValueError, TypeError):  # a ValidationError is a ValueError
             session.notice = UNREADABLE
-        session.chat, session.opened = kept.records, kept.opened
+        session.opened = opened
         if found.get("fresh"):
             try:
                 self._open(session, links.decode(str(found.get("address") or "")), "link")
@@ -250,7 +262,7 @@ class Visitor:
         """Raises UserError when the pair is unknown; then nothing is changed."""
         comparison = shared.comparison
         find_pair(self.pool.pairs, comparison.pair)
-        session.chat = tuple(_record_of(comparison, turn) for turn in comparison.conversation.turns)
+        session.versions = Versions.of(tuple(_record_of(comparison, turn) for turn in comparison.conversation.turns))
         session.opened = Opened(shared=shared, source=source)
 
     def _show(self, session: Session) -> Update:
@@ -266,10 +278,14 @@ class Visitor:
         return update
 
     def _tell(self, session: Session, order: str, aside: bool = False) -> Update:
-        text = Kept(records=session.records, opened=session.opened).model_dump_json()
-        told = {"do": order, "kept": text, "ran": session.waiting is None, "aside": aside}
         # Two equal values in a row would not reach the script.
-        return {self.session: session, self.keeper: {**told, "serial": secrets.token_hex(4)}}
+        told = {**self._order(session, order, aside), "serial": secrets.token_hex(4)}
+        return {self.session: session, self.keeper: told}
+
+    def _order(self, session: Session, order: str, aside: bool = False) -> dict[str, Any]:
+        versions = session.versions or Versions()
+        text = Kept(records=versions.chat, aside=versions.aside, opened=session.opened).model_dump_json()
+        return {"do": order, "kept": text, "ran": session.waiting is None, "aside": aside}
 
 
 _OWN = "Back to my conversation"
@@ -277,6 +293,13 @@ _OWN = "Back to my conversation"
 
 def _last(turns: int) -> str:
     return f"Continue my last conversation ({turns} turn{'s' if turns != 1 else ''})"
+
+
+def _told(record: Record) -> Record:
+    """A turn without what came before it, so how it was made is not known any more."""
+    return record.model_copy(
+        update={"base": None, "post": None, "prefill_base": (), "prefill_post": (), "dial": None, "mark": None}
+    )
 
 
 def _record_of(comparison: Comparison, turn: Turn) -> Record:

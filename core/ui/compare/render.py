@@ -1,165 +1,343 @@
-"""Values -> what the browser shows: chat messages and small pieces of HTML.
+"""Turns -> rows of HTML, and small pieces of it.
 
-Everything that a person or a model wrote is escaped here, on the server. Markdown of the post-trained
-side keeps its formatting but loses raw HTML, images and math; the base side is shown exactly as it is.
+Everything that a person or a model wrote is escaped here, on the server. The base reply is plain text; the
+post-trained one is Markdown (see markdown.py).
 """
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ...checkpoints.loading import Checkpoint
 from ...prompts import Piece, Prompt
-from ...types import SIDE_NAMES, SIDES, Chat, Deviation, Record, Reply, Side, Snapshot
-from ..escaping import safe_markdown, safe_plain
-from ..markup import ENDED, KIND, visible
+from ...reproduce import Code
+from ...types import (
+    DEFAULT_SAMPLING,
+    SIDE_NAMES,
+    SIDES,
+    Comparison,
+    Deviation,
+    Framing,
+    Lens,
+    Record,
+    Reply,
+    Side,
+    SideReceipt,
+    Snapshot,
+)
+from ..markdown import markdown
+from ..markup import ENDED, FRAMING, KIND, short, visible
 from ..visitor import has_receipt
 
-_NOTHING_YET = "\u200b"  # an empty message would not be drawn at all
+_RETURN = "\u21b5"
+_DOT = " <span class='middot'>\u00b7</span> "
+_MARKS = (("base", "Base"), ("post", "Post-trained"), ("tie", "Tie"), ("neither", "Both bad"))
+_USUAL: dict[Side, Framing] = {"base": "document", "post": "chat"}
+_DOES = {"base": "continues the text", "post": "answers it"}
 
 
-def message(role: str, text: str) -> dict[str, Any]:
-    """A chat message; content as a list, because plain strings lose their indentation."""
-    return {"role": role, "content": [{"type": "text", "text": text or _NOTHING_YET}]}
+@dataclass(frozen=True)
+class Model:
+    """Who wrote a reply, as far as that is known."""
+
+    name: str
+    weights_sha256: str | None = None
+    deviation: Deviation | None = None
 
 
-def chat_messages(
-    chat: Chat, side: Side, prompt: str | None = None, reply: Reply | None = None
-) -> list[dict[str, Any]]:
-    """One pane: the finished turns and, when there is one, the turn under way."""
-    safe = safe_markdown if side == "post" else safe_plain
-    messages = []
-    for record in chat:
-        messages += [message("user", safe(record.turn.prompt)), message("assistant", safe(record.turn.reply(side)))]
-    if prompt is not None:
-        messages.append(message("user", safe(prompt)))
-        if reply is not None and reply.token_ids:
-            messages.append(message("assistant", safe(reply.text)))
-    return messages
+# --- which column is whose -------------------------------------------------------------------------------
 
 
-def head(name: str, side: Side) -> str:
-    """The bar above a pane: which model, and which stage of training."""
-    return f"<div class='pane-head {side}'><span class='dot' aria-hidden='true'></span><h2>{html.escape(name)}</h2><span class='tag'>{KIND[side]}</span></div>"
+def heads(models: Mapping[Side, str], turn: int) -> str:
+    """The names of both models above the turns that they wrote, from `turn` on, as a row of its own."""
+    lens = "<button type='button' class='lens-switch' role='switch' aria-checked='false'><i aria-hidden='true'></i>Lens</button>"
+    return f"<li class='heads' data-turn='{turn}'>{''.join(models[side] for side in SIDES)}{lens}</li>"
 
 
-def strip(side: Side, reply: Reply, weights_sha256: str | None = None, deviation: Deviation | None = None) -> str:
-    """The bar below a pane: status, time to first token, speed, tokens, the fingerprint of the weights and how they were checked."""
-    state, label = _state(reply)
-    first = f"{reply.seconds_to_first_token * 1000:.0f}<small> ms</small>" if reply.seconds_to_first_token else "-"
-    speed = f"{reply.tokens_per_second:.0f}<small> tok/s</small>" if reply.tokens_per_second else "-"
-    checked = f"; {deviation}" if deviation else ""
+def model(side: Side, model: Model) -> str:
+    """Which model, which stage of training, and its weights' fingerprint with how they were checked."""
+    checked = f"; {model.deviation}" if model.deviation else ""
+    sha256 = model.weights_sha256
     weights = (
-        f"<code title='sha256 of the weights: {weights_sha256}{checked}'>{weights_sha256[:8]}</code>"
-        if weights_sha256
-        else "-"
+        f"<code class='weights' title='sha256 of the weights: {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
+        if sha256
+        else ""
     )
-    cells = (
-        ("Status", f"<i class='pulse' aria-hidden='true'></i>{label}"),
-        ("First token", first),
-        ("Speed", speed),
-        ("Tokens", str(len(reply.token_ids))),
-        ("Weights", weights),
+    return (
+        f"<p class='model {side}'><i class='dot' aria-hidden='true'></i><b>{html.escape(model.name)}</b>"
+        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}</p>"
     )
-    body = "".join(
-        f"<div class='{title.lower().replace(' ', '-')}'><dt>{title}</dt><dd>{value}</dd></div>"
-        for title, value in cells
-    )
-    return f"<dl class='strip {side} is-{state}'>{body}</dl>"
 
 
-def _state(reply: Reply) -> tuple[str, str]:
+# --- one turn as a row -----------------------------------------------------------------------------------
+
+
+def row(turn: int, record: Record, ends: Mapping[Side, str], versions: tuple[int, int] = (1, 1)) -> str:
+    """A finished turn. `ends` names the token with which a side ended by itself."""
+    under = caption(record) if has_receipt(record) else "brought along: how it was made is not known here"
+    return _row(turn, record.turn.prompt, under, _replies(record, ends), _actions(turn, record, versions))
+
+
+def shared_row(turn: int, record: Record) -> str:
+    """A turn that came with a link and was not run here."""
+    check = "<div class='offers'><button type='button' data-do='check'>Check: run it here</button></div>"
+    under = f"<b>as shared, not checked</b>{_DOT}{caption(record)}"
+    return _row(turn, record.turn.prompt, under, _replies(record, {}), check, "turn shared")
+
+
+def _replies(record: Record, ends: Mapping[Side, str]) -> dict[Side, str]:
+    replies = {side: finished_reply(record, side) for side in SIDES}
+    return {
+        side: _thought(reply) + _text(side, body(side, reply, ends.get(side))) + _stands(said(reply, ends.get(side)))
+        for side, reply in replies.items()
+    }
+
+
+def _thought(reply: Reply) -> str:
+    """What was thought before an answer, folded above it; a running reply's is filled by the script."""
+    count = f", {reply.reasoning_tokens:,} tokens" if reply.reasoning_tokens else ""
+    thought = reply.reasoning.strip("\n")
+    return (
+        f"<details class='thought'{'' if thought else ' hidden'}><summary>Reasoning<span>{count}</span></summary>"
+        f"<div class='plain' dir='auto'>{html.escape(thought)}</div></details>"
+    )
+
+
+def _text(side: Side, content: str) -> str:
+    return f"<div class='text {'plain' if side == 'base' else 'markdown'}' dir='auto'>{content}</div>"
+
+
+def _stands(fact: str) -> str:
+    return f"<p class='stands'>{fact}</p>"
+
+
+def running_row(turn: int, prompt: str) -> str:
+    """The same row while its replies are being written; the script fills it."""
+    return _row(turn, prompt, "", {side: _thought(Reply()) + _text(side, "") + _stands("") for side in SIDES}, "")
+
+
+def _row(turn: int, prompt: str, under: str, replies: Mapping[Side, str], actions: str, kind: str = "turn") -> str:
+    sides = "".join(
+        f"<section class='reply {side}' aria-label='{KIND[side]} reply, turn {turn + 1}'><h3 class='side'>{KIND[side]}</h3>{replies[side]}</section>"
+        for side in SIDES
+    )
+    size = "prompt long" if len(prompt) > 240 or prompt.count("\n") > 5 else "prompt"
+    return (
+        f"<li class='{kind}' data-turn='{turn}'><h2 class='{size}'><span class='number' aria-hidden='true'>{turn + 1}</span>"
+        f"<span class='words' dir='auto'>{html.escape(prompt)}</span></h2><div class='sides'>{sides}</div>"
+        f"<div class='foot'><p class='caption'>{under}</p>{actions}</div></li>"
+    )
+
+
+def _actions(turn: int, record: Record, versions: tuple[int, int]) -> str:
+    if not has_receipt(record):
+        return ""
+    label = f"turn {turn + 1}"
+    receipt = record.base is not None and record.post is not None
+    does = (
+        ("retry", "Retry"),
+        ("edit", "Edit"),
+        ("copy", "Copy"),
+        ("link", "Copy link"),
+        *([("receipt", "Receipt")] if receipt else []),
+        ("code", "Get code"),
+        ("delete", "Delete"),
+        ("sent", "What was sent"),
+    )
+    buttons = "".join(
+        f"<button type='button' data-do='{do}' title='{name}' aria-label='{name}, {label}'>{name}</button>"
+        for do, name in does
+    )
+    marks = "".join(
+        f"<button type='button' data-do='mark' data-value='{value}' aria-pressed='{str(record.mark == value).lower()}'>{name}</button>"
+        for value, name in _MARKS
+    )
+    return (
+        f"<div class='actions'>{_versions(label, *versions)}<div class='does' role='group' aria-label='{label.capitalize()}'>{buttons}</div>"
+        f"<div class='marks' role='group' aria-label='Better reply, {label}'><span aria-hidden='true'>Better</span>{marks}</div></div>"
+    )
+
+
+def _versions(label: str, shown: int, count: int) -> str:
+    if count < 2:
+        return ""
+    earlier, later = (
+        f"<button type='button' data-do='version' data-versions='[{to}]' aria-label='{name} version of {label}'{'' if 1 <= to <= count else ' disabled'}>{sign}</button>"
+        for to, name, sign in ((shown - 1, "Earlier", "\u2039"), (shown + 1, "Later", "\u203a"))
+    )
+    return f"<div class='versions' role='group' aria-label='Versions of {label}'>{earlier}<span>{shown}/{count}</span>{later}</div>"
+
+
+def opening(text: str) -> tuple[str, str]:
+    """The line breaks that a reply begins with, as marks that take no lines, and the rest of it."""
+    rest = text.lstrip("\n")
+    breaks = len(text) - len(rest)
+    title = f"begins with {breaks} line break{'s' if breaks > 1 else ''}"
+    return f"<i class='breaks' title='{title}'>{_RETURN * breaks}</i> " if breaks else "", rest
+
+
+def body(side: Side, reply: Reply, end: str | None) -> str:
+    """A reply as HTML; one without words is said in words, with what could be done about it."""
+    if reply.text.strip():
+        breaks, rest = opening(reply.text)
+        return breaks + html.escape(rest) if side == "base" else markdown(reply.text)
+    if reply.phase == "failed":
+        return _silent(
+            "This side failed.", html.escape(reply.error or "The other reply is whole; Retry asks both again.")
+        )
+    if reply.phase != "done":
+        return ""
+    token = f"<code>{html.escape(end or 'its end of text')}</code>"
+    again = "<button type='button' data-do='reseed'>Try the next seed</button>"
+    if side == "base":
+        again += " <button type='button' data-do='reframe'>Ask it as a transcript</button>"
+    if reply.reasoning.strip():
+        return _silent("It ended before an answer", "All that it wrote is its reasoning.", again)
+    if reply.finish_reason == "eos" and len(reply.token_ids) <= 1:
+        why = "The first token that it drew was the one that ends a text: that is a reply too."
+        return _silent(f"Ended at once with {token}", why, again)
+    if reply.finish_reason == "eos":
+        why = f"It drew {len(reply.token_ids)} tokens, and none of them is a letter."
+        return _silent(f"Only white space, then {token}", why, again)
+    if reply.finish_reason == "stopped":
+        return _silent("Stopped before the first word", "")
+    return _silent("Only white space", f"It drew {len(reply.token_ids)} tokens, and none of them is a letter.", again)
+
+
+def _silent(what: str, why: str, offers: str = "") -> str:
+    return f"<p class='silent'><b>{what}</b> {why}</p>{f'<p class=offers>{offers}</p>' if offers else ''}"
+
+
+def said(reply: Reply, end: str | None) -> str:
+    """How a reply stands, in one line of HTML."""
     match reply.phase:
         case "queued":
-            return "queued", f"Waiting, {reply.ahead} ahead" if reply.ahead else "Waiting, next"
+            return f"Waiting, {reply.ahead} ahead" if reply.ahead else "Waiting, next"
         case "reading":
-            return "reading", "Reading prompt"
-        case "writing":
-            return "writing", "Writing"
+            return "Reading prompt"
+        case "idle":
+            return ""
         case "failed":
-            return "failed", "Failed"
-        case "done":
-            return reply.finish_reason or "eos", ENDED[reply.finish_reason or "eos"]
-    return "idle", "Ready"
+            return "Failed"
+    count = f"{len(reply.token_ids):,} token{'s' if len(reply.token_ids) != 1 else ''}"
+    count += f" ({reply.reasoning_tokens:,} of reasoning)" if reply.reasoning_tokens else ""
+    if reply.phase == "writing":
+        return f"Writing, {count}"
+    read = f"Read {reply.usage.prompt_tokens:,}, wrote" if reply.usage else "Wrote"
+    how = f"ended with <code>{html.escape(end)}</code>" if reply.finish_reason == "eos" and end else _ended(reply)
+    return f"<span class='wrote'{_speed(reply)}>{read} {count}</span>{_DOT}{how}"
+
+
+def _ended(reply: Reply) -> str:
+    return ENDED[reply.finish_reason or "eos"].lower()
+
+
+def _speed(reply: Reply) -> str:
+    first, rate = reply.seconds_to_first_token, reply.tokens_per_second
+    known = [f"first token after {first * 1000:.0f} ms"] if first else []
+    known += [f"{rate:.0f} tokens a second"] if rate else []
+    return f" title='{', '.join(known)}'" if known else ""
+
+
+def caption(asked: Comparison | Record) -> str:
+    """The seed, the temperature, and whatever is not as the page opens with."""
+    sampling = asked.sampling
+    system = asked.system if isinstance(asked, Record) else asked.conversation.system
+    parts = [("seed", str(sampling.seed)), ("temperature", f"{sampling.temperature:g}")]
+    parts += [
+        (name.replace("_", " "), f"{getattr(sampling, name):g}")
+        for name in ("max_new_tokens", "top_p", "top_k", "min_p", "repetition_penalty")
+        if getattr(sampling, name) != getattr(DEFAULT_SAMPLING, name)
+    ]
+    for side in SIDES:
+        framing = asked.framing_base if side == "base" else asked.framing_post
+        parts += [(f"{SIDE_NAMES[side]} framed as", FRAMING[framing].lower())] if framing != _USUAL[side] else []
+        prefill = asked.prefill_base if side == "base" else asked.prefill_post
+        parts += [(f"{SIDE_NAMES[side]} begins with", f"{len(prefill):,} given tokens")] if prefill else []
+    parts += [("system prompt", f"\u201c{short(system, 48)}\u201d")] if system else []
+    parts += [(name, short(str(value), 24)) for name, value in asked.chat_template_kwargs.items()]
+    parts += [("dial", f"{asked.dial.amount:g} in {asked.dial.space}")] if asked.dial else []
+    return _DOT.join(f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in parts)
 
 
 def finished_reply(record: Record, side: Side) -> Reply:
     """A reply as it stood when its turn ended, for showing a chat that was kept."""
     receipt = record.receipt(side)
+    text, reasoning = record.turn.reply(side), record.turn.reasoning(side)
     if not has_receipt(record):
-        return Reply(text=record.turn.reply(side))
+        return Reply(text=text, reasoning=reasoning)
     if receipt is None:
-        return Reply(phase="failed", text=record.turn.reply(side))
+        return Reply(phase="failed", text=text, reasoning=reasoning)
     usage = receipt.usage
     speed = (usage.output_tokens - 1) / usage.seconds_decoding if usage.seconds_decoding > 0 else None
     return Reply(
         phase="done",
-        text=record.turn.reply(side),
+        text=text,
+        reasoning=reasoning,
+        reasoning_tokens=receipt.reasoning_tokens,
         token_ids=receipt.token_ids,
         finish_reason=receipt.finish_reason,
+        usage=usage,
         seconds_to_first_token=usage.seconds_to_first_token,
         tokens_per_second=speed,
     )
+
+
+def ends(
+    written: Mapping[Side, Reply | SideReceipt | None], checkpoint: Callable[[Side], Checkpoint]
+) -> dict[Side, str]:
+    """The token with which each side ended by itself, as its tokenizer writes it."""
+    by_itself = {side: reply.token_ids for side, reply in written.items() if reply and reply.finish_reason == "eos"}
+    ended = {side: token_ids[-1] for side, token_ids in by_itself.items() if token_ids}
+    return {side: str(checkpoint(side).tokenizer.convert_ids_to_tokens(id)) for side, id in ended.items()}
 
 
 def announcement(snapshot: Snapshot) -> str:
     """One sentence for screen readers when both replies have ended."""
     replies = ((KIND[side], snapshot.reply(side)) for side in SIDES)
     return " ".join(
-        f"{kind} model: {_state(reply)[1].lower()}, {len(reply.token_ids)} tokens." for kind, reply in replies
+        f"{kind} model: {'failed' if reply.phase == 'failed' else _ended(reply)}, {len(reply.token_ids)} tokens."
+        for kind, reply in replies
     )
 
 
-def banner(text: str, tone: str) -> str:
-    """What is said above the panes about a comparison that came from elsewhere."""
-    return f"<p class='banner {tone}'>{html.escape(text)}</p>"
+# --- the lens in place -----------------------------------------------------------------------------
+
+_SHOWN = 3  # candidates of each model for a token
 
 
-# --- turns: marks, links, receipts -------------------------------------------------------------------
+def tokens(lens: Lens) -> list[list[Any]]:
+    """A short list for each token, as transcript.js reads it; it puts every text in as text."""
+    return [
+        [
+            shift.text,
+            shift.first_choice_rank,
+            *(round(value, 3) for value in (shift.logprob_base, shift.logprob_post)),
+            *(
+                [[each.text, round(each.logprob, 3), each.id] for each in top[:_SHOWN]]
+                for top in (shift.top_base, shift.top_post)
+            ),
+            "" if shift.agreed else (shift.drawn_post if lens.side == "base" else shift.drawn_base).text,
+        ]
+        for shift in lens.shifts
+    ]
 
-_MARKS = (("base", "Base"), ("post", "Post-trained"), ("tie", "Tie"), ("neither", "Both bad"))
+
+# --- the code for a turn ----------------------------------------------------------------------------
 
 
-def turns(chat: Chat) -> str:
-    """A row for each turn, the last one in sight and the earlier ones folded away."""
-    if not chat:
-        return ""
-    rows = [_turn_row(number, record) for number, record in enumerate(chat)]
-    earlier = "".join(reversed(rows[:-1]))
-    fold = f"<details><summary>Earlier turns ({len(chat) - 1})</summary>{earlier}</details>" if earlier else ""
-    return f"<section class='turns' aria-label='Turns: marks, links and receipts'>{rows[-1]}{fold}</section>"
-
-
-def _turn_row(number: int, record: Record) -> str:
-    label = f"turn {number + 1}"
-    words = html.escape(" ".join(record.turn.prompt.split())[:80])
-    head = f"<b>Turn {number + 1}</b><span class='words'>{words}</span>"
-    if not has_receipt(record):
-        return f"<div class='turn'>{head}<span class='muted'>came with a link</span></div>"
-    marks = "".join(
-        f"<button type='button' data-do='mark' data-turn='{number}' data-value='{value}' aria-pressed='{'true' if record.mark == value else 'false'}'>{text}</button>"
-        for value, text in _MARKS
-    )
-    receipt = record.base is not None and record.post is not None
-    actions = [("link", "Copy link"), *([("receipt", "Receipt")] if receipt else [])]
-    buttons = "".join(
-        f"<button type='button' data-do='{what}' data-turn='{number}' aria-label='{text}, {label}'>{text}</button>"
-        for what, text in actions
-    )
-    return (
-        f"<div class='turn'>{head}<span class='marks' role='group' aria-label='Better reply, {label}'>"
-        f"<span class='muted'>Better</span>{marks}</span><span class='does'>{buttons}</span></div>"
+def code(code: Code) -> str:
+    """A turn in three languages, each with a button that copies it."""
+    names = (("Command line", code.command), ("Python", code.python), ("HTTP", code.http))
+    return "".join(
+        f"<section class='code' aria-label='{name}'><header><b>{name}</b><button type='button' data-do='copy-code'>Copy</button></header>"
+        f"<pre tabindex='0'>{html.escape(text)}</pre></section>"
+        for name, text in names
     )
 
 
 # --- exactly what was sent ------------------------------------------------------------------------
-
-NOTHING_SENT = "<p class='muted'>Nothing has been sent yet. After you press Compare, the whole text that each model was sent appears here, character for character.</p>"
-REBUILT_LATER = "<p class='muted'>Press Compare to see exactly what is sent; the models of this conversation are not in memory now.</p>"
-
-
-def not_sent(reason: str) -> str:
-    """Why what was sent cannot be shown."""
-    return f"<p class='muted'>{html.escape(reason)}</p>"
 
 
 def sent(prompts: Mapping[Side, Prompt]) -> str:
@@ -170,7 +348,9 @@ def sent(prompts: Mapping[Side, Prompt]) -> str:
 def _sent_side(side: Side, prompt: Prompt) -> str:
     count, resent = len(prompt.token_ids), prompt.resent
     tokens = f"{count:,} tokens" + (f", {resent:,} re-sent" if resent else "")
-    notes = "".join(f"<p class='muted'>{html.escape(note)}</p>" for note in prompt.notes)
+    notes = "".join(
+        f"<p class='muted'>{html.escape(note)}</p>" for note in filter(None, (*prompt.notes, prompt.remembers))
+    )
     return (
         f"<section class='sent {side}' aria-label='Sent to the {SIDE_NAMES[side]} model'>"
         f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='sha256 of the token ids: {prompt.sha256}'>sha256 {prompt.sha256[:12]}</code></header>"
@@ -178,15 +358,15 @@ def _sent_side(side: Side, prompt: Prompt) -> str:
     )
 
 
-def _sent_runs(pieces: tuple[Piece, ...]) -> list[str]:
-    """The history (with the template around it) dimmed, this turn in full ink."""
+def _sent_runs(pieces: Iterable[Piece]) -> list[str]:
+    """The history (with the template around it) dimmed, this turn in full ink; no piece turns its neighbours round."""
+    pieces = tuple(pieces)
     last_old = max((i for i, piece in enumerate(pieces) if piece.origin in ("system", "history")), default=-1)
     runs = []
     for i, piece in enumerate(pieces):
         age = "old" if i <= last_old else "new"
+        text = visible(piece.text)
         runs.append(
-            f"<mark class='{age}'>{html.escape(piece.text)}</mark>"
-            if piece.control
-            else f"<span class='{age}'>{visible(piece.text)}</span>"
+            f"<mark class='{age}'><bdi>{text}</bdi></mark>" if piece.control else f"<bdi class='{age}'>{text}</bdi>"
         )
     return runs

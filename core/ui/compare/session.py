@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import chat_template, links
+from ... import chat_template, lens, links, what_if
 from ...compare import Run
-from ...errors import UserError
+from ...errors import TooLong, UserError
 from ...links import Shared
-from ...pool import Pool
+from ...pool import Lease, Pool
 from ...prompts import Prompt
 from ...receipts import side_receipt
-from ...steps import Stop, watch
+from ...steps import Stop, finish, watch
 from ...types import (
     MAX_CHARACTERS,
     SIDE_NAMES,
@@ -26,7 +26,7 @@ from ...types import (
     Chat,
     Comparison,
     Conversation,
-    Deviation,
+    Lens,
     Mark,
     Record,
     Side,
@@ -35,43 +35,45 @@ from ...types import (
     explain,
     in_common,
 )
+from .. import versions
 from ..sidebar import Choices
 from ..visitor import Opened, Session
+from . import render
+
+PERIOD = 1 / 16  # seconds between two views; what one costs does not depend on the length of the chat
 
 
 @dataclass(frozen=True)
 class Live:
-    """A turn that is being run, or that just was: what was sent, by whom it is answered, and how far that is."""
+    """A turn that is being run, or that just was: what was asked, by whom it is answered, and how far that is."""
 
-    prompt: str
+    comparison: Comparison
     snapshot: Snapshot
-    names: Mapping[Side, str]
-    weights: Mapping[Side, str]
-    deviations: Mapping[Side, Deviation | None]
-    sent: Mapping[Side, Prompt]
-    switches: tuple[str, ...]  # what the chat template reads
+    models: Mapping[Side, render.Model]
+    ends: Mapping[Side, str]  # the tokens that ended those replies which have ended by themselves
     caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
 
     @classmethod
     def of(cls, run: Run, said: str = "") -> "Live":
-        checkpoints = {side: run.checkpoint(side) for side in SIDES}
-        return cls(
-            prompt=run.comparison.prompt,
-            snapshot=run.snapshot(),
-            names={side: checkpoint.info.name for side, checkpoint in checkpoints.items()},
-            weights={side: checkpoint.weights_sha256 for side, checkpoint in checkpoints.items()},
-            deviations={side: run.engine(side).deviation for side in SIDES},
-            sent={side: run.prompt(side) for side in SIDES},
-            switches=chat_template.switches(checkpoints["post"].tokenizer),
-            caveats=" ".join(filter(None, (said, _caveats(run)))),
-        )
+        models = {
+            side: render.Model(
+                run.checkpoint(side).info.name, run.checkpoint(side).weights_sha256, run.engine(side).deviation
+            )
+            for side in SIDES
+        }
+        return cls(run.comparison, run.snapshot(), models, {}, " ".join(filter(None, (said, _caveats(run)))))
+
+    def at(self, run: Run, snapshot: Snapshot) -> "Live":
+        """The same turn, further on."""
+        ends = render.ends({side: snapshot.reply(side) for side in SIDES}, run.checkpoint)
+        return replace(self, snapshot=snapshot, ends=ends)
 
 
 def _caveats(run: Run) -> str:
     asked = run.comparison.sampling.max_new_tokens
     short = {side: run.sampling(side).max_new_tokens for side in SIDES if run.sampling(side).max_new_tokens < asked}
     room = (
-        f"The {SIDE_NAMES[side]} side had room for {tokens:,} new tokens, not {asked:,}: its context is nearly full."
+        f"The {SIDE_NAMES[side]} side had room for {tokens:,} new tokens, not {asked:,}: prompt and reply share its context."
         for side, tokens in short.items()
     )
     return " ".join([*room, *dict.fromkeys(note for side in SIDES for note in run.prompt(side).notes)])
@@ -96,6 +98,7 @@ class View:
     busy: bool = False
     box: str | None = None  # what to put into the prompt box; None leaves it alone
     changed: bool = False  # the chat is another one now
+    full: bool = False  # it does not fit into a context any more
     banner: Banner | None = None
 
 
@@ -109,6 +112,7 @@ def compare(
     choices: Choices,
     *,
     shared: Shared | None = None,
+    again: Record | None = None,
     instead_of: Chat | None = None,
     stop: Stop | None = None,
     slower: Callable[[], int] = lambda: 1,
@@ -116,14 +120,60 @@ def compare(
     """Send one prompt after the turns of `chat`, showing both replies as they are written.
 
     `shared` came with a link: when what is asked is what was shared, it is asked exactly so, and the
-    last view says whether the replies are the same. `instead_of` is the chat that is shown again, untouched, when this
-    fails before it starts (a retry takes the place of a turn only once it runs). `stop` ends both replies where they are;
+    last view says whether the replies are the same. `again` is a turn of which this is another try, with what no field of
+    the page holds. `instead_of` is the chat that is shown again, untouched, when this fails before it starts (what
+    takes the place of a turn does so only once it runs). `stop` ends both replies where they are;
     closing the generator does so too. `slower` is asked before every view.
     """
-    shown, box = (chat, prompt) if instead_of is None else (instead_of, None)
-    stop = stop or Stop()
+    shown, box = (chat if instead_of is None else instead_of), (None if again else prompt)
+
+    def make() -> Comparison:
+        return _as_shared(_comparison(chat, prompt, choices, again), shared)
+
+    for view in _run(pool, chat, make, shown, box, stop or Stop(), slower):
+        as_shared = shared is not None and view.changed and view.live and view.live.comparison == shared.comparison
+        yield replace(view, banner=_whether_shared(shared, view.chat[len(chat)])) if as_shared and shared else view
+
+
+def retry(pool: Pool, chat: Chat, turn: int, choices: Choices, **how: Any) -> Views:
+    """Run a turn again, with the settings as they are now and what it had beside them; `how` as for `compare`."""
+    prompt, again = chat[turn].turn.prompt, chat[turn]
+    yield from compare(pool, chat[:turn], prompt, choices, again=again, instead_of=chat, **how)
+
+
+def branch(
+    pool: Pool, chat: Chat, turn: int, asked: Mapping[str, Any], *, stop: Stop, slower: Callable[[], int] = lambda: 1
+) -> Views:
+    """Both models go on from a reply of a turn, with another token at one of its steps, under the turn's own settings.
+
+    `asked` comes from the browser and is checked here: "side", "step" (from 0) and "token".
+    """
+    record = chat[turn]
+
+    def make() -> Comparison:
+        step, token = asked.get("step"), asked.get("token")
+        side: Side = "base" if asked.get("side") == "base" else "post"
+        receipt = record.receipt(side)
+        if receipt is None or type(step) is not int or type(token) is not int:
+            raise UserError("Choose one of the tokens on the card.")
+        comparison = record.comparison(chat[:turn])
+        return what_if.branch(comparison, (*comparison.prefill(side), *receipt.token_ids), step, token)
+
+    yield from _run(pool, chat[:turn], make, chat, None, stop, slower)
+
+
+def _run(
+    pool: Pool,
+    chat: Chat,
+    make: Callable[[], Comparison],
+    shown: Chat,
+    box: str | None,
+    stop: Stop,
+    slower: Callable[[], int],
+) -> Views:
+    """One comparison after the turns of `chat`, from loading its models to the turn that stays; `shown` stands when it fails."""
     try:
-        comparison = _as_shared(_comparison(chat, prompt, choices), shared)
+        comparison = make()
         lease = yield from watch(
             pool.open(comparison.pair), lambda progress: View(shown, notice=str(progress), busy=True), stop
         )
@@ -135,86 +185,61 @@ def compare(
             run = Run(lease, comparison)
             stop.also(run.stop)
             live = Live.of(run, "" if chat else lease.kin.difference)
-            for snapshot in run.snapshots(lambda: _period(len(chat), slower())):
-                yield View(chat, replace(live, snapshot=snapshot), busy=True, box="")
-            finished = _finished(chat, run, replace(live, snapshot=run.snapshot()), shown)
-            if shared is not None and comparison == shared.comparison and finished.changed:
-                finished = replace(finished, banner=_whether_shared(shared, finished.chat[-1]))
-            yield finished
+            for snapshot in run.snapshots(lambda: min(1.0, PERIOD * slower())):
+                yield View(chat, live.at(run, snapshot), busy=True)
+            yield _finished(chat, run, live.at(run, run.snapshot()), shown, box)
     except UserError as error:
-        yield View(shown, notice=str(error), tone="error", box=box)
+        yield View(shown, notice=str(error), tone="error", box=box, full=isinstance(error, TooLong))
 
 
-def _comparison(chat: Chat, prompt: str, choices: Choices) -> Comparison:
+def _comparison(chat: Chat, prompt: str, choices: Choices, again: Record | None = None) -> Comparison:
     if not prompt.strip():
         raise UserError("Type a prompt first.")
     try:
         conversation = Conversation(system=choices.system, turns=tuple(record.turn for record in chat))
         today = date.today().isoformat()
-        return Comparison(conversation=conversation, prompt=prompt, today=today, **in_common(choices, Comparison))
+        unseen = {name: getattr(again, name) for name in _OUT_OF_SIGHT} if again and again.pair == choices.pair else {}
+        return Comparison(
+            conversation=conversation, prompt=prompt, today=today, **in_common(choices, Comparison), **unseen
+        )
     except ValidationError as error:
         raise explain(error) from None
 
 
-def _period(turns: int, slower: int = 1) -> float:
-    """Seconds between two views: the browser's work grows with the chat (16 Hz to 20 messages, 8 Hz to 60, then 5 Hz),
-    and a browser that falls behind is asked to draw `slower` times less often, but at least once a second."""
-    messages = 2 * turns
-    usual = 1 / 16 if messages <= 20 else 1 / 8 if messages <= 60 else 1 / 5
-    return min(1.0, usual * slower)
-
-
-def _finished(chat: Chat, run: Run, live: Live, before: Chat) -> View:
+def _finished(chat: Chat, run: Run, live: Live, before: Chat, box: str | None) -> View:
     """The turn that has ended, or the chat as it was `before` when there is nothing that can be kept."""
     comparison, snapshot = run.comparison, live.snapshot
     for side in SIDES:
-        if len(snapshot.reply(side).text) > MAX_CHARACTERS:
+        reply = snapshot.reply(side)
+        if max(len(reply.text), len(reply.reasoning)) > MAX_CHARACTERS:
             said = f"The {SIDE_NAMES[side]} side wrote more than {MAX_CHARACTERS:,} characters, which is more than a conversation holds; lower max new tokens and try again."
-            return View(before, notice=said, tone="error", box=comparison.prompt)
+            return View(before, notice=said, tone="error", box=box)
     failed = [side for side in SIDES if snapshot.reply(side).error is not None]
     sentences = " ".join(f"The {SIDE_NAMES[side]} side failed: {snapshot.reply(side).error}" for side in failed)
     if len(failed) == len(SIDES):
-        return View(before, notice=sentences, tone="error", box=comparison.prompt)
+        return View(before, notice=sentences, tone="error", box=box)
     receipts = {side: None if side in failed else side_receipt(run.side_result(side)) for side in SIDES}
     turn = Turn.of(comparison.prompt, snapshot.base, snapshot.post)
     record = Record.of(comparison, turn, receipts["base"], receipts["post"])
-    return View((*chat, record), live, notice=sentences, tone="error" if failed else "info", changed=True)
+    # Another try that came to the same leaves what followed: it answered just this.
+    rest: Chat = ()
+    if len(before) > len(chat) and versions.same(before[len(chat)], record):
+        record = record.model_copy(update={"mark": before[len(chat)].mark})
+        rest = before[len(chat) + 1 :]
+    return View((*chat, record, *rest), live, notice=sentences, tone="error" if failed else "info", changed=True)
 
 
-def retry(pool: Pool, chat: Chat, choices: Choices, shared: Shared | None = None, **how: Any) -> Views:
-    """Run the last turn again, with the settings as they are now; `how` as for `compare`."""
-    if not chat:
-        yield View(chat, notice="There is no turn to retry yet.", tone="error")
-        return
-    yield from compare(pool, chat[:-1], chat[-1].turn.prompt, choices, shared=shared, instead_of=chat, **how)
-
-
-def undo(chat: Chat) -> View:
-    """Take the last turn back."""
-    return View(chat[:-1], changed=True) if chat else View(chat, notice="There is no turn to undo.", tone="error")
-
-
-def edit(chat: Chat) -> View:
-    """Take the last turn back and put its prompt into the box."""
-    return (
-        View(chat[:-1], box=chat[-1].turn.prompt, changed=True)
-        if chat
-        else View(chat, notice="There is no prompt to edit yet.", tone="error")
-    )
-
-
-def mark(chat: Chat, turn: int, value: Mark) -> View:
+def mark(chat: Chat, turn: int, value: Mark) -> Chat:
     """Say which reply of a turn is the better one; saying it again takes it back."""
-    if not 0 <= turn < len(chat):
-        return View(chat, notice="This turn is no longer there.", tone="error")
     record = chat[turn]
     marked = record.model_copy(update={"mark": None if record.mark == value else value})
-    return View((*chat[:turn], marked, *chat[turn + 1 :]), changed=True)
+    return (*chat[:turn], marked, *chat[turn + 1 :])
 
 
 # --- what came from elsewhere -------------------------------------------------------------------------
 
 # What a person sees and can change; the rest of a comparison (the date, a prefilled beginning, the dial) comes with the link.
+_OUT_OF_SIGHT = ("prefill_base", "prefill_post", "dial")
 _IN_SIGHT = ("pair", "conversation", "prompt", "sampling", "framing_base", "framing_post", "chat_template_kwargs")
 
 
@@ -230,7 +255,7 @@ def _arrived(opened: Opened) -> Banner:
     turns = len(opened.shared.comparison.conversation.turns)
     earlier = f" after {turns} earlier turn{'s' if turns != 1 else ''}" if turns else ""
     return Banner(
-        f"Loaded from a {opened.source}: a prompt{earlier}, with all its settings. Nothing has been run; press Compare, and the page says whether the replies are those that were shared.{_beyond_sight(opened.shared)}"
+        f"Loaded from a {opened.source}: a prompt{earlier}, with all its settings. Nothing has been run; press Check or Compare, and the page says whether the replies are those that were shared.{_beyond_sight(opened.shared)}"
     )
 
 
@@ -259,24 +284,83 @@ def _as_shared(comparison: Comparison, shared: Shared | None) -> Comparison:
 def _whether_shared(shared: Shared, record: Record) -> Banner:
     if shared.base is None and shared.post is None:
         return Banner("This link was shared without replies to compare with.")
-    found = links.differences(shared, {side: record.receipt(side) for side in SIDES})
+    texts = {side: record.turn.reply(side) for side in SIDES}
+    found = links.differences(shared, {side: record.receipt(side) for side in SIDES}, texts)
     if not found:
         return Banner("These are the replies that were shared, token for token.", "good")
     reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}" for side, why in found.items())
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
 
 
-def prompts_of_last(pool: Pool, chat: Chat) -> dict[Side, Prompt] | None:
-    """What was sent on the last turn, rebuilt where its models are in memory already.
+def models_of(record: Record, name_of: Callable[[str, Side], str]) -> dict[Side, render.Model]:
+    """Who wrote a kept turn; `name_of` knows how a side of a pair is called where no receipt says so."""
+    found = {}
+    for side in SIDES:
+        receipt = record.receipt(side)
+        found[side] = (
+            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine.deviation)
+            if receipt
+            else render.Model(name_of(record.pair, side))
+        )
+    return found
+
+
+def same_model(one: render.Model, other: render.Model) -> bool:
+    """Whether two replies are of one model; a fingerprint that is not known is no difference."""
+    known = one.weights_sha256 and other.weights_sha256
+    return one.name == other.name and (not known or one.weights_sha256 == other.weights_sha256)
+
+
+def ends_of(pool: Pool, chat: Chat) -> list[dict[Side, str]]:
+    """For each turn the tokens that ended its replies, where the tokenizers are in memory."""
+    found: list[dict[Side, str]] = [{} for _ in chat]
+    for pair in {record.pair for record in chat} & {pair.id for pair in pool.pairs}:
+        lease = pool.peek(pair)
+        if lease is None:
+            continue
+        with lease:
+            for turn, record in enumerate(chat):
+                if record.pair == pair:
+                    found[turn] = render.ends({side: record.receipt(side) for side in SIDES}, lease.side)
+    return found
+
+
+def prompts_of(pool: Pool, chat: Chat, turn: int) -> dict[Side, Prompt]:
+    """What was sent for a turn, rebuilt where its models are in memory.
 
     Raises:
-        UserError: these models cannot be sent it (a turn that came with a link may be one of another tokenizer).
+        UserError: they are not, or they cannot be sent it (a turn that came with a link may be one of another tokenizer).
     """
-    if not chat or chat[-1].pair not in {pair.id for pair in pool.pairs}:
-        return None
-    lease = pool.peek(chat[-1].pair)
+    record = chat[turn]
+    with _in_memory(pool, record) as lease:
+        comparison = record.comparison(chat[:turn])
+        return {side: lease.prompt(comparison, side) for side in SIDES}
+
+
+def lenses_of(pool: Pool, chat: Chat, turn: int) -> dict[Side, Lens]:
+    """Both replies of a turn read through both models, where these are in memory.
+
+    Raises:
+        UserError: they are not, or a reply cannot be read by both.
+    """
+    record = chat[turn]
+    with _in_memory(pool, record) as lease:
+        asked = record.comparison(chat[:turn])
+        written = {side: receipt for side in SIDES if (receipt := record.receipt(side)) and receipt.token_ids}
+        return {side: finish(lens.read(lease, asked, side, receipt.token_ids)) for side, receipt in written.items()}
+
+
+def _in_memory(pool: Pool, record: Record) -> Lease:
+    lease = pool.peek(record.pair) if record.pair in {pair.id for pair in pool.pairs} else None
+    if lease is None:
+        raise UserError("The models of this turn are not in memory now; ask them something and look again.")
+    return lease
+
+
+def switches_of(pool: Pool, pair: str) -> tuple[str, ...] | None:
+    """What the chat template of a pair reads; None where it is not in memory."""
+    lease = pool.peek(pair)
     if lease is None:
         return None
     with lease:
-        comparison = chat[-1].comparison(chat[:-1])
-        return {side: lease.prompt(comparison, side) for side in SIDES}
+        return chat_template.switches(lease.post.tokenizer)

@@ -1,39 +1,68 @@
-"""The Compare tab: its widgets, and which session generator each button starts."""
+"""The Compare tab: one transcript, its widgets, and which session generator each action starts.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+Two hidden gr.HTML carry everything to the browser: `stream` is the only output of a running reply, `answer` of every
+other action. `transcript` is what a visitor sees; its template is constant, so Gradio draws it once, and
+transcript.js owns what is in it.
+"""
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
 
-from ... import links, receipts
+from ... import links, receipts, reproduce
 from ...errors import UserError
-from ...steps import Stop
-from ...types import SIDES, Chat, Mark, Reply, Side
-from .. import delivery, markup
-from ..delivery import Parcel
+from ...types import SIDES, Chat, Mark, Record, Side
+from .. import delivery
 from ..room import MODELS, QUIET, Page, Update, Values
-from ..sidebar import Choices
+from ..versions import Versions
 from ..visitor import BUSY, Session
 from . import render, session
+from .log import Log
 
 TITLE = "Compare"
 NAME = "compare"
 _HERE = Path(__file__).parent
-_PLACEHOLDER = {
-    "base": "<p class='placeholder-text'><b>Base model</b>Predicts the next token. It was never taught to answer you.</p>",
-    "post": "<p class='placeholder-text'><b>Post-trained sibling</b>The same weights, then taught to follow instructions.</p>",
-}
-
-Start = Callable[[Session, Choices, Stop], session.Views]
-
-
-@dataclass
-class Pane:
-    head: gr.HTML
-    chat: gr.Chatbot
-    strip: gr.HTML
+_EXAMPLES = (  # a prompt, what it is, what to look for
+    (
+        "What is the capital of France?",
+        "A fact",
+        "One continues a list of questions, the other answers. Only one was taught that you want an answer.",
+    ),
+    (
+        "Once upon a time",
+        "A beginning",
+        "The base model is at home here: it tells on. Its sibling may start over, as a favour to you.",
+    ),
+    (
+        "My name is Ada. What is my name?",
+        "A name, told and asked",
+        "Neither remembers. What you told is read again, as part of the text that is sent.",
+    ),
+    (
+        "How can I break into my neighbour's house?",
+        "A harmful request",
+        "A refusal is a habit from post-training. The base model was never shown one.",
+    ),
+    (
+        "Things to pack:\n- a towel\n- a book\n-",
+        "An unfinished list",
+        "The base model goes on with the list. Its sibling answers somebody who wrote one.",
+    ),
+    (
+        "<|im_end|>\nWho are you?",
+        "A control token, typed",
+        "It stays plain text: open What was sent and count the tokens that are really control tokens.",
+    ),
+)
+_WATCH = {prompt: watch for prompt, _, watch in _EXAMPLES}
+_LOOK = (
+    "Lens colours where the other model would have gone on differently; What was sent shows all that each of them read."
+)
 
 
 class Room:
@@ -41,274 +70,272 @@ class Room:
 
     def __init__(self, page: Page, tab: gr.Tab):
         self.page, self.visitor, self.sidebar = page, page.visitor, page.visitor.sidebar
-        with gr.Row(elem_id="banner_row"):
-            self.banner = gr.HTML("", elem_id="banner")
-            self.elsewhere = gr.Button("", size="sm", elem_id="back", min_width=80, visible=False)
-        with gr.Row(elem_id="panes", equal_height=True):
-            self.panes: dict[Side, Pane] = {side: self._pane(side) for side in SIDES}
-        self.notice = gr.HTML(markup.notice(""), elem_id="notice")
-        with gr.Row(elem_id="composer"):
-            self.prompt = gr.Textbox(
-                show_label=False,
-                label="Prompt",
-                placeholder="Ask both models the same thing",
-                lines=1,
-                max_lines=6,
-                submit_btn="Compare",
-                stop_btn=False,
-                elem_id="prompt",
-                scale=8,
-            )
-        with gr.Row(elem_id="actions"):
-            self.retry, self.edit, self.undo, self.new = (
-                gr.Button(label, size="sm", elem_id=id, min_width=80)
-                for label, id in (
-                    ("Retry turn", "retry"),
-                    ("Edit last prompt", "edit"),
-                    ("Undo turn", "undo"),
-                    ("New chat", "new"),
-                )
-            )
-        self.pace = self._script("pace.js", visible="hidden", elem_id="pace")
-        self.turns = self._script("turns.js", elem_id="turns")
-        with gr.Accordion("Exactly what was sent", open=False, elem_id="sent_box"):
-            self.sent = gr.HTML(render.NOTHING_SENT, elem_id="sent")
-        self.visitor.on_change(self._redraw, [*self.outputs, self.elsewhere])
+        self._serial = count(1)  # two equal values in a row would not reach the script
+        self.transcript = gr.HTML(
+            html_template=self._skeleton(),
+            js_on_load=(_HERE / "transcript.js").read_text("utf-8"),
+            apply_default_css=False,
+            elem_id="transcript",
+        )
+        self.stream = self._channel("follow")
+        self.answer = self._channel("answer")
+        pace = (_HERE / "pace.js").read_text("utf-8")
+        self.pace = gr.HTML("", js_on_load=pace, apply_default_css=False, visible="hidden", elem_id="pace")
+        self.visitor.on_change(self._redraw, [self.answer])
 
-    def _script(self, name: str, **properties: Any) -> gr.HTML:
-        return gr.HTML("", js_on_load=(_HERE / name).read_text("utf-8"), apply_default_css=False, **properties)
+    def _channel(self, reader: str) -> gr.HTML:
+        read = f"window.sameSeed.transcript.{reader}(props.value)"
+        script = f"{read}; watch('value', () => {read});"
+        return gr.HTML("", html_template="", js_on_load=script, apply_default_css=False, visible="hidden")
 
-    def _pane(self, side: Side) -> Pane:
-        with gr.Column(elem_classes=["pane", side], min_width=320):
-            return Pane(
-                head=gr.HTML(
-                    render.head(self.sidebar.name_of(self.page.pool.default.id, side), side), elem_id=f"head_{side}"
-                ),
-                chat=gr.Chatbot(
-                    elem_id=f"chat_{side}",
-                    show_label=False,
-                    container=False,
-                    height="100%",
-                    buttons=["copy"],
-                    feedback_options=None,
-                    latex_delimiters=[],
-                    allow_tags=False,
-                    layout="panel",
-                    placeholder=_PLACEHOLDER[side],
-                    group_consecutive_messages=False,
-                    render_markdown=side == "post",
-                ),
-                strip=gr.HTML(render.strip(side, Reply()), elem_id=f"strip_{side}"),
-            )
-
-    @property
-    def _shown(self) -> list[gr.Component]:
-        return [part for pane in self.panes.values() for part in (pane.head, pane.chat, pane.strip)]
-
-    @property
-    def outputs(self) -> list[gr.Component]:
-        """Everything that a view can change."""
-        other = [
-            self.notice,
-            self.prompt,
-            self.sent,
-            self.banner,
-            self.turns,
-            self.visitor.session,
-            self.visitor.keeper,
-            self.sidebar.switches,
-        ]
-        return [*self._shown, *other, *self._changers]
-
-    @property
-    def _changers(self) -> list[gr.Button]:
-        """The buttons that change the conversation, so they wait while a reply is being written."""
-        return [self.retry, self.edit, self.undo, self.new]
+    def _skeleton(self) -> str:
+        """The constant template. Gradio runs it through Handlebars and then as a JavaScript template string."""
+        examples = "".join(
+            f"<li><button type='button' class='example' data-prompt='{html.escape(prompt)}'><span class='kind'>{kind}</span>"
+            f"<span class='asks'>{html.escape(prompt)}</span><span class='watch'>{watch}</span></button></li>"
+            for prompt, kind, watch in _EXAMPLES
+        )
+        pair = self.page.pool.default.id
+        parts = {"heads": self._heads_before(pair), "examples": examples}
+        template = (_HERE / "transcript.html").read_text("utf-8")
+        for name, value in parts.items():
+            template = template.replace(f"[{name}]", _inert(value))
+        return template
 
     # --- wiring -----------------------------------------------------------------------------------
 
     def connect(self, demo: gr.Blocks) -> None:
-        visitor, outputs = self.visitor, self.outputs
-        asked: set[Any] = {self.prompt, *visitor.held, *self.sidebar.widgets}
-        # Not "once", which drops what is sent in the moment between the last view and the end of the event.
-        every: dict[str, Any] = {"trigger_mode": "multiple", **MODELS, **QUIET}
-        at_once: dict[str, Any] = {"queue": False, **QUIET}
-        self.prompt.submit(self._compare, asked, outputs, **every)
-        self.retry.click(self._retry, asked, outputs, **every)
+        visitor, page = self.visitor, self.transcript
+        asked: set[Any] = {*visitor.held, *self.sidebar.widgets}
+        at_once: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", **QUIET}
+        # One output, and nothing to postprocess: that is what a view costs.
+        every: dict[str, Any] = {"trigger_mode": "multiple", "postprocess": False, **MODELS, **QUIET}
+        asking = page.ask(self._ask, asked, self.stream, **every)
+        # What follows by `then` runs only when nothing was raised.
+        settled = asking.then(
+            self._settled, {visitor.session, self.sidebar.pair}, [visitor.session, self.sidebar.switches], **at_once
+        )
+        settled.then(None, None, None, js="() => window.sameSeed.transcript.rest()")
+        asking.failure(None, None, None, js="() => window.sameSeed.transcript.failed()")
+        visitor.on_stop(page.halt, NAME)
+        acting = page.act(self._act, visitor.held, self.answer, postprocess=False, **at_once)
+        acting.then(None, None, None, js="() => window.sameSeed.transcript.acted()")
+        acting.failure(None, None, None, js="() => window.sameSeed.transcript.acted()")
+        adjusting = page.adjust(self._adjust, None, [self.sidebar.seed, self.sidebar.framing_base], **at_once)
+        adjusting.then(None, None, None, js="() => window.sameSeed.transcript.adjusted()")
+        page.fresh(self._new, visitor.held, visitor.outputs, **at_once)
         self.pace.click(_set_pace, visitor.session, None, **at_once)
-        visitor.on_stop(self.prompt.stop, NAME)
-        self.edit.click(visitor.if_idle(self._edit, self.notice), visitor.held, outputs, **at_once)
-        self.undo.click(visitor.if_idle(self._undo, self.notice), visitor.held, outputs, **at_once)
-        new = visitor.if_idle(lambda values: visitor.new(visitor.of(values)), self.notice)
-        self.new.click(new, visitor.held, visitor.outputs, **at_once)
-        self.elsewhere.click(None, None, None, js="() => window.sameSeed.visitor.elsewhere()")
-        outputs_of_pair = [*self._shown, self.sidebar.switches]
-        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, outputs_of_pair, **at_once)
-        self.turns.mark(self._mark, visitor.held, outputs, **at_once)
-        self.page.delivery.on(self.turns.deliver, self._pack, visitor.held, self.notice)
+        offered = [self.answer, self.sidebar.switches]
+        self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, offered, **at_once)
 
-    def _compare(self, values: Values) -> Iterator[Update]:
-        def start(held: Session, choices: Choices, stop: Stop) -> session.Views:
-            return session.compare(self.page.pool, held.records, values[self.prompt] or "", choices, **_how(held, stop))
+    def _ask(self, values: Values, event: gr.EventData) -> Iterator[str]:
+        """One turn as a log: the row, what is new in each view, and the row that stays.
 
-        yield from self._follow(values, start)
-
-    def _retry(self, values: Values) -> Iterator[Update]:
-        def start(held: Session, choices: Choices, stop: Stop) -> session.Views:
-            return session.retry(self.page.pool, held.records, choices, **_how(held, stop))
-
-        yield from self._follow(values, start)
-
-    def _follow(self, values: Values, start: Start) -> Iterator[Update]:
-        """Show every view of a session generator; a mistake in the settings is a sentence and nothing else."""
+        The event says `prompt` and `at`, the turn whose place it takes, or `again` to run turn `at` again, or `branch` to
+        go on from a token of it.
+        """
+        asked: dict[str, Any] = event._data
         held = self.visitor.of(values)
+        before, versions = held.records, held.versions or Versions()
+        at = _turn(asked.get("at"), len(before))
+        branch = asked.get("branch") if at < len(before) else None
+        again = bool(asked.get("again") or branch) and at < len(before)
+        prompt = before[at].turn.prompt if again else str(asked.get("prompt") or "")
+        log = Log(at, prompt)
+        if not again and "prompt" not in asked:
+            yield log.end(error="This turn is no longer there.", box=None)
+            return
         work = held.begin(NAME)
         if work is None:
-            yield {self.notice: BUSY}
+            yield log.end(error=BUSY, box=None if again else prompt)
             return
-        views, first = None, True
+        views = heads = None
         try:
-            views = start(held, self.sidebar.read(values), work)
+            choices = self.sidebar.read(values)
+            shared = held.opened.shared if held.opened else None
+            how: dict[str, Any] = {"shared": shared, "stop": work, "slower": lambda: held.slower}
+            if isinstance(branch, dict):
+                views = session.branch(self.page.pool, before, at, branch, stop=work, slower=lambda: held.slower)
+            elif again:
+                views = session.retry(self.page.pool, before, at, choices, **how)
+            else:
+                views = session.compare(self.page.pool, before[:at], prompt, choices, instead_of=before, **how)
             for view in views:
-                if view.changed:
-                    held.chat = view.chat
-                if not view.busy:
-                    held.end(NAME, work)  # before the page has its buttons back
-                yield self._show(view, first) | (self.visitor.keep(held) if view.changed else {})
-                first = view.live is None
+                if view.live is None and view.busy:
+                    yield log.waiting(view.notice)
+                elif view.live is not None and view.busy:
+                    heads = self._heads(view.live.models, before, at) if heads is None else heads
+                    yield log.view(view.live, heads)
+                else:
+                    if view.changed:
+                        held.follow(view.chat)
+                    held.end(NAME, work)  # before the page may ask again
+                    yield log.end(**self._end(held, at, versions, view))
         except UserError as error:
-            yield {self.notice: markup.notice(str(error), "error")}
-        except Exception:
-            yield self._idle()  # a mistake of ours must not leave the page without its buttons
-            raise
+            yield log.end(error=str(error), box=None if again else prompt)
         finally:
             if views is not None:
                 views.close()  # a closed tab closes this generator, and with it both replies
             held.end(NAME, work)
 
-    def _idle(self) -> Update:
-        ready = gr.update(submit_btn="Compare", stop_btn=False)
-        return {self.prompt: ready} | {button: gr.update(interactive=True) for button in self._changers}
+    def _end(self, held: Session, at: int, before: Versions, view: session.View) -> dict[str, Any]:
+        """How a turn ended: the row that stays and all that goes with it, or why there is none."""
+        if not view.changed or view.live is None:
+            return {"error": view.notice, "box": view.box, "full": view.full and bool(before.chat)}
+        live = view.live
+        said = " ".join(filter(None, (view.notice, live.caveats)))
+        first = not said and not before.chat
+        told: dict[str, Any] = {
+            "end": self._row(held, view.chat, at, live.ends),
+            "rest": len(view.chat) - at - 1,  # turns behind it that stay
+            "said": said or render.announcement(live.snapshot),
+            "tone": view.tone if said else "unseen",
+            "look": _WATCH.get(live.comparison.prompt, _LOOK) if first else "",
+            "keep": self.visitor.keep(held),
+            "banner": _banner(view.banner),
+            "elsewhere": held.elsewhere,
+        }
+        if (lost := len(before.chat) - len(view.chat)) > 0:
+            told["back"] = {"turn": at, "versions": before.places(at), "lost": lost}
+        return told
 
-    def _edit(self, values: Values) -> Update:
-        return self._change(values, session.edit)
+    def _settled(self, values: Values) -> Update:
+        """The models are in memory now, so what their chat template reads is known."""
+        chosen = values[self.sidebar.pair]
+        read = session.switches_of(self.page.pool, chosen) if self._known(chosen) else None
+        return {self.visitor.session: values[self.visitor.session]} | ({} if read is None else self.sidebar.offer(read))
 
-    def _undo(self, values: Values) -> Update:
-        return self._change(values, session.undo)
+    def _known(self, pair: str) -> bool:
+        return pair in {each.id for each in self.page.pool.pairs}
 
-    def _change(self, values: Values, act: Callable[[Chat], session.View]) -> Update:
+    def _adjust(self, event: gr.EventData) -> list[Any]:
+        """Another seed, or another framing of the base side, before a turn is run again."""
+        seed, framing = event._data.get("seed"), event._data.get("framing_base")
+        return [seed if type(seed) is int else gr.skip(), "transcript" if framing == "transcript" else gr.skip()]
+
+    def _new(self, values: Values, event: gr.EventData) -> Update:
+        """A new chat, with the last turn in it where the event asks to `carry` it."""
         held = self.visitor.of(values)
-        view = act(held.records)
-        held.chat = view.chat
-        return self._show(view, first=True) | (self.visitor.keep(held) if view.changed else {})
+        return self._told(error=BUSY) if held.busy(NAME) else self.visitor.new(held, event._data.get("carry") is True)
 
-    def _mark(self, values: Values, event: gr.EventData) -> Update:
-        turn, value = event._data.get("turn"), event._data.get("value")
-        if self.visitor.of(values).busy(NAME):
-            busy = "Wait until both replies have ended, or stop them; then mark the better one."
-            return {self.notice: markup.notice(busy, "error")}
-        if not isinstance(turn, int) or value not in get_args(Mark):
-            return {self.notice: markup.notice("")}
-        return self._change(values, lambda chat: session.mark(chat, turn, value))
+    def _choose_pair(self, id: str) -> Update:
+        return self._told(heads=self._heads_before(id)) | self.sidebar.offer(self.sidebar.read_by(id))
 
-    def _pack(self, values: Values, asked: Any) -> tuple[Parcel, str]:
-        """The link or the receipt of one turn. Raises UserError when it cannot be had."""
-        chat, turn = self.visitor.of(values).records, asked.get("turn")
-        if not isinstance(turn, int) or not 0 <= turn < len(chat):
+    # --- everything else that the page can ask for -----------------------------------------------------
+
+    def _act(self, values: Values, event: gr.EventData) -> str:
+        held, asked = self.visitor.of(values), event._data
+        try:
+            told = self._do(held, str(asked.get("do")), asked)
+        except UserError as error:
+            told = {"error": str(error)}
+        return self._line(**told)
+
+    def _do(self, held: Session, do: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the script is told about one action.
+
+        Raises:
+            UserError: it cannot be done; the sentence says why.
+        """
+        versions, chat, turn = held.versions or Versions(), held.records, _turn(asked.get("turn"), -1)
+        if do == "version":
+            _idle(held)
+            wanted = asked.get("versions")
+            listed = wanted if isinstance(wanted, list) else []
+            held.versions = versions.show(turn, *(to for to in listed if isinstance(to, int)))
+            return self._chat(held) | {"keep": self.visitor.keep(held)}
+        if not 0 <= turn < len(chat):
             raise UserError("This turn is no longer there.")
-        if asked.get("do") == "link":
-            return self.page.delivery.link(links.of_turn(chat, turn), f"turn {turn + 1}")
-        parcel, _ = delivery.receipt(receipts.of_turn(chat, turn))
-        return (
-            parcel,
-            f"The receipt of turn {turn + 1} is {parcel['name']}; drop it on the Receipts tab to run it again.",
-        )
+        if do == "mark" and asked.get("value") in get_args(Mark):
+            _idle(held)
+            held.follow(session.mark(chat, turn, asked["value"]))
+            return {"marked": [turn, held.records[turn].mark], "keep": self.visitor.keep(held)}
+        if do == "delete":
+            _idle(held)
+            held.follow(chat[:turn])
+            back = {"turn": turn, "versions": versions.places(turn), "lost": len(chat) - turn}
+            return self._chat(held) | {"keep": self.visitor.keep(held), "back": back}
+        if do == "copy" and asked.get("side") in SIDES:
+            return {"copy": chat[turn].turn.reply(asked["side"]), "notice": "Copied."}
+        if do == "link":
+            parcel, said = self.page.delivery.link(links.of_turn(chat, turn), f"turn {turn + 1}")
+            return {"parcel": parcel, "notice": said}
+        if do == "receipt":
+            parcel, _ = delivery.receipt(receipts.of_turn(chat, turn))
+            said = f"The receipt of turn {turn + 1} is {parcel['name']}; drop it on the Receipts tab to run it again."
+            return {"parcel": parcel, "notice": said}
+        if do == "sent":
+            return {"turn": turn, "sent": render.sent(session.prompts_of(self.page.pool, chat, turn))}
+        if do == "code":
+            address = str(asked.get("address") or reproduce.ADDRESS)
+            return {"turn": turn, "code": render.code(reproduce.code(chat, turn, address))}
+        if do == "lens":
+            lenses = session.lenses_of(self.page.pool, chat, turn)
+            return {"turn": turn, "tokens": {side: render.tokens(read) for side, read in lenses.items()}}
+        return {}
 
-    def _choose_pair(self, id: str) -> list[Any]:
-        panes = [
-            part
-            for side in SIDES
-            for part in (render.head(self.sidebar.name_of(id, side), side), gr.skip(), render.strip(side, Reply()))
-        ]
-        return [*panes, *self.sidebar.offer(self.sidebar.read_by(id)).values()]
-
-    # --- a view on the page -------------------------------------------------------------------------
+    # --- what the script is told ------------------------------------------------------------------------
 
     def _redraw(self, held: Session) -> Update:
         """The visitor's conversation as it stands."""
-        elsewhere = gr.update(value=held.elsewhere, visible=bool(held.elsewhere))
-        return self._show(session.stands(held), first=True) | {self.elsewhere: elsewhere}
+        view = session.stands(held)
+        chat, shared = self._chat(held), self.visitor.as_shared(held)
+        if shared is not None:
+            chat["rows"] += self._shared_row(held, shared)
+        told = {"box": view.box, "banner": _banner(view.banner), "elsewhere": held.elsewhere}
+        return self._told(**chat, **told, **{"error" if view.notice else "notice": view.notice})
 
-    def _show(self, view: session.View, first: bool) -> Update:
-        """`first` is False for the views in the middle of a reply, which change the panes only."""
-        update: Update = {}
-        for side in SIDES:
-            update |= self._show_side(view, side)
-        if view.busy and not first:
-            return update
-        update |= {
-            self.notice: self._notice(view),
-            self.prompt: self._prompt_box(view),
-            self.sent: self._sent(view),
-            self.turns: render.turns(view.chat),
-            self.banner: render.banner(view.banner.text, view.banner.tone) if view.banner else "",
-        }
-        if view.live is not None:
-            update |= self.sidebar.offer(view.live.switches)
-        return update | {button: gr.update(interactive=not view.busy) for button in self._changers}
+    def _shared_row(self, held: Session, shared: Record) -> str:
+        chat, turn = (*held.records, shared), len(held.records)
+        heads = self._heads(session.models_of(shared, self.sidebar.name_of), chat, turn)
+        return heads + render.shared_row(turn, shared)
 
-    def _show_side(self, view: session.View, side: Side) -> Update:
-        pane = self.panes[side]
-        if view.live is not None:
-            live, reply = view.live, view.live.snapshot.reply(side)
-            return {
-                pane.head: render.head(live.names[side], side),
-                pane.chat: render.chat_messages(view.chat, side, live.prompt if view.busy else None, reply),
-                pane.strip: render.strip(side, reply, live.weights[side], live.deviations[side]),
-            }
-        messages = render.chat_messages(view.chat, side)
-        if not view.chat:
-            return {pane.chat: messages, pane.strip: render.strip(side, Reply())}
-        last = view.chat[-1]
-        receipt = last.receipt(side)
-        checked = (receipt.weights_sha256, receipt.engine.deviation) if receipt else ()
-        return {
-            pane.head: render.head(receipt.checkpoint.name if receipt else self.sidebar.name_of(last.pair, side), side),
-            pane.chat: messages,
-            pane.strip: render.strip(side, render.finished_reply(last, side), *checked),
-        }
+    def _chat(self, held: Session) -> dict[str, Any]:
+        chat = held.records
+        ends = session.ends_of(self.page.pool, chat)
+        return {"rows": "".join(self._row(held, chat, turn, ends[turn]) for turn in range(len(chat)))}
 
-    def _notice(self, view: session.View) -> str:
-        if view.banner and not view.notice and view.live is None:
-            return markup.notice(view.banner.text, "spoken")
-        if view.notice or view.busy or view.live is None:
-            return markup.notice(view.notice, view.tone)
-        if view.live.caveats:
-            return markup.notice(view.live.caveats)
-        said = f"{view.banner.text} " if view.banner else ""
-        return markup.notice(said + render.announcement(view.live.snapshot), "spoken")
+    def _row(self, held: Session, chat: Chat, turn: int, ends: Mapping[Side, str]) -> str:
+        """A turn, with the names of its models above it where they are not those of the turn before."""
+        heads = self._heads(session.models_of(chat[turn], self.sidebar.name_of), chat, turn)
+        return heads + render.row(turn, chat[turn], ends, (held.versions or Versions()).count(turn))
 
-    def _prompt_box(self, view: session.View) -> Any:
-        value: dict[str, Any] = {} if view.box is None else {"value": view.box}
-        if view.busy:
-            return gr.update(submit_btn=False, stop_btn="Stop", **value)
-        return gr.update(submit_btn="Compare", stop_btn=False, **value)
+    def _heads(self, models: Mapping[Side, render.Model], chat: Chat, turn: int) -> str:
+        before = session.models_of(chat[turn - 1], self.sidebar.name_of) if turn else {}
+        same = all(side in before and session.same_model(model, before[side]) for side, model in models.items())
+        return "" if same else render.heads({side: render.model(side, model) for side, model in models.items()}, turn)
 
-    def _sent(self, view: session.View) -> str:
-        if view.live is not None:
-            return render.sent(view.live.sent)
-        if not view.chat:
-            return render.NOTHING_SENT
-        try:
-            rebuilt = session.prompts_of_last(self.page.pool, view.chat)
-        except UserError as error:
-            return render.not_sent(str(error))
-        return render.sent(rebuilt) if rebuilt else render.REBUILT_LATER
+    def _heads_before(self, pair: str) -> str:
+        """The names of a pair before anything was asked."""
+        return "".join(render.model(side, render.Model(self.sidebar.name_of(pair, side))) for side in SIDES)
+
+    def _told(self, **what: Any) -> Update:
+        return {self.answer: self._line(**what)}
+
+    def _line(self, **what: Any) -> str:
+        # A "<" is escaped, so that the line is nobody's markup wherever it lands.
+        return json.dumps({"serial": next(self._serial), **what}, ensure_ascii=False).replace("<", "\\u003c")
 
 
-def _how(held: Session, stop: Stop) -> dict[str, Any]:
-    shared = held.opened.shared if held.opened else None
-    return {"shared": shared, "stop": stop, "slower": lambda: held.slower}
+def _turn(said: Any, otherwise: int) -> int:
+    """The turn that the browser names, or `otherwise` where it names none that can be; never beyond it."""
+    turn = said if isinstance(said, int) and not isinstance(said, bool) and said >= 0 else otherwise
+    return min(turn, otherwise) if otherwise >= 0 else turn
+
+
+def _idle(held: Session) -> None:
+    """Raises UserError while a reply is being written into the conversation."""
+    if held.busy(NAME):
+        raise UserError(BUSY)
+
+
+def _banner(banner: session.Banner | None) -> list[str] | None:
+    return [banner.text, banner.tone] if banner else None
+
+
+def _inert(text: str) -> str:
+    """Escaped HTML in which neither Handlebars nor a template string finds anything to run."""
+    return "".join(f"&#{ord(letter)};" if letter in "{}$`\\" else letter for letter in text)
 
 
 def _set_pace(held: Session, event: gr.EventData) -> None:

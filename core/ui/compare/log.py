@@ -1,0 +1,85 @@
+"""A running turn as one string that only grows, a line of JSON for each view.
+
+Gradio sends what a string has grown by, so a view costs its own line on the wire and nothing of the chat; and the
+script that reads it (transcript.js) misses nothing when two views are drawn as one.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ...types import SIDES, Side
+from ..markdown import GrowingMarkdown
+from . import render
+from .session import Live
+
+
+class Log:
+    def __init__(self, turn: int, prompt: str):
+        self._turn = turn
+        self._text = self._line(row=render.running_row(turn, prompt))
+        self._begun = False
+        self._base = ""
+        self._blocks: list[str] = []
+        self._facts: dict[Side, str] = {}
+        self._thought: dict[Side, str] = dict.fromkeys(SIDES, "")
+        self._growing = GrowingMarkdown()
+
+    def waiting(self, notice: str) -> str:
+        """Before the models are there."""
+        self._text += self._line(waiting=notice)
+        return self._text
+
+    def view(self, live: Live, heads: str) -> str:
+        """What is new since the last view. `heads` names the models above this turn; empty where those of the turn before wrote it."""
+        what: dict[str, Any] = {}
+        snapshot = live.snapshot
+        if not self._begun:
+            self._begun, what["heads"], what["caption"] = True, heads, render.caption(live.comparison)
+        if not snapshot.base.text.startswith(self._base):
+            self._base, what["again"] = "", True
+        breaks, text = render.opening(snapshot.base.text)
+        _, before = render.opening(self._base)
+        if fresh := text[len(before) :]:
+            what |= {"base": fresh} if before else {"breaks": breaks, "base": fresh}
+        blocks = self._growing.blocks(snapshot.post.text)
+        if blocks != self._blocks:
+            what["post"] = _change(self._blocks, blocks)
+        thought = {side: snapshot.reply(side).reasoning.lstrip("\n") for side in SIDES}
+        grown = {
+            side: _delta(self._thought[side], thought[side]) for side in SIDES if thought[side] != self._thought[side]
+        }
+        if grown:
+            what["thought"] = grown
+        facts = {side: render.said(snapshot.reply(side), live.ends.get(side)) for side in SIDES}
+        if changed := {side: fact for side, fact in facts.items() if self._facts.get(side) != fact}:
+            what["facts"] = changed
+        self._base, self._blocks, self._facts, self._thought = snapshot.base.text, blocks, facts, thought
+        self._text += self._line(**what)
+        return self._text
+
+    def end(self, **what: Any) -> str:
+        """A new log with one line, which stays small when it is sent a second time: the row that stays, or why there is none."""
+        self._text = self._line(**what)
+        return self._text
+
+    def _line(self, **what: Any) -> str:
+        return json.dumps({"turn": self._turn, **what}, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _change(before: list[str], after: list[str]) -> list[Any]:
+    """[first block that changed, how much of it stays, its rest, *blocks after it]"""
+    first = _common(before, after)
+    changed = after[first:] or [""]
+    return [first, *_delta(before[first] if first < len(before) else "", changed[0]), *changed[1:]]
+
+
+def _delta(before: str, after: str) -> list[Any]:
+    """[how much of the text before stays, what follows it], counted as a script does: in UTF-16 code units."""
+    stays = _common(before, after)
+    return [len(after[:stays].encode("utf-16-le")) // 2, after[stays:]]
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How long their common beginning is."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,416 @@
+// The transcript in the browser. The server sends rows as escaped HTML and everything else as text; texts of people and
+// models that arrive alone (a base reply, tokens) go in through textContent or appendData.
+const $ = (selector, within = element) => within.querySelector(selector);
+const [turns, end, notice, banner, form, box, jump, card] = [".turns", ".end", ".notice", ".banner", "form", "textarea", ".jump", ".token-card"].map((name) => $(name));
+const rows = () => [...turns.querySelectorAll(":scope > .turn:not(.shared)")]; // what came with a link was not run here
+const rowAt = (turn) => $(`.turn:not(.shared)[data-turn="${turn}"]`, turns);
+const rowOf = (node) => node.closest(".turn");
+const turnOf = (node) => Number(rowOf(node).dataset.turn);
+const from = (turn) => [...turns.children].filter((item) => Number(item.dataset.turn) >= turn);
+const html = (text) => document.createRange().createContextualFragment(text);
+const make = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+};
+
+// --- what is said --------------------------------------------------------------------------------------------
+
+const say = (text, tone = "", back = null) => {
+  notice.className = `notice ${tone}`;
+  notice.replaceChildren(text ?? "");
+  if (back) notice.append(" ", make("button", { type: "button", "data-do": "version", "data-turn": back.turn, "data-versions": JSON.stringify(back.versions) }, "Put back"));
+};
+const sayBanner = (told, elsewhere) => {
+  banner.className = `banner ${told?.[1] ?? ""}`;
+  banner.replaceChildren(told?.[0] ?? "");
+  if (elsewhere) banner.append(" ", make("button", { type: "button", id: "back", "data-do": "elsewhere" }, elsewhere));
+  banner.hidden = !told && !elsewhere;
+};
+const lost = ({ lost: count }) => `${count} ${count > 1 ? "turns were" : "turn was"} taken out of sight.`;
+// What is typed and not answered yet survives a page that is left; see `ready`.
+const UNDERWAY = "same-seed-underway";
+const remember = (prompt) => { try { prompt ? sessionStorage.setItem(UNDERWAY, prompt) : sessionStorage.removeItem(UNDERWAY); } catch { /* no storage here */ } };
+
+// --- following the running turn ---------------------------------------------------------------------------
+
+let busy = false;
+let read = ""; // what has been read of the log
+let running = null;
+let bannerBefore = null;
+// A button that can do nothing says why.
+const able = () => {
+  const nothing = !turns.children.length && banner.hidden;
+  $(".new").disabled = nothing;
+  $(".new").title = nothing ? "This chat is new already" : "";
+};
+const setBusy = (now) => {
+  busy = now;
+  able();
+  form.classList.toggle("busy", busy);
+  $(".send").textContent = busy ? "Stop" : "Compare";
+};
+const begin = (line) => {
+  from(line.turn).forEach((item) => (item.hidden = true)); // what takes their place does so once it has ended
+  turns.append(html(line.row));
+  const row = turns.lastElementChild;
+  row.classList.add("running");
+  const side = (name) => ({ text: $(`.${name} .text`, row), facts: $(`.${name} .stands`, row) });
+  running = { row, heads: null, caption: $(".caption", row), base: side("base"), post: side("post"), words: new Text(), blocks: [], thoughts: {} };
+  running.base.text.append(running.words);
+};
+const drawing = {
+  waiting: (text) => say(text),
+  heads: (text) => {
+    say("");
+    if (text) running.row.before(html(text));
+    if (text) running.heads = running.row.previousElementSibling;
+  },
+  caption: (text) => (running.caption.innerHTML = text),
+  again: () => running.base.text.replaceChildren((running.words = new Text())),
+  breaks: (marks) => running.words.before(html(marks)),
+  base: (text) => running.words.appendData(text),
+  thought: (thoughts) => Object.entries(thoughts).forEach(([side, [stays, rest]]) => {
+    const fold = $(`.${side} .thought`, running.row);
+    fold.hidden = false;
+    if (!running.thoughts[side]) $("div", fold).append((running.thoughts[side] = new Text()));
+    running.thoughts[side].replaceData(stays, running.thoughts[side].length, rest);
+  }),
+  facts: (facts) => Object.entries(facts).forEach(([side, fact]) => (running[side].facts.innerHTML = fact)),
+  post: ([first, stays, rest, ...more]) => {
+    const { blocks, post } = running;
+    const fresh = [(blocks[first] ?? "").slice(0, stays) + rest, ...more];
+    blocks.splice(first, Infinity, ...fresh);
+    while (post.text.children.length > first) post.text.lastElementChild.remove();
+    post.text.append(html(fresh.join("")));
+  },
+  end: (row, line) => {
+    const stay = from(line.turn + 1).filter((item) => item !== running?.row && Number(item.dataset.turn) <= line.turn + line.rest);
+    leave();
+    from(line.turn).forEach((item) => stay.includes(item) || item.remove());
+    const after = stay[0] ?? null;
+    turns.insertBefore(html(row), after);
+    window.sameSeed.keep(line.keep);
+    sayBanner(line.banner, line.elsewhere);
+    line.back ? say(lost(line.back), "", line.back) : say(line.said, line.tone);
+    if (line.look) {
+      say(line.look);
+      notice.prepend(make("span", { class: "unseen" }, `${line.said} `));
+    }
+    remember(null);
+    rest();
+    look();
+  },
+  error: (text, { box: prompt, full }) => {
+    leave();
+    remember(null);
+    if (prompt) box.value ||= prompt;
+    fit();
+    say(text, "error");
+    if (full) notice.append(" ", make("button", { type: "button", "data-do": "carry" }, "New chat with the last turn"));
+    rest();
+  },
+};
+const leave = () => {
+  running?.row.remove();
+  running?.heads?.remove();
+  running = null;
+};
+// Whatever has happened, nothing runs any more.
+const rest = () => {
+  leave();
+  turns.querySelectorAll("[hidden]").forEach((item) => item.parentElement === turns && (item.hidden = false));
+  setBusy(false);
+};
+const follow = (log) => {
+  if (!log) return;
+  if (!log.startsWith(read)) read = "";
+  const fresh = log.slice(read.length).trim();
+  read = log;
+  for (const line of fresh ? fresh.split("\n").map((text) => JSON.parse(text)) : []) {
+    if (line.row) begin(line);
+    for (const [name, draw] of Object.entries(drawing)) if (name in line && (running || name === "end" || name === "error")) draw(line[name], line);
+  }
+  if (atEnd && turns.children.length) toEnd();
+};
+
+let atEnd = true;
+const toEnd = () => requestAnimationFrame(() => scrollTo({ top: document.documentElement.scrollHeight }));
+new IntersectionObserver(([seen]) => {
+  atEnd = seen.isIntersecting;
+  jump.hidden = atEnd || !turns.children.length || !element.offsetParent;
+}, { rootMargin: "0px 0px 160px 0px" }).observe(end);
+jump.onclick = () => { atEnd = true; toEnd(); };
+
+// --- asking -------------------------------------------------------------------------------------------------
+
+let editing = null;
+let asked = ""; // comes back into the box when it could not be run
+const edit = (turn) => {
+  editing = turn;
+  $(".editing").hidden = turn === null;
+  if (turn === null) return;
+  $(".editing span").textContent = `Editing the prompt of turn ${turn + 1}; the turn as it is stays as a version.`;
+  box.value = $(".words", rowAt(turn)).textContent;
+  fit();
+  box.focus();
+};
+const ask = (what) => {
+  if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
+  setBusy(true);
+  say("");
+  atEnd = what.at >= rows().length - 1;
+  edit(null);
+  asked = what.prompt ?? "";
+  remember(asked);
+  read = "";
+  trigger("ask", what);
+};
+const fit = () => {
+  if (CSS.supports("field-sizing", "content")) return;
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight}px`;
+};
+form.onsubmit = (event) => {
+  event.preventDefault();
+  const prompt = box.value;
+  if (busy && event.submitter) return trigger("halt");
+  if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
+  if (!prompt.trim()) return say("Type a prompt first.", "error");
+  ask({ prompt, at: editing ?? rows().length });
+  box.value = "";
+  fit();
+};
+box.oninput = fit;
+box.onkeydown = (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit(); // without a submitter: Enter sends, and never stops
+};
+element.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (!card.hidden) {
+    const list = card.contains(document.activeElement) && chosen?.parentElement;
+    hideCard();
+    return list && list.focus();
+  }
+  if (editing !== null) { box.value = ""; return edit(null); }
+  if (busy) trigger("halt");
+});
+$(".editing button").onclick = () => { box.value = ""; edit(null); };
+
+// --- everything else: one action at a time, so that no answer can take another one's place -----------------
+
+let calls = Promise.resolve();
+let acted = () => {};
+const act = (what, data = {}) => {
+  calls = calls.then(() => new Promise((resolve) => { acted = resolve; trigger("act", { do: what, ...data }); }));
+};
+let adjusted = () => {};
+const adjust = (data, then) => { adjusted = then; trigger("adjust", data); };
+const unfold = (turn, name, text) => rowAt(turn) && $(".foot", rowAt(turn)).before(make("div", { class: name }, html(text)));
+const fold = (turn, name, button, ask) => {
+  const open = $(`.${name}`, rowAt(turn));
+  button.setAttribute("aria-expanded", String(!open));
+  open ? open.remove() : ask();
+};
+const answers = {
+  heads: (text) => $(".before").replaceChildren(html(text)),
+  rows: (text, told) => {
+    edit(null);
+    rest();
+    turns.replaceChildren(html(text));
+    atEnd = true;
+    if (text) toEnd();
+    look();
+  },
+  box: (text) => { if (text !== null) box.value = text; fit(); },
+  banner: (told, { elsewhere }) => { sayBanner(told, elsewhere); able(); },
+  keep: (order) => window.sameSeed.keep(order),
+  marked: ([turn, mark]) => rowAt(turn)?.querySelectorAll("[data-do=mark]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.value === mark))),
+  copy: (text) => window.sameSeed.deliver(JSON.stringify({ kind: "text", text })),
+  parcel: (parcel) => window.sameSeed.deliver(JSON.stringify(parcel)),
+  sent: (text, { turn }) => unfold(turn, "was-sent", text),
+  code: (text, { turn }) => unfold(turn, "codes", text),
+  tokens: (tokens, { turn }) => Object.entries(tokens).forEach(([side, list]) => showTokens(rowAt(turn), side, list)),
+  notice: (text) => busy || say(text),
+  error: (text) => say(text, "error"),
+  back: (back) => say(lost(back), "", back),
+};
+const answer = (text) => {
+  if (!text) return;
+  const told = JSON.parse(text);
+  for (const [name, take] of Object.entries(answers)) if (name in told) take(told[name], told);
+  if ("rows" in told) ready();
+};
+// A prompt that was being answered when its page was left comes back.
+let arrived = false;
+const ready = () => {
+  if (arrived) return;
+  arrived = true;
+  if (matchMedia("(hover: hover)").matches && element.offsetParent && document.activeElement === document.body) box.focus({ preventScroll: true });
+  let left = null;
+  try { left = sessionStorage.getItem(UNDERWAY); } catch { /* no storage here */ }
+  if (left === null || busy || box.value) return;
+  remember(null);
+  box.value = left;
+  fit();
+  say("This prompt was being answered when the page was left; press Compare to ask again.");
+};
+
+const doing = {
+  retry: (turn) => ask({ at: turn, again: true }),
+  reseed: (turn, button) => adjust({ seed: Number(rowOf(button).querySelector(".caption b").textContent) + 1 }, () => ask({ at: turn, again: true })),
+  reframe: (turn) => adjust({ framing_base: "transcript" }, () => ask({ at: turn, again: true })),
+  edit,
+  copy: (turn, button) => {
+    const sides = $(".which-side", rowAt(turn));
+    if (sides) return sides.remove();
+    button.parentElement.append(make("span", { class: "which-side" }, make("button", { type: "button", "data-do": "copy-base" }, "base reply"), make("button", { type: "button", "data-do": "copy-post" }, "post-trained reply")));
+  },
+  "copy-base": (turn) => act("copy", { turn, side: "base" }),
+  "copy-post": (turn) => act("copy", { turn, side: "post" }),
+  link: (turn) => act("link", { turn }),
+  receipt: (turn) => act("receipt", { turn }),
+  mark: (turn, button) => act("mark", { turn, value: button.dataset.value }),
+  sent: (turn, button) => fold(turn, "was-sent", button, () => act("sent", { turn })),
+  code: (turn, button) => fold(turn, "codes", button, () => act("code", { turn, address: location.origin + location.pathname })),
+  "copy-code": (turn, button) => answers.copy($("pre", button.closest(".code")).textContent),
+  check: (turn, button) => {
+    ask({ prompt: $(".words", rowOf(button)).textContent, at: turn });
+    box.value = "";
+  },
+  version: (turn, button) => act("version", { turn: turn ?? Number(button.dataset.turn), versions: JSON.parse(button.dataset.versions) }),
+  delete: (turn) => act("delete", { turn }),
+  branch: (turn, { dataset }) => {
+    const [at, step, token] = [dataset.turn, dataset.step, dataset.token].map(Number);
+    hideCard();
+    ask({ at, branch: { side: dataset.side, step, token } });
+  },
+  carry: () => trigger("fresh", { carry: true }),
+  elsewhere: () => window.sameSeed.visitor.elsewhere(),
+};
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.dataset.do) doing[button.dataset.do](rowOf(button) ? turnOf(button) : null, button);
+  if (button?.dataset.prompt) ask({ prompt: button.dataset.prompt, at: rows().length });
+  if (button?.matches(".new")) {
+    if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
+    edit(null);
+    trigger("fresh", {});
+    box.focus();
+  }
+  if (button?.matches(".lens-switch")) setLens(button.getAttribute("aria-checked") !== "true");
+  const token = event.target.closest(".read-token");
+  token ? showCard(token, true) : event.target.closest(".token-card") || hideCard();
+});
+
+// --- the lens in place ----------------------------------------------------------------------------------------
+
+let lens = false;
+const inSight = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => {
+  if (!isIntersecting || target.dataset.read) return;
+  target.dataset.read = "asked";
+  act("lens", { turn: Number(target.dataset.turn) });
+}));
+const look = () => {
+  inSight.disconnect();
+  element.querySelectorAll(".lens-switch").forEach((button) => button.setAttribute("aria-checked", String(lens)));
+  if (lens) rows().forEach((row) => row.classList.contains("running") || inSight.observe(row));
+};
+const setLens = (on) => {
+  lens = on;
+  element.classList.toggle("lens-on", on);
+  hideCard();
+  look();
+};
+const NAMES = { base: "base", post: "post-trained" };
+const shown = new WeakMap(); // the element of a token -> what is known about it
+const visible = (text) => JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"') || "(part of a character)";
+const showTokens = (row, side, list) => {
+  if (!row) return;
+  row.dataset.read = "done";
+  const other = side === "base" ? "post" : "base";
+  const node = make("div", { class: "read-tokens", role: "listbox", tabindex: "0", "aria-describedby": "token-card", "aria-label": `Tokens of the ${NAMES[side]} reply` });
+  list.forEach(([text, place, base, post, topBase, topPost, drawn], step) => {
+    const kind = place === 1 ? "first" : place <= 3 ? "marginal" : "shifted";
+    const token = make("span", { class: `read-token ${kind}`, role: "option", id: `token-${row.dataset.turn}-${side}-${step}`, "aria-selected": "false" }, text || "\u00b7");
+    if (!text.trim()) token.setAttribute("aria-label", visible(text).replaceAll(" ", "space"));
+    shown.set(token, { text, other, side, step, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
+    node.append(token);
+  });
+  $(`.${side} .text`, row).after(node);
+};
+const percent = (logprob) => { const share = 100 * Math.exp(logprob); return share < 0.1 ? "<0.1%" : `${share.toFixed(share < 10 ? 1 : 0)}%`; };
+const bar = (side, logprob) => make("div", { class: `bar ${side}` }, make("span", {}, side === "base" ? "Base" : "Post-trained"), make("i", { style: `--share:${Math.exp(logprob).toFixed(3)}` }), make("b", {}, percent(logprob)));
+let chosen = null;
+const hideCard = () => {
+  card.classList.remove("pinned");
+  chosen?.setAttribute("aria-selected", "false");
+  chosen = null;
+  card.hidden = true;
+};
+// A card that is pinned has buttons: both models go on from there with that token.
+const showCard = (token, pinned = false) => {
+  if (!pinned && card.classList.contains("pinned")) return;
+  card.classList.toggle("pinned", pinned);
+  chosen?.setAttribute("aria-selected", "false");
+  (chosen = token).setAttribute("aria-selected", "true");
+  const { text, other, side, step, share, top, drawn } = shown.get(token);
+  const word = (each, id) => pinned
+    ? make("button", { type: "button", "data-do": "branch", "data-turn": turnOf(token), "data-side": side, "data-step": step, "data-token": id, title: "Both models go on from here with this token" }, make("code", {}, visible(each)))
+    : make("code", {}, visible(each));
+  const list = make("ol", {}, ...top.map(([each, logprob, id]) => make("li", each === text ? { class: "same" } : {}, word(each, id), make("b", {}, percent(logprob)))));
+  card.replaceChildren(
+    make("code", { class: "which" }, visible(text)),
+    bar("base", share.base), bar("post", share.post),
+    make("p", {}, pinned ? `Go on from here with a choice of the ${NAMES[other]} model:` : `The ${NAMES[other]} model would choose`), list,
+    make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [make("code", {}, visible(drawn))] : [])),
+  );
+  card.hidden = false;
+  const [at, size] = [token.getClientRects()[0], card.getBoundingClientRect()];
+  const below = at.bottom + 8 + size.height < $(".dock").getBoundingClientRect().top;
+  card.style.left = `${Math.max(8, Math.min(at.left, innerWidth - size.width - 8))}px`;
+  card.style.top = `${Math.max(8, below ? at.bottom + 8 : at.top - size.height - 8)}px`;
+};
+turns.addEventListener("pointerover", (event) => {
+  if (event.pointerType !== "mouse") return;
+  const token = event.target.closest(".read-token");
+  token ? showCard(token) : leaveCard();
+});
+const leaveCard = () => card.classList.contains("pinned") || hideCard();
+turns.addEventListener("pointerleave", leaveCard);
+addEventListener("scroll", () => card.hidden || hideCard(), { passive: true });
+turns.addEventListener("keydown", (event) => {
+  const list = event.target.closest(".read-tokens");
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (list && chosen && event.key === "Enter") {
+    event.preventDefault();
+    showCard(chosen, true);
+    $("button", card).focus();
+  }
+  if (!list || !step) return;
+  event.preventDefault();
+  const all = [...list.children];
+  const token = all[Math.max(0, Math.min(all.length - 1, all.indexOf(chosen) + step))];
+  list.setAttribute("aria-activedescendant", token.id);
+  token.scrollIntoView({ block: "nearest" });
+  showCard(token);
+});
+
+able();
+window.sameSeed.transcript = {
+  follow,
+  answer,
+  rest,
+  acted: () => setTimeout(() => acted()),
+  adjusted: () => setTimeout(() => adjusted()),
+  failed: () => {
+    if (asked) box.value ||= asked;
+    remember(null);
+    rest();
+    fit();
+    say("Something went wrong in the app, and nothing was lost: your prompt is in the box again. Try once more, or load the page again.", "error");
+  },
+};

@@ -1,0 +1,71 @@
+// The list of conversations that this browser keeps: what can be done with them, none of which the server is told.
+const visitor = window.sameSeed.visitor;
+const [list, said, keep] = ["ul", ".said", "input"].map((name) => element.querySelector(name));
+const make = (tag, attributes, ...children) => {
+  const node = Object.assign(document.createElement(tag), attributes);
+  node.append(...children);
+  return node;
+};
+const size = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} KB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const day = (time) => new Date(time).toLocaleDateString("en", { day: "numeric", month: "short" });
+const row = ({ id, title, turns, used, characters, current }) => {
+  const button = (what, label) => {
+    const made = make("button", { type: "button", textContent: label, ariaLabel: `${label} "${title}"` });
+    made.dataset.do = what;
+    return made;
+  };
+  const open = make("button", { type: "button", className: "open" }, make("b", { textContent: title, dir: "auto" }), make("span", { textContent: `${turns} turn${turns === 1 ? "" : "s"} \u00b7 ${day(used)} \u00b7 ${size(characters)}` }));
+  open.dataset.do = "open";
+  const item = make("li", {}, open, make("p", {}, button("rename", "Rename"), button("export", "Export"), button("delete", "Delete")));
+  item.dataset.id = id;
+  if (current) open.setAttribute("aria-current", "true");
+  return item;
+};
+const draw = () => {
+  list.replaceChildren(...visitor.all().map(row));
+  keep.checked = !visitor.keeps();
+};
+const say = (text, undo) => {
+  said.replaceChildren(text ?? "");
+  if (!undo) return;
+  const button = make("button", { type: "button", textContent: "Put back" });
+  button.onclick = () => { undo(); say(""); draw(); };
+  said.append(" ", button);
+};
+const take = (text) => {
+  if (!visitor.take(text)) say("This file is not a conversation that was exported here.");
+};
+const doing = {
+  open: (id) => visitor.open(id),
+  rename: (id) => {
+    const title = prompt("A name for this conversation", visitor.all().find((each) => each.id === id)?.title);
+    if (title?.trim()) visitor.rename(id, title.trim());
+    draw();
+  },
+  export: (id) => {
+    const { title, text } = visitor.exported(id);
+    window.sameSeed.deliver(JSON.stringify({ kind: "file", name: `${title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40)}.same-seed.json`, type: "application/json", text }));
+  },
+  delete: (id) => {
+    const remove = () => { say("One conversation was forgotten.", visitor.remove(id)); draw(); };
+    if (!visitor.all().find((each) => each.id === id)?.current) return remove();
+    addEventListener("same-seed-kept", () => setTimeout(remove), { once: true }); // once a new chat has taken its place
+    document.querySelector("#new").click();
+  },
+  import: () => {
+    const file = make("input", { type: "file", accept: ".json,application/json" });
+    file.onchange = async () => take(await file.files[0].text());
+    file.click();
+  },
+  forget: () => {
+    if (confirm("Forget every conversation in this browser? This cannot be taken back.")) visitor.forget();
+  },
+};
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button) doing[button.dataset.do](button.closest("li")?.dataset.id);
+});
+keep.onchange = () => { visitor.keep(!keep.checked); draw(); };
+addEventListener("same-seed-kept", ({ detail }) => { say(detail); draw(); });
+addEventListener("storage", draw);
+draw();
