@@ -23,11 +23,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
 
-check: style
-	$(BIN)/pytest -n 2 --dist worksteal -m "not browser and not slow" --durations 10 $(TESTS)
+PYTEST = $(BIN)/pytest -n 2 --dist worksteal --durations 10
+QUICK := -m "not browser and not slow"
 
+check: style
+	$(PYTEST) $(QUICK) $(TESTS)
+
+# What the quick tests run of core is measured; measuring the others would make them slower by half and tell little more.
 test: browser style
-	$(BIN)/pytest -n 2 --dist worksteal --durations 10 $(if $(TESTS),,--cov) $(TESTS)
+	$(PYTEST) $(if $(TESTS),$(TESTS),$(QUICK) --cov)
+	$(if $(TESTS),,$(PYTEST) -m "browser or slow")
 
 style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -60,10 +60,13 @@ def recipe_of(target: str) -> list[str]:
 
 
 def test_make_check_is_make_test_without_what_takes_long_or_needs_a_browser():
-    *before, tests = recipe_of("test")
+    *before, same, others = recipe_of("test")
     *quick, few = recipe_of("check")
     assert set(before) - set(quick) == {"browser"} and "style" in quick
-    assert few.replace(' -m "not browser and not slow"', "") == tests.replace(" $(if $(TESTS),,--cov)", "")
+    assert few == "$(PYTEST) $(QUICK) $(TESTS)"
+    assert same == "$(PYTEST) $(if $(TESTS),$(TESTS),$(QUICK) --cov)"
+    assert others == '$(if $(TESTS),,$(PYTEST) -m "browser or slow")'
+    assert '\nQUICK := -m "not browser and not slow"\n' in MAKEFILE, "what the other call leaves out"
 
 
 def test_no_command_asks_for_rights_that_it_does_not_have():
@@ -279,6 +282,20 @@ def test_an_afternoon_is_enough_for_the_reading_path():
     for name, lines in rows:
         assert len((ROOT / name).read_text("utf-8").splitlines()) == pytest.approx(lines, rel=0.1, abs=20), name
     assert 2_500 < sum(lines for _, lines in rows) < 3_500
+
+
+# --- style sheets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "core" / "ui").rglob("style.css")), ids=lambda file: file.parent.name)
+def test_no_selector_holds_a_list_which_gradio_would_split(file):
+    """Gradio puts a prefix before every selector and takes whatever stands between two commas for one."""
+    rules = re.sub(r"/\*.*?\*/", "", file.read_text("utf-8"), flags=re.DOTALL)
+    selectors = re.findall(r"([^{};]+)\{", re.sub(r"\"[^\"]*\"|'[^']*'", "", rules))
+    assert len(selectors) > 5
+    for selector in selectors:
+        if not selector.strip().startswith("@"):
+            assert all(part.count("(") == part.count(")") for part in selector.split(",")), selector.strip()
 
 
 # --- documentation that is data --------------------------------------------------------------------------------------
