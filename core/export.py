@@ -24,7 +24,10 @@ def markdown(chat: Chat) -> str:
                 blocks.append(f"**{_model(record, side)}, reasoning**\n\n{_quoted(reasoning)}")
             blocks.append(f"**{_model(record, side)}**\n\n{_quoted(record.turn.reply(side))}")
         if record.mark:
-            blocks.append(f"Better reply: {_MARKS[record.mark]}.")
+            blind = (
+                f", marked while the models were not named ({SIDE_NAMES[record.blind]} first)" if record.blind else ""
+            )
+            blocks.append(f"Better reply: {_MARKS[record.mark]}{blind}.")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -74,7 +77,7 @@ def preferences(chat: Chat) -> str:
     """JSON Lines: one record for each turn where one reply was marked as the better one.
 
     The prompt carries the history of the side that was preferred: each side answered its own history,
-    and from the second turn on the two are not the same.
+    and from the second turn on the two are not the same. "blind" and "first" are there where the models were not named.
     """
     return _lines(_preference(chat[: number + 1]) for number, record in enumerate(chat) if record.mark in SIDES)
 
@@ -88,7 +91,7 @@ def _preference(chat: Chat) -> dict[str, Any]:
         "prompt": _dicts((*history, Message(role="user", text=turn.prompt))),
         "chosen": _dicts((turn.message(better),)),
         "rejected": _dicts((turn.message(worse),)),
-    }
+    } | ({"blind": True, "first": chat[-1].blind} if chat[-1].blind else {})
 
 
 def _conversation(chat: Chat, system: str | None = None) -> Conversation:

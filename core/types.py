@@ -549,7 +549,8 @@ class Record(Value):
 
     The history is not repeated in here: it is the records before this one. A side that failed has no
     receipt; its text is what it had written until then. A turn that came with a link has none either:
-    its texts are known, how they were made is not.
+    its texts are known, how they were made is not. `blind` is the side that stood first, where the models were not
+    named until one reply was marked.
     """
 
     turn: Turn
@@ -566,6 +567,7 @@ class Record(Value):
     base: SideReceipt | None
     post: SideReceipt | None
     mark: Mark | None = None
+    blind: Side | None = Field(default=None, exclude_if=lambda first: first is None)
 
     @classmethod
     def of(cls, comparison: Comparison, turn: Turn, base: SideReceipt | None, post: SideReceipt | None) -> "Record":
@@ -579,6 +581,11 @@ class Record(Value):
 
     def receipt(self, side: Side) -> SideReceipt | None:
         return self.base if side == "base" else self.post
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the models are still not named."""
+        return self.blind is not None and self.mark is None
 
 
 Chat = tuple[Record, ...]  # the finished turns of a conversation, as the page keeps them

@@ -161,5 +161,6 @@ def reply(page: Page, side: str, turn: int = -1) -> str:
     """The text of one side's reply as the browser shows it, without the marks for the line breaks that it begins with."""
     texts = page.locator(f".turn .reply.{side} .text")
     text = texts.nth(turn if turn >= 0 else texts.count() + turn)
+    text.scroll_into_view_if_needed()  # out of sight nothing is laid out, and then it has no text
     breaks = text.locator(".breaks")
     return text.inner_text().removeprefix(breaks.inner_text() if breaks.count() else "")

@@ -358,3 +358,36 @@ def test_the_switches_of_a_pair_are_known_while_it_is_in_memory(pool, monkeypatc
     assert session.switches_of(pool, PAIR.id) == ("enable_thinking",)
     monkeypatch.setattr(pool, "peek", lambda id: None)
     assert session.switches_of(pool, PAIR.id) is None
+
+
+# --- blind ------------------------------------------------------------------------------------------------
+
+
+def test_a_blind_turn_is_hidden_until_it_is_marked_unless_a_side_failed():
+    view = View(CHAT, changed=True)
+    blind = session.blinded(view, 1, "post")
+    assert [record.blind for record in blind.chat] == [None, "post"] and blind.chat[1].hidden
+    assert not session.mark(blind.chat, 1, "tie")[1].hidden
+    for same in (session.blinded(view, 1, None), session.blinded(View(CHAT), 1, "post")):
+        assert same.chat == CHAT
+    failed = (*CHAT[:1], record("Two", pair=PAIR.id, failed="base"))
+    assert session.blinded(View(failed, changed=True), 1, "base").chat == failed
+
+
+def test_marks_are_counted_with_their_interval():
+    assert session.tally(CHAT) == ""
+    marked = [
+        record("x").model_copy(update={"mark": mark}) for mark in ("post",) * 9 + ("base", "tie", "neither", None)
+    ]
+    assert session.tally(tuple(marked)) == (
+        "Marks so far: base 1, post-trained 9, ties 1, both bad 1."
+        " The post-trained reply is better in 9 of 10 (60% to 98% with 95% confidence)."
+    )
+    assert session.tally(tuple(marked[10:11])).endswith("ties 1, both bad 0.")
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"), [(0, 10, 0, 0.2775), (9, 10, 0.5958, 0.9821), (50, 100, 0.4038, 0.5962)]
+)
+def test_the_interval_is_wilsons(successes, trials, low, high):
+    assert session.wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)

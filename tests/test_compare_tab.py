@@ -107,7 +107,7 @@ def test_while_a_reply_is_written_nothing_else_changes_the_conversation(house, t
         {"do": "mark", "turn": 0, "value": "post"},
     ):
         told = guest.act(**act)
-        assert told.pop("serial") and told == {"error": BUSY}
+        assert told.pop("serial") and told.pop("app") and told == {"error": BUSY}
     update = guest.see(tab._new(guest.values, event()))
     assert set(update) == {tab.answer} and guest.told(update)["error"] == BUSY
     assert guest.prompts == ["Hello"] and guest.session.records[0].mark is None and guest.kept == kept
@@ -452,7 +452,7 @@ def test_versions_that_are_not_there_change_nothing(house, three):
 def test_an_action_that_is_none_does_nothing(three):
     kept = three.kept
     for asked in NO_ACTION:
-        assert set(three.act(turn=0, **asked)) == {"serial"} and three.kept == kept, asked
+        assert set(three.act(turn=0, **asked)) == {"serial", "app"} and three.kept == kept, asked
 
 
 def test_a_turn_at_no_place_is_asked_at_the_end(guest):

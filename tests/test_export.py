@@ -28,6 +28,13 @@ def test_each_side_is_one_record_of_messages_with_its_own_replies():
     assert (base["side"], post["side"]) == ("base", "post")
 
 
+def test_a_mark_that_was_made_blind_says_so_and_which_side_stood_first():
+    blind = record("One", mark="post").model_copy(update={"blind": "post"})
+    [found] = lines(export.preferences((blind,)))
+    assert (found["blind"], found["first"]) == (True, "post")
+    assert "marked while the models were not named (post-trained first)" in export.markdown((blind,))
+
+
 def test_preferences_are_the_turns_where_one_reply_was_better():
     first, second = lines(export.preferences(CHAT))
     assert first == {

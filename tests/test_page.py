@@ -7,7 +7,7 @@ import time
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from core import __version__
 from core.types import DEFAULT_SAMPLING, Finish, Request
@@ -89,6 +89,29 @@ def test_same_seed_same_replies_for_another_visitor_and_for_the_endpoint(visitor
     answer = Client(url, verbose=False).predict(comparison, api_name="/compare")
     assert replies[0][0].split() == answer["base"]["text"].split()
     assert replies[0][1].split() == answer["post"]["text"].split()
+
+
+def test_what_is_asked_before_the_conversation_is_there_goes_behind_it(visitor, scripted):
+    """On a slow line a page can be used before its server has said which turns it holds."""
+    page = visitor(scripted("a base reply", "a post-trained reply"))
+    ask(page, "Before")
+    ended(page)
+    quiet(page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/gradio_api/**/predict*", hold)  # an arrival is no event of the queue
+    page.reload()
+    page.locator("#prompt textarea").wait_for()
+    ask(page, "At once")
+    page.wait_for_timeout(500)
+    expect(page.locator(".turn")).to_have_count(0)
+    for route in held:
+        route.continue_()
+    expect(page.locator(".turn .words")).to_have_text(["Before", "At once"])
+    ended(page)
 
 
 # --- turns -------------------------------------------------------------------------------------------
@@ -188,6 +211,40 @@ def test_an_example_asks_at_once_and_says_what_to_look_for(visitor, scripted):
     ended(page)
     expect(page.locator(".turn .words")).to_have_text("What is the capital of France?")
     expect(page.locator("#notice")).to_contain_text("One continues a list of questions")
+
+
+def test_blind_names_the_models_once_a_reply_is_marked(visitor, scripted):
+    page = visitor(scripted("**one**", "**another**"))
+    page.get_by_role("switch", name="Blind").click()
+    expect(page.locator("#notice")).to_contain_text("in an order that is drawn")
+    for turn, prompt in enumerate(("Hello", "Again", "More", "And more")):
+        ask(page, prompt)
+        ended(page)
+        row = page.locator(".turn").last
+        expect(row.locator(".text")).to_contain_text(["**"] * 2), "no formatting tells them apart"
+        for told in (
+            ".stands:not([hidden])",
+            "[data-do=sent]",
+            "[data-do=receipt]",
+            "[data-do=code]",
+            ".base",
+            ".post",
+        ):
+            expect(row.locator(told)).to_have_count(0)
+        expect(page.locator(".turns .heads").last).to_have_text("AB")
+        expect(page.locator("#transcript")).not_to_contain_text("seed 1234") if turn == 0 else None
+        row.get_by_role("button", name="A", exact=True).click()
+        expect(row.locator(".caption")).to_contain_text("marked blind")
+        expect(row.locator("[data-do=receipt]")).to_have_count(1)
+        expect(page.locator(".turns .heads").last).to_contain_text("Scripted-Base")
+        first = row.locator(".reply").first.get_attribute("data-side")
+        expect(row.locator("[aria-pressed=true]")).to_have_text("Base" if first == "base" else "Post-trained")
+        expect(page.locator("#notice")).to_contain_text(f"of {turn + 1} (")
+    reload(page)
+    expect(page.locator(".turn [aria-pressed=true]")).to_have_count(4)
+    ask(page, "Not marked")
+    ended(page)
+    expect(page.locator(".turn").last.locator(".reply.base")).to_have_count(1), "a reload ends it"
 
 
 def test_the_code_for_a_turn_is_there_to_copy(visitor, scripted):
@@ -452,6 +509,7 @@ def test_stop_while_the_models_are_loading_gives_the_prompt_back(visitor, script
 def test_reasoning_is_folded_above_its_answer_while_it_is_written(visitor, scripted):
     """The lines of a log as the server sends them; that it sends such ones is tested without a browser."""
     page = visitor(scripted("a base reply"))
+    quiet(page)
     page.evaluate(
         "(lines) => window.sameSeed.transcript.follow(lines)",
         "".join(
@@ -578,6 +636,43 @@ def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("#foot").scroll_into_view_if_needed()
     expect(page.locator("#foot")).to_be_in_viewport(ratio=1)
+
+
+def test_the_first_tab_stop_leads_past_the_settings(visitor, scripted):
+    page = visitor(
+        scripted("a base reply"), has_touch=True, is_mobile=True
+    )  # where the prompt does not take the focus by itself
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("button", name="Skip the settings")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("#prompt textarea")).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [720, 360, 320])
+def test_it_is_usable_at_a_zoom_of_two_and_four(visitor, scripted, width):
+    """1440 CSS pixels at 200% and 400%, and the narrowest width that WCAG 1.4.10 asks for."""
+    page = visitor(scripted("a base reply " * 20, "a post-trained reply"), viewport={"width": width, "height": 450})
+    ask(page, "Hello")
+    ended(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
+    do(page, "sent")
+    expect(page.locator(".was-sent .sent")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#prompt textarea").bounding_box()["width"] > 100
+
+
+def test_a_page_whose_app_was_updated_says_so_and_keeps_its_chat(visitor, scripted):
+    page = visitor(scripted("a base reply"))
+    ask(page, "Hello")
+    ended(page)
+    page.evaluate("window.sameSeed.transcript.answer(JSON.stringify({ serial: -1, app: '0.0.1', notice: '' }))")
+    expect(page.locator("#notice")).to_contain_text("The app was updated under this page")
+    reload(page)
+    expect(page.locator(".turn .words")).to_have_text("Hello")
+    expect(page.locator("#notice")).not_to_contain_text("updated")
 
 
 def test_everything_can_be_reached_by_keyboard(visitor, url):

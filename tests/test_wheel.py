@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from core import __version__
 from core.receipts import read
@@ -90,11 +91,8 @@ def test_everything_that_runs_is_in_one_package_and_nothing_else_is(wheel):
 
 def test_it_asks_for_what_requirements_txt_asks_for_and_states_both_licences(wheel):
     told = message_from_bytes(zipfile.ZipFile(wheel).read(f"same_seed-{__version__}.dist-info/METADATA"))
-    asked = {
-        (each.name.replace("-", "_").lower(), each.specifier)
-        for each in map(Requirement, told.get_all("Requires-Dist"))
-    }
-    assert asked == {(each.name.lower(), each.specifier) for each in requirements("requirements.txt")}
+    asked = {(canonicalize_name(each.name), each.specifier) for each in map(Requirement, told.get_all("Requires-Dist"))}
+    assert asked == {(canonicalize_name(each.name), each.specifier) for each in requirements("requirements.txt")}
     assert told["License-Expression"] == "Apache-2.0 AND LicenseRef-Same-Seed-Weights"
     assert set(told.get_all("License-File")) == {"LICENSE", "checkpoints/LICENSE.md", "THIRD_PARTY.md"}
 

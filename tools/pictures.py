@@ -1,7 +1,7 @@
 """The pictures of the README and of docs/gallery.md: `make pictures` takes them of the real page, light and dark.
 
 They show real replies of the embedded pair in a real browser. What changes from run to run is not shown: the seconds of
-an experiment. So on one machine the same page gives the same bytes; on another
+an experiment, the day and the size of a conversation. So on one machine the same page gives the same bytes; on another
 kind of processor replies may differ, and another Chromium or other fonts draw letters otherwise. Of the verdict the part
 on the base model is left out for brevity.
 """
@@ -27,7 +27,7 @@ Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 QUESTION = "Why is the sky blue?"
 WIDTH = 1280  # CSS pixels; a picture has twice as many, for fine screens
-LEFT_OUT = ", ".join((".exp-verdict small", ".exp-diff.base", ".exp-table ~ .exp-table"))
+LEFT_OUT = ", ".join((".conversations .open span", ".exp-verdict small", ".exp-diff.base", ".exp-table ~ .exp-table"))
 PATIENCE = 300_000  # milliseconds; a busy machine takes its time
 
 

@@ -41,6 +41,9 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
         fill_width=True,
         delete_cache=(3600, 3600),
     ) as demo:
+        gr.HTML(
+            "<button type='button' class='skip'>Skip the settings</button>", apply_default_css=False, elem_id="skip"
+        )
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
             _conversations()

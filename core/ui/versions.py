@@ -133,7 +133,7 @@ def same(one: Record, other: Record) -> bool:
 
 
 def _what(record: Record) -> tuple[object, ...]:
-    asked = record.model_copy(update={"base": None, "post": None, "mark": None, "today": ""})
+    asked = record.model_copy(update={"base": None, "post": None, "mark": None, "blind": None, "today": ""})
     answered = (
         side and (side.weights_sha256, side.prompt_sha256, side.token_ids, side.finish_reason)
         for side in (record.base, record.post)

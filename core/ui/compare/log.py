@@ -15,9 +15,11 @@ from .session import Live
 
 
 class Log:
-    def __init__(self, turn: int, prompt: str):
-        self._turn = turn
-        self._text = self._line(row=render.running_row(turn, prompt))
+    """`blind` is the side that stands first where the models are not named: then nothing but both texts is told."""
+
+    def __init__(self, turn: int, prompt: str, blind: Side | None = None):
+        self._turn, self._blind = turn, blind is not None
+        self._text = self._line(row=render.running_row(turn, prompt, blind))
         self._begun = False
         self._base = ""
         self._blocks: list[str] = []
@@ -35,23 +37,26 @@ class Log:
         what: dict[str, Any] = {}
         snapshot = live.snapshot
         if not self._begun:
-            self._begun, what["heads"], what["caption"] = True, heads, render.caption(live.comparison)
+            self._begun, what["heads"] = True, heads
+            what["caption"] = "" if self._blind else render.caption(live.comparison)
         if not snapshot.base.text.startswith(self._base):
             self._base, what["again"] = "", True
         breaks, text = render.opening(snapshot.base.text)
         _, before = render.opening(self._base)
         if fresh := text[len(before) :]:
             what |= {"base": fresh} if before else {"breaks": breaks, "base": fresh}
-        blocks = self._growing.blocks(snapshot.post.text)
+        written = snapshot.post.text
+        blocks = [f"<div>{render.plain(written)}</div>"] if self._blind else self._growing.blocks(written)
         if blocks != self._blocks:
             what["post"] = _change(self._blocks, blocks)
-        thought = {side: snapshot.reply(side).reasoning.lstrip("\n") for side in SIDES}
+        told = () if self._blind else SIDES
+        thought = {side: snapshot.reply(side).reasoning.lstrip("\n") for side in told}
         grown = {
-            side: _delta(self._thought[side], thought[side]) for side in SIDES if thought[side] != self._thought[side]
+            side: _delta(self._thought[side], thought[side]) for side in told if thought[side] != self._thought[side]
         }
         if grown:
             what["thought"] = grown
-        facts = {side: render.said(snapshot.reply(side), live.ends.get(side)) for side in SIDES}
+        facts = {side: render.said(snapshot.reply(side), live.ends.get(side)) for side in told}
         if changed := {side: fact for side, fact in facts.items() if self._facts.get(side) != fact}:
             what["facts"] = changed
         self._base, self._blocks, self._facts, self._thought = snapshot.base.text, blocks, facts, thought

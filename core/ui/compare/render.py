@@ -5,7 +5,7 @@ post-trained one is Markdown (see markdown.py).
 """
 
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +70,57 @@ def model(side: Side, model: Model) -> str:
     )
 
 
+def blind_heads(turn: int, order: Sequence[Side], models: Mapping[Side, str]) -> str:
+    """The names A and B above a turn whose models are not named, or were not when it was marked; then with the models in that order."""
+    names = (
+        f"<p class='model'><b>{name}</b></p>{models.get(side, '')}" for name, side in zip("AB", order, strict=True)
+    )
+    columns = "".join(f"<div class='blind-model'>{name}</div>" for name in names)
+    return f"<li class='heads' data-turn='{turn}'>{columns}</li>"
+
+
 # --- one turn as a row -----------------------------------------------------------------------------------
 
 
 def row(turn: int, record: Record, ends: Mapping[Side, str], versions: tuple[int, int] = (1, 1)) -> str:
     """A finished turn. `ends` names the token with which a side ended by itself."""
+    if record.hidden:
+        return _hidden_row(turn, record)
     under = caption(record) if has_receipt(record) else "brought along: how it was made is not known here"
-    return _row(turn, record.turn.prompt, under, _replies(record, ends), _actions(turn, record, versions))
+    under += f"{_DOT}<b>marked blind</b>" if record.blind else ""
+    return _row(
+        turn,
+        record.turn.prompt,
+        under,
+        _replies(record, ends),
+        _actions(turn, record, versions),
+        order=order_of(record.blind),
+    )
+
+
+def order_of(first: Side | None) -> tuple[Side, Side]:
+    """Both sides from left to right."""
+    return ("post", "base") if first == "post" else ("base", "post")
+
+
+def _hidden_row(turn: int, record: Record) -> str:
+    """A turn whose models are not named: two texts, and which is the better one."""
+    order = order_of(record.blind)
+    texts = {side: f"<div class='text plain' dir='auto'>{plain(record.turn.reply(side))}</div>" for side in SIDES}
+    marks = ((order[0], "A"), (order[1], "B"), *_MARKS[2:])
+    buttons = "".join(
+        f"<button type='button' data-do='mark' data-value='{value}' aria-pressed='false'>{name}</button>"
+        for value, name in marks
+    )
+    group = f"<div class='actions'><div class='marks' role='group' aria-label='Better reply, turn {turn + 1}'><span aria-hidden='true'>Better</span>{buttons}</div></div>"
+    under = "which model wrote which reply is said when one is marked"
+    return _row(turn, record.turn.prompt, under, texts, group, "turn blind", order)
+
+
+def plain(text: str) -> str:
+    """A text as it is; the line breaks that it begins with are marks."""
+    breaks, rest = opening(text)
+    return breaks + html.escape(rest)
 
 
 def shared_row(turn: int, record: Record) -> str:
@@ -112,20 +156,34 @@ def _stands(fact: str) -> str:
     return f"<p class='stands'>{fact}</p>"
 
 
-def running_row(turn: int, prompt: str) -> str:
+def running_row(turn: int, prompt: str, blind: Side | None = None) -> str:
     """The same row while its replies are being written; the script fills it."""
+    if blind:
+        texts = dict.fromkeys(SIDES, "<div class='text plain' dir='auto'></div><p class='stands' hidden></p>")
+        return _row(turn, prompt, "", texts, "", "turn blind", order_of(blind))
     return _row(turn, prompt, "", {side: _thought(Reply()) + _text(side, "") + _stands("") for side in SIDES}, "")
 
 
-def _row(turn: int, prompt: str, under: str, replies: Mapping[Side, str], actions: str, kind: str = "turn") -> str:
-    sides = "".join(
-        f"<section class='reply {side}' aria-label='{KIND[side]} reply, turn {turn + 1}'><h3 class='side'>{KIND[side]}</h3>{replies[side]}</section>"
-        for side in SIDES
-    )
+def _row(
+    turn: int,
+    prompt: str,
+    under: str,
+    replies: Mapping[Side, str],
+    actions: str,
+    kind: str = "turn",
+    order: Sequence[Side] = SIDES,
+) -> str:
+    sections = []
+    for name, side in zip("AB", order, strict=True):
+        who, look = (f"Reply {name}", "reply") if "blind" in kind else (f"{KIND[side]} reply", f"reply {side}")
+        head = name if "blind" in kind else KIND[side]
+        sections.append(
+            f"<section class='{look}' data-side='{side}' aria-label='{who}, turn {turn + 1}'><h3 class='side'>{head}</h3>{replies[side]}</section>"
+        )
     size = "prompt long" if len(prompt) > 240 or prompt.count("\n") > 5 else "prompt"
     return (
         f"<li class='{kind}' data-turn='{turn}'><h2 class='{size}'><span class='number' aria-hidden='true'>{turn + 1}</span>"
-        f"<span class='words' dir='auto'>{html.escape(prompt)}</span></h2><div class='sides'>{sides}</div>"
+        f"<span class='words' dir='auto'>{html.escape(prompt)}</span></h2><div class='sides'>{''.join(sections)}</div>"
         f"<div class='foot'><p class='caption'>{under}</p>{actions}</div></li>"
     )
 
@@ -180,8 +238,7 @@ def opening(text: str) -> tuple[str, str]:
 def body(side: Side, reply: Reply, end: str | None) -> str:
     """A reply as HTML; one without words is said in words, with what could be done about it."""
     if reply.text.strip():
-        breaks, rest = opening(reply.text)
-        return breaks + html.escape(rest) if side == "base" else markdown(reply.text)
+        return plain(reply.text) if side == "base" else markdown(reply.text)
     if reply.phase == "failed":
         return _silent(
             "This side failed.", html.escape(reply.error or "The other reply is whole; Retry asks both again.")

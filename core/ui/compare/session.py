@@ -4,9 +4,12 @@ No widgets in here: a view says what to show, and `tab` shows it. The chat is a 
 visitor's own session holds; nothing about a visitor is kept anywhere else.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from math import sqrt
+from statistics import NormalDist
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -234,6 +237,39 @@ def mark(chat: Chat, turn: int, value: Mark) -> Chat:
     record = chat[turn]
     marked = record.model_copy(update={"mark": None if record.mark == value else value})
     return (*chat[:turn], marked, *chat[turn + 1 :])
+
+
+def blinded(view: View, turn: int, first: Side | None) -> View:
+    """The view of a finished turn whose models are not named until it is marked; a turn with one failed side names them."""
+    record = view.chat[turn] if view.changed else None
+    if first is None or record is None or record.base is None or record.post is None:
+        return view
+    blind = record.model_copy(update={"blind": first, "mark": None})
+    return replace(view, chat=(*view.chat[:turn], blind, *view.chat[turn + 1 :]))
+
+
+def tally(chat: Chat) -> str:
+    """The marks of a conversation in one sentence, with the Wilson score interval (Wilson 1927) of how often the post-trained side is better."""
+    marks = Counter(record.mark for record in chat if record.mark)
+    if not marks:
+        return ""
+    better, decided = marks["post"], marks["base"] + marks["post"]
+    said = (
+        f"Marks so far: base {marks['base']}, post-trained {better}, ties {marks['tie']}, both bad {marks['neither']}."
+    )
+    if not decided:
+        return said
+    low, high = wilson(better, decided)
+    return f"{said} The post-trained reply is better in {better} of {decided} ({low:.0%} to {high:.0%} with 95% confidence)."
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927, equation 10 of Brown, Cai and DasGupta 2001)."""
+    z = NormalDist().inv_cdf(0.975)
+    share, scale = successes / trials, 1 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / scale
+    half = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 # --- what came from elsewhere -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ transcript.js owns what is in it.
 
 import html
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from ... import links, receipts, reproduce
+from ... import __version__, links, receipts, reproduce
 from ...errors import UserError
 from ...types import SIDES, Chat, Mark, Record, Side
 from .. import delivery
@@ -60,6 +61,7 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
     ),
 )
 _WATCH = {prompt: watch for prompt, _, watch in _EXAMPLES}
+_BLIND = "Both replies have ended; mark the better one, and the page says which model wrote it."
 _LOOK = (
     "Lens colours where the other model would have gone on differently; What was sent shows all that each of them read."
 )
@@ -96,7 +98,7 @@ class Room:
             for prompt, kind, watch in _EXAMPLES
         )
         pair = self.page.pool.default.id
-        parts = {"heads": self._heads_before(pair), "examples": examples}
+        parts = {"app": __version__, "heads": self._heads_before(pair), "examples": examples}
         template = (_HERE / "transcript.html").read_text("utf-8")
         for name, value in parts.items():
             template = template.replace(f"[{name}]", _inert(value))
@@ -120,7 +122,7 @@ class Room:
         visitor.on_stop(page.halt, NAME)
         acting = page.act(self._act, visitor.held, self.answer, postprocess=False, **at_once)
         acting.then(None, None, None, js="() => window.sameSeed.transcript.acted()")
-        acting.failure(None, None, None, js="() => window.sameSeed.transcript.acted()")
+        acting.failure(None, None, None, js="() => window.sameSeed.transcript.acted(true)")
         adjusting = page.adjust(self._adjust, None, [self.sidebar.seed, self.sidebar.framing_base], **at_once)
         adjusting.then(None, None, None, js="() => window.sameSeed.transcript.adjusted()")
         page.fresh(self._new, visitor.held, visitor.outputs, **at_once)
@@ -141,7 +143,8 @@ class Room:
         branch = asked.get("branch") if at < len(before) else None
         again = bool(asked.get("again") or branch) and at < len(before)
         prompt = before[at].turn.prompt if again else str(asked.get("prompt") or "")
-        log = Log(at, prompt)
+        blind: Side | None = secrets.choice(SIDES) if asked.get("blind") is True else None
+        log = Log(at, prompt, blind)
         if not again and "prompt" not in asked:
             yield log.end(error="This turn is no longer there.", box=None)
             return
@@ -160,13 +163,15 @@ class Room:
                 views = session.retry(self.page.pool, before, at, choices, **how)
             else:
                 views = session.compare(self.page.pool, before[:at], prompt, choices, instead_of=before, **how)
-            for view in views:
+            for step in views:
+                view = step
                 if view.live is None and view.busy:
                     yield log.waiting(view.notice)
                 elif view.live is not None and view.busy:
-                    heads = self._heads(view.live.models, before, at) if heads is None else heads
+                    heads = self._heads(view.live.models, before, at, blind, True) if heads is None else heads
                     yield log.view(view.live, heads)
                 else:
+                    view = session.blinded(view, at, blind)
                     if view.changed:
                         held.follow(view.chat)
                     held.end(NAME, work)  # before the page may ask again
@@ -182,8 +187,8 @@ class Room:
         """How a turn ended: the row that stays and all that goes with it, or why there is none."""
         if not view.changed or view.live is None:
             return {"error": view.notice, "box": view.box, "full": view.full and bool(before.chat)}
-        live = view.live
-        said = " ".join(filter(None, (view.notice, live.caveats)))
+        live, hidden = view.live, view.chat[at].hidden
+        said = _BLIND if hidden else " ".join(filter(None, (view.notice, live.caveats)))
         first = not said and not before.chat
         told: dict[str, Any] = {
             "end": self._row(held, view.chat, at, live.ends),
@@ -249,7 +254,10 @@ class Room:
         if do == "mark" and asked.get("value") in get_args(Mark):
             _idle(held)
             held.follow(session.mark(chat, turn, asked["value"]))
-            return {"marked": [turn, held.records[turn].mark], "keep": self.visitor.keep(held)}
+            told = {"marked": [turn, held.records[turn].mark], "keep": self.visitor.keep(held)}
+            if chat[turn].hidden:
+                told["row"] = self._row(held, held.records, turn, session.ends_of(self.page.pool, held.records)[turn])
+            return told | {"notice": session.tally(held.records), "turn": turn}
         if do == "delete":
             _idle(held)
             held.follow(chat[:turn])
@@ -297,13 +305,26 @@ class Room:
 
     def _row(self, held: Session, chat: Chat, turn: int, ends: Mapping[Side, str]) -> str:
         """A turn, with the names of its models above it where they are not those of the turn before."""
-        heads = self._heads(session.models_of(chat[turn], self.sidebar.name_of), chat, turn)
-        return heads + render.row(turn, chat[turn], ends, (held.versions or Versions()).count(turn))
+        record = chat[turn]
+        models = session.models_of(record, self.sidebar.name_of)
+        heads = self._heads(models, chat, turn, record.blind, record.hidden)
+        return heads + render.row(turn, record, ends, (held.versions or Versions()).count(turn))
 
-    def _heads(self, models: Mapping[Side, render.Model], chat: Chat, turn: int) -> str:
-        before = session.models_of(chat[turn - 1], self.sidebar.name_of) if turn else {}
+    def _heads(
+        self,
+        models: Mapping[Side, render.Model],
+        chat: Chat,
+        turn: int,
+        blind: Side | None = None,
+        hidden: bool = False,
+    ) -> str:
+        """The names above a turn; none where those of the turn before wrote it. A blind turn has its own."""
+        drawn = {side: render.model(side, model) for side, model in models.items()}
+        if blind:
+            return render.blind_heads(turn, render.order_of(blind), {} if hidden else drawn)
+        before = session.models_of(chat[turn - 1], self.sidebar.name_of) if turn and not chat[turn - 1].blind else {}
         same = all(side in before and session.same_model(model, before[side]) for side, model in models.items())
-        return "" if same else render.heads({side: render.model(side, model) for side, model in models.items()}, turn)
+        return "" if same else render.heads(drawn, turn)
 
     def _heads_before(self, pair: str) -> str:
         """The names of a pair before anything was asked."""
@@ -314,7 +335,9 @@ class Room:
 
     def _line(self, **what: Any) -> str:
         # A "<" is escaped, so that the line is nobody's markup wherever it lands.
-        return json.dumps({"serial": next(self._serial), **what}, ensure_ascii=False).replace("<", "\\u003c")
+        return json.dumps({"serial": next(self._serial), "app": __version__, **what}, ensure_ascii=False).replace(
+            "<", "\\u003c"
+        )
 
 
 def _turn(said: Any, otherwise: int) -> int:

@@ -41,7 +41,7 @@ let running = null;
 let bannerBefore = null;
 // A button that can do nothing says why.
 const able = () => {
-  const nothing = !turns.children.length && banner.hidden;
+  const nothing = !busy && !turns.children.length && banner.hidden;
   $(".new").disabled = nothing;
   $(".new").title = nothing ? "This chat is new already" : "";
 };
@@ -56,7 +56,7 @@ const begin = (line) => {
   turns.append(html(line.row));
   const row = turns.lastElementChild;
   row.classList.add("running");
-  const side = (name) => ({ text: $(`.${name} .text`, row), facts: $(`.${name} .stands`, row) });
+  const side = (name) => ({ text: $(`[data-side=${name}] .text`, row), facts: $(`[data-side=${name}] .stands`, row) });
   running = { row, heads: null, caption: $(".caption", row), base: side("base"), post: side("post"), words: new Text(), blocks: [], thoughts: {} };
   running.base.text.append(running.words);
 };
@@ -72,7 +72,7 @@ const drawing = {
   breaks: (marks) => running.words.before(html(marks)),
   base: (text) => running.words.appendData(text),
   thought: (thoughts) => Object.entries(thoughts).forEach(([side, [stays, rest]]) => {
-    const fold = $(`.${side} .thought`, running.row);
+    const fold = $(`[data-side=${side}] .thought`, running.row);
     fold.hidden = false;
     if (!running.thoughts[side]) $("div", fold).append((running.thoughts[side] = new Text()));
     running.thoughts[side].replaceData(stays, running.thoughts[side].length, rest);
@@ -145,6 +145,12 @@ jump.onclick = () => { atEnd = true; toEnd(); };
 
 // --- asking -------------------------------------------------------------------------------------------------
 
+let blind = false;
+const setBlind = (on) => {
+  blind = on;
+  $(".blind-switch").setAttribute("aria-checked", String(on));
+  say(on ? "Blind: the next replies come in an order that is drawn, and their models are named once you have marked the better one." : "");
+};
 let editing = null;
 let asked = ""; // comes back into the box when it could not be run
 const edit = (turn) => {
@@ -160,12 +166,14 @@ const ask = (what) => {
   if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
   setBusy(true);
   say("");
-  atEnd = what.at >= rows().length - 1;
   edit(null);
   asked = what.prompt ?? "";
+  if (!arrived) return (waiting = what); // which turns are there is not known yet
+  const at = what.at ?? rows().length;
+  atEnd = at >= rows().length - 1;
   remember(asked);
   read = "";
-  trigger("ask", what);
+  trigger("ask", { ...what, at, blind });
 };
 const fit = () => {
   if (CSS.supports("field-sizing", "content")) return;
@@ -178,7 +186,7 @@ form.onsubmit = (event) => {
   if (busy && event.submitter) return trigger("halt");
   if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
   if (!prompt.trim()) return say("Type a prompt first.", "error");
-  ask({ prompt, at: editing ?? rows().length });
+  ask({ prompt, at: editing });
   box.value = "";
   fit();
 };
@@ -228,6 +236,12 @@ const answers = {
   box: (text) => { if (text !== null) box.value = text; fit(); },
   banner: (told, { elsewhere }) => { sayBanner(told, elsewhere); able(); },
   keep: (order) => window.sameSeed.keep(order),
+  row: (text, { turn }) => {
+    const old = from(turn).filter((item) => Number(item.dataset.turn) === turn);
+    old[0].before(html(text));
+    old.forEach((item) => item.remove());
+    look();
+  },
   marked: ([turn, mark]) => rowAt(turn)?.querySelectorAll("[data-do=mark]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.value === mark))),
   copy: (text) => window.sameSeed.deliver(JSON.stringify({ kind: "text", text })),
   parcel: (parcel) => window.sameSeed.deliver(JSON.stringify(parcel)),
@@ -243,21 +257,29 @@ const answer = (text) => {
   const told = JSON.parse(text);
   for (const [name, take] of Object.entries(answers)) if (name in told) take(told[name], told);
   if ("rows" in told) ready();
+  if (told.app !== $(".dock").dataset.app) say("The app was updated under this page; load the page again, and this chat is still here.", "error");
 };
-// A prompt that was being answered when its page was left comes back.
+// Once the conversation of this page is there: what was asked meanwhile runs, and a prompt that was being answered when
+// the page was left comes back.
 let arrived = false;
+let waiting = null;
 const ready = () => {
   if (arrived) return;
   arrived = true;
+  const what = waiting;
+  waiting = null;
+  rest();
+  if (what) return ask(what);
   if (matchMedia("(hover: hover)").matches && element.offsetParent && document.activeElement === document.body) box.focus({ preventScroll: true });
   let left = null;
   try { left = sessionStorage.getItem(UNDERWAY); } catch { /* no storage here */ }
-  if (left === null || busy || box.value) return;
+  if (left === null || box.value) return;
   remember(null);
   box.value = left;
   fit();
   say("This prompt was being answered when the page was left; press Compare to ask again.");
 };
+setTimeout(ready, 20000); // an arrival that failed must not keep anybody from asking
 
 const doing = {
   retry: (turn) => ask({ at: turn, again: true }),
@@ -294,13 +316,14 @@ const doing = {
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.do) doing[button.dataset.do](rowOf(button) ? turnOf(button) : null, button);
-  if (button?.dataset.prompt) ask({ prompt: button.dataset.prompt, at: rows().length });
+  if (button?.dataset.prompt) ask({ prompt: button.dataset.prompt });
   if (button?.matches(".new")) {
     if (busy) return say("A reply is being written; stop it first, or wait until it has ended.", "error");
     edit(null);
     trigger("fresh", {});
     box.focus();
   }
+  if (button?.matches(".blind-switch")) setBlind(!blind);
   if (button?.matches(".lens-switch")) setLens(button.getAttribute("aria-checked") !== "true");
   const token = event.target.closest(".read-token");
   token ? showCard(token, true) : event.target.closest(".token-card") || hideCard();
@@ -317,7 +340,7 @@ const inSight = new IntersectionObserver((seen) => seen.forEach(({ isIntersectin
 const look = () => {
   inSight.disconnect();
   element.querySelectorAll(".lens-switch").forEach((button) => button.setAttribute("aria-checked", String(lens)));
-  if (lens) rows().forEach((row) => row.classList.contains("running") || inSight.observe(row));
+  if (lens) rows().forEach((row) => row.matches(".running, .blind") || inSight.observe(row));
 };
 const setLens = (on) => {
   lens = on;
@@ -399,12 +422,16 @@ turns.addEventListener("keydown", (event) => {
   showCard(token);
 });
 
+document.querySelector(".skip")?.addEventListener("click", () => (element.offsetParent ? box : document.querySelector("[role=tab][aria-selected=true]")).focus());
 able();
 window.sameSeed.transcript = {
   follow,
   answer,
   rest,
-  acted: () => setTimeout(() => acted()),
+  acted: (failed) => {
+    if (failed) say("Something went wrong in the app, and nothing was changed; try once more, or load the page again.", "error");
+    setTimeout(() => acted());
+  },
   adjusted: () => setTimeout(() => adjusted()),
   failed: () => {
     if (asked) box.value ||= asked;
