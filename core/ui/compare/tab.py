@@ -117,7 +117,7 @@ class Room:
         settled = asking.then(
             self._settled, {visitor.session, self.sidebar.pair}, [visitor.session, self.sidebar.switches], **at_once
         )
-        settled.then(None, None, None, js="() => window.sameSeed.transcript.rest()")
+        settled.then(None, None, None, js="() => window.sameSeed.transcript.settled()")
         asking.failure(None, None, None, js="() => window.sameSeed.transcript.failed()")
         visitor.on_stop(page.halt, NAME)
         acting = page.act(self._act, visitor.held, self.answer, postprocess=False, **at_once)

@@ -145,6 +145,9 @@ jump.onclick = () => { atEnd = true; toEnd(); };
 
 // --- asking -------------------------------------------------------------------------------------------------
 
+// Gradio says that an event is over after its last line was drawn: by then the next turn may have begun.
+let begun = 0;
+let over = 0;
 let blind = false;
 const setBlind = (on) => {
   blind = on;
@@ -173,6 +176,7 @@ const ask = (what) => {
   atEnd = at >= rows().length - 1;
   remember(asked);
   read = "";
+  begun += 1;
   trigger("ask", { ...what, at, blind });
 };
 const fit = () => {
@@ -427,13 +431,14 @@ able();
 window.sameSeed.transcript = {
   follow,
   answer,
-  rest,
+  settled: () => { over += 1; if (over === begun) rest(); },
   acted: (failed) => {
     if (failed) say("Something went wrong in the app, and nothing was changed; try once more, or load the page again.", "error");
     setTimeout(() => acted());
   },
   adjusted: () => setTimeout(() => adjusted()),
   failed: () => {
+    over += 1;
     if (asked) box.value ||= asked;
     remember(null);
     rest();
