@@ -27,7 +27,7 @@ def side_sentences(side: Side, verdict: SideVerdict) -> list[str]:
     if verdict.divergence is None:
         return [f"{name}: {verdict.tokens:,} tokens, all the same{_drift(verdict)}."]
     divergence = verdict.divergence
-    first = f"{name}: the first {divergence.step:,} tokens are the same{_drift(verdict)}; at step {divergence.step} they diverge."
+    first = f"{name}: the first {divergence.step:,} tokens are the same{_drift(verdict)}; at token {divergence.step + 1:,} they diverge."
     if divergence.recorded.id is None or divergence.replayed.id is None:
         return [
             first,
@@ -112,7 +112,7 @@ def divergence_sentence(divergence: ReplyDivergence) -> str:
     """Where one side's two replies diverge."""
     ids = [("the end" if id is None else f"token {id}") for id in (divergence.first_id, divergence.second_id)]
     margins = f" (margins {_nats(divergence.first_margin)} and {_nats(divergence.second_margin)})"
-    return f"{SIDE_NAMES[divergence.side].capitalize()} replies diverge at step {divergence.step}: {ids[0]} and {ids[1]}{margins}."
+    return f"{SIDE_NAMES[divergence.side].capitalize()} replies diverge at token {divergence.step + 1:,}: {ids[0]} and {ids[1]}{margins}."
 
 
 def _change(found: InputDifference) -> str:
@@ -143,7 +143,7 @@ def lens_lines(report: LensReport) -> list[str]:
     """What a lens says about the whole reply, then a line for each token."""
     lens, summary = report.lens, report.summary
     read = "the same token ids" if lens.context == "identical" else "its own framing of the conversation"
-    first = "never" if summary.first_divergence is None else f"at step {summary.first_divergence}"
+    first = "never" if summary.first_divergence is None else f"at token {summary.first_divergence + 1:,}"
     shares = summary.shares
     return [
         f"{SIDE_NAMES[lens.side].capitalize()} reply, {summary.tokens:,} tokens; the sibling reads {read}",
@@ -151,10 +151,10 @@ def lens_lines(report: LensReport) -> list[str]:
         f"KL(post-trained || base) {summary.mean_kl:.3f} nats on average, {summary.mean_kl_first_5:.3f} over the first five tokens; Jensen-Shannon {summary.mean_js:.3f}",
         f"With common random numbers the models agree on {summary.observed_agreement:.0%} of the tokens ({summary.expected_agreement:.0%} expected); they first diverge {first}",
         "",
-        f"{'step':>5}  {'KL':>7}  {'log-ratio':>9}  {'rank base':>9}  {'rank post':>9}  {'class':<9}  token",
+        f"{'no.':>5}  {'KL':>7}  {'log-ratio':>9}  {'rank base':>9}  {'rank post':>9}  {'class':<9}  token",
         *(_lens_line(shift) for shift in lens.shifts),
     ]
 
 
 def _lens_line(shift: Shift) -> str:
-    return f"{shift.step:>5}  {shift.kl:>7.3f}  {shift.log_ratio:>+9.3f}  {shift.rank_base:>9,}  {shift.rank_post:>9,}  {shift.shift_class:<9}  {shift.text!r}"
+    return f"{shift.step + 1:>5}  {shift.kl:>7.3f}  {shift.log_ratio:>+9.3f}  {shift.rank_base:>9,}  {shift.rank_post:>9,}  {shift.shift_class:<9}  {shift.text!r}"

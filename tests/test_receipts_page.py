@@ -342,7 +342,7 @@ def test_a_receipt_is_downloaded_dropped_and_replayed(visitor, url):
     cells = rows.nth(1).locator("td").all_inner_texts()
     assert cells[1] == str(ids[3])
     assert all(re.fullmatch(r"-?[\d.e-]+", cell) for cell in cells[2:]), "logit and margin"
-    expect(page.locator("#verdict .divergence")).to_contain_text("Step 3")
+    expect(page.locator("#verdict .divergence")).to_contain_text("Token 4")
     drop(page, receipts.write(resealed(receipt, weights_sha256="e" * 64)))
     expect(page.locator("#verdict h3")).to_have_count(0)
     page.get_by_role("button", name="Replay it").click()
@@ -399,7 +399,7 @@ def test_why_did_it_change_between_two_turns_and_a_forgery(visitor, url, pool):
     expect(found.locator(".changes")).to_contain_text("seed")
     assert found.locator(".changes th[scope=row]").all_inner_texts() == ["history, number of turns", "prompt", "seed"]
     assert "you" in found.locator(".changes ins").all_inner_texts()[1]
-    expect(found).to_contain_text("replies diverge at step")
+    expect(found).to_contain_text("replies diverge at token")
     expect(found.locator("pre ins").first).to_be_visible()
     receipt = run(url, comparison(pool))
     drop(page, receipts.write(receipt))

@@ -217,7 +217,7 @@ def test_a_forged_token_is_found_at_its_step_with_both_logits_and_margins(pool, 
     assert divergence.within_drift is False, "the fingerprint is the same, so nothing may move"
     assert verdict.side("post" if side == "base" else "base").divergence is None
     text = "\n".join(wording.verdict_lines(verdict))
-    assert "at step 4 they diverge" in text
+    assert "at token 5 they diverge" in text
     assert "fault of the app" in text
 
 

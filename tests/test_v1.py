@@ -49,6 +49,6 @@ def test_a_link_of_version_1_opens_what_was_shared():
 def test_a_divergence_of_version_1_is_told_in_words():
     found = Difference.model_validate_json((V1 / "difference.json").read_text("utf-8"))
     assert [divergence.step for divergence in found.divergences] == [2]
-    assert "Base replies diverge at step 2" in "\n".join(wording.difference_lines(found))
+    assert "Base replies diverge at token 3" in "\n".join(wording.difference_lines(found))
     verdict = Verdict.model_validate_json((V1 / "verdict.json").read_text("utf-8"))
-    assert "at step 2 they diverge" in "\n".join(wording.verdict_lines(verdict))
+    assert "at token 3 they diverge" in "\n".join(wording.verdict_lines(verdict))
