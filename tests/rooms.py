@@ -80,13 +80,13 @@ class Guest:
         finally:
             logs.close()
 
-    def ask(self, prompt: str, at: int | None = None) -> dict:
+    def ask(self, prompt: str, at: int | None = None, **asked: Any) -> dict:
         """How a turn ended."""
-        *_, end = self.start(prompt, at)
+        *_, end = self.start(prompt, at, **asked)
         return end
 
-    def retry(self, turn: int) -> dict:
-        *_, end = self.start(at=turn, again=True)
+    def retry(self, turn: int, **asked: Any) -> dict:
+        *_, end = self.start(at=turn, again=True, **asked)
         return end
 
     def act(self, do: Any, **data: Any) -> dict:

@@ -205,7 +205,7 @@ def test_a_prompt_whose_page_was_left_in_mid_reply_comes_back(visitor, slow):
 
 def test_an_example_asks_at_once_and_says_what_to_look_for(visitor, scripted):
     page = visitor(scripted("a base reply", "a post-trained reply"))
-    assert page.evaluate("document.activeElement === document.querySelector('#prompt textarea')")
+    expect(page.locator("#prompt textarea")).to_be_focused()
     expect(page.locator(".example")).to_have_count(6)
     page.locator(".example").first.click()
     ended(page)
@@ -267,10 +267,11 @@ def test_the_lens_colours_the_words_where_they_are(visitor, url):
     at_most(page, 24)
     ask(page, "What is the capital of France?")
     ended(page)
+    plain = reply(page, "post").strip()
     page.get_by_role("switch", name="Lens").click()
     words = page.locator(".reply.post .read-token")
     expect(words.first).to_be_visible()
-    assert "".join(words.all_text_contents()).startswith(reply(page, "post").strip()[:20])
+    assert "".join(words.all_text_contents()).startswith(plain[:20])
     words.nth(1).hover()
     card = page.locator("#token-card")
     expect(card).to_contain_text("The base model would choose")
@@ -431,6 +432,32 @@ def test_the_late_end_of_one_turn_takes_nothing_from_the_next(visitor, scripted)
     expect(page.locator(".turn .words")).to_have_text(["Hello", "Count"])
 
 
+def test_a_chat_that_changes_late_leaves_a_turn_that_was_begun_meanwhile(visitor, scripted):
+    page = visitor(scripted("a reply"))
+    ask(page, "Hello")
+    ended(page)
+    quiet(page)
+    held: list[Route] = []
+    late = True
+
+    def hold(route: Route) -> None:
+        held.append(route) if late else route.continue_()
+
+    page.route("**/gradio_api/**/predict*", hold)
+    do(page, "delete")
+    page.wait_for_function("() => true")
+    scripted("one two three four five six seven eight nine ten " * 60, pause=0.1)
+    ask(page, "Count")
+    writing(page)
+    late = False
+    for route in held:
+        route.continue_()
+    page.wait_for_timeout(500)
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
+    expect(page.locator(".turn .words").last).to_have_text("Count")
+
+
 def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monkeypatch):
     lease = pool.wait("embedded")
     finished = []
@@ -493,9 +520,11 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     ask(page, "Hello")
     ended(page)
     page.locator("#seed input").fill("")
-    ask(page, "Hello again")
-    expect(page.locator("#notice")).to_contain_text("Seed is empty")
-    expect(page.locator("#prompt textarea")).to_have_value("Hello again")
+    for _ in range(2):  # the second time as the first
+        ask(page, "Hello again")
+        ended(page)
+        expect(page.locator("#notice")).to_contain_text("Seed is empty")
+        expect(page.locator("#prompt textarea")).to_have_value("Hello again")
     expect(page.locator(".turn .words")).to_have_count(1)
     page.locator("#seed input").fill("5")
     page.locator("#seed input").press("Tab")

@@ -187,7 +187,8 @@ def test_how_a_turn_ended_is_a_log_of_its_own():
     log, script = Log(1, "Hello"), Script()
     script.follow(log.view(live(Reply(text="a" * 500), Reply(text="b" * 500)), ""))
     end = log.end(end="<li></li>", rest=0)
-    assert lines(end) == [{"turn": 1, "end": "<li></li>", "rest": 0}]
+    [line] = lines(end)
+    assert line.items() >= {"turn": 1, "end": "<li></li>", "rest": 0}.items()
     script.follow(end)
     assert script.ended["end"] == "<li></li>" and script.words == "a" * 500
 

@@ -165,9 +165,11 @@ def test_a_new_chat_is_not_taken_for_a_lost_one(house, guest):
 
 
 @pytest.mark.parametrize("kept", ["{", '{"version": 2}', '{"records": 7}', "null", '"x"'])
-def test_what_cannot_be_read_any_more_is_a_sentence_and_a_new_chat(guest, kept):
+def test_what_cannot_be_read_any_more_is_a_sentence_and_a_new_chat(house, guest, kept):
     guest.kept = kept
-    told = guest.told(guest.arrive())
+    update = guest.arrive()
+    told = guest.told(update)
+    assert update[house.visitor.keeper]["do"] == "begin_here", "what is kept is not written over"
     assert "cannot be read" in told["error"] and told["rows"] == "" and guest.prompts == []
 
 

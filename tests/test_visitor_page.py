@@ -1,5 +1,6 @@
 """Whose conversation a page shows, in a real browser: several tabs, back and forward, a server that was started again."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -212,9 +213,26 @@ def test_on_a_shared_computer_nothing_outlives_its_tab(open_tab, scripted):
     say(page, "After")
     reload(page)
     shows(page, "Before", "After")
+    say(page, "And later")
+    reload(page)
+    shows(page, "Before", "After", "And later")
     assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('same-seed/'))") == []
     other = open_tab(url)
     listed(other)
+
+
+def test_what_does_not_fit_costs_no_other_conversation(open_tab, scripted):
+    page = open_tab(scripted("a base reply", "a post-trained reply"))
+    say(page, "First")
+    page.locator("#new").click()
+    shows(page)
+    say(page, "Second")
+    huge = json.dumps({"same-seed": "conversation", "version": 1, "kept": {"records": ["x" * 6_000_000]}})
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files({"name": "x.json", "mimeType": "application/json", "buffer": huge.encode()})
+    expect(page.locator(".conversations .said")).to_contain_text("no room")
+    listed(page, "Second", "First")
 
 
 def test_a_browser_without_room_says_so(open_tab, scripted):

@@ -33,7 +33,8 @@ const say = (text, undo) => {
   said.append(" ", button);
 };
 const take = (text) => {
-  if (!visitor.take(text)) say("This file is not a conversation that was exported here.");
+  const wrong = visitor.take(text);
+  if (wrong) say(wrong);
 };
 const doing = {
   open: (id) => visitor.open(id),
@@ -49,6 +50,7 @@ const doing = {
   delete: (id) => {
     const remove = () => { say("One conversation was forgotten.", visitor.remove(id)); draw(); };
     if (!visitor.all().find((each) => each.id === id)?.current) return remove();
+    if (document.querySelector("#prompt.busy, #new:disabled")) return say("A reply is being written; stop it first, or wait until it has ended.");
     addEventListener("same-seed-kept", () => setTimeout(remove), { once: true }); // once a new chat has taken its place
     document.querySelector("#new").click();
   },

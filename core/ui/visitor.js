@@ -28,7 +28,8 @@ window.sameSeed.visitor = (() => {
   const NOT_KEPT = "same-seed-not-kept";
   const keeps = () => !reading("localStorage", NOT_KEPT);
   const tell = (sentence) => dispatchEvent(new CustomEvent("same-seed-kept", { detail: sentence }));
-  const find = (id) => (id && (reading("localStorage", PREFIX + id) ?? reading("sessionStorage", PREFIX + id))) || null;
+  // What is in sessionStorage alone was written last: a conversation that is kept for good is taken out of there.
+  const find = (id) => (id && (reading("sessionStorage", PREFIX + id) ?? reading("localStorage", PREFIX + id))) || null;
   const turns = (kept) => { try { return JSON.parse(kept).records.length; } catch { return 0; } };
   const others = () => {
     const found = [];
@@ -48,8 +49,12 @@ window.sameSeed.visitor = (() => {
       return tell("");
     }
     const old = others();
-    let forgotten = 0;
-    const forget = () => { removing("localStorage", PREFIX + old.pop().id); forgotten += 1; };
+    const forgotten = [];
+    const forget = () => {
+      const { id: oldest, ...lost } = old.pop();
+      removing("localStorage", PREFIX + oldest);
+      forgotten.push([oldest, lost]);
+    };
     while (old.length >= MOST) forget();
     let done = writing("localStorage", PREFIX + id, stored);
     while (!done && old.length) {
@@ -57,8 +62,9 @@ window.sameSeed.visitor = (() => {
       done = writing("localStorage", PREFIX + id, stored);
     }
     if (done) removing("sessionStorage", PREFIX + id);
+    else forgotten.forEach(([oldest, lost]) => writing("localStorage", PREFIX + oldest, lost)); // it would not have fitted anyway
     if (!done) tell("This browser has no room left for this conversation, or keeps nothing; export it before you leave.");
-    else tell(forgotten ? `To make room the ${forgotten > 1 ? `${forgotten} oldest conversations were` : "oldest conversation was"} forgotten.` : "");
+    else tell(forgotten.length ? `To make room the ${forgotten.length > 1 ? `${forgotten.length} oldest conversations were` : "oldest conversation was"} forgotten.` : "");
   };
 
   // Whether an address means to be a link to a comparison, sound or not: the server says what is wrong with it.
@@ -139,29 +145,32 @@ window.sameSeed.visitor = (() => {
     },
     open: (id) => id === tab.conversation || show(id),
     rename(id, title) {
-      const [stored, where] = [find(id), reading("localStorage", PREFIX + id) ? "localStorage" : "sessionStorage"];
-      if (stored) writing(where, PREFIX + id, { ...stored, title });
+      for (const where of ["localStorage", "sessionStorage"]) {
+        const stored = reading(where, PREFIX + id);
+        if (stored) writing(where, PREFIX + id, { ...stored, title });
+      }
     },
     // Returns what puts it back; nothing where it is the one in sight.
     remove(id) {
-      const [stored, where] = [find(id), reading("localStorage", PREFIX + id) ? "localStorage" : "sessionStorage"];
-      if (id === tab.conversation || !stored) return null;
-      removing(where, PREFIX + id);
-      return () => writing(where, PREFIX + id, stored);
+      const stored = ["localStorage", "sessionStorage"].map((where) => [where, reading(where, PREFIX + id)]).filter(([, kept]) => kept);
+      if (id === tab.conversation || !stored.length) return null;
+      stored.forEach(([where]) => removing(where, PREFIX + id));
+      return () => stored.forEach(([where, kept]) => writing(where, PREFIX + id, kept));
     },
     exported(id) {
       const { kept, title } = find(id);
       return { title: title ?? named(kept), text: JSON.stringify({ "same-seed": "conversation", version: 1, title: title ?? named(kept), kept: JSON.parse(kept) }, null, 1) };
     },
-    // Shows an exported conversation as one of this browser's; false when it is none. The server checks what is in it.
+    // Shows an exported conversation as one of this browser's, or says why not. The server checks what is in it.
     take(text) {
       let told = null;
       try { told = JSON.parse(text); } catch { /* no JSON */ }
-      if (told?.["same-seed"] !== "conversation" || !Array.isArray(told.kept?.records)) return false;
+      if (told?.["same-seed"] !== "conversation" || !Array.isArray(told.kept?.records)) return "This file is not a conversation that was exported here.";
       const id = fresh();
       store(id, { kept: JSON.stringify(told.kept), title: String(told.title ?? "").slice(0, 200) || undefined });
+      if (!find(id)) return "This browser has no room for that conversation; forget others first.";
       show(id);
-      return true;
+      return "";
     },
     forget() {
       for (const storage of ["localStorage", "sessionStorage"]) {

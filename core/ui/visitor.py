@@ -236,7 +236,7 @@ class Visitor:
         if session.versions is None:
             self._recover(session, brought)
         opened = session.opened is not None and isinstance(brought, dict) and bool(brought.get("fresh"))
-        told = self._tell(session, "begin_here" if opened else "show", aside=opened)
+        told = self._tell(session, "begin_here" if opened or session.notice == UNREADABLE else "show", aside=opened)
         return told if session.busy("compare") else self._show(session) | told
 
     def _recover(self, session: Session, brought: Any) -> None:
@@ -298,7 +298,15 @@ def _last(turns: int) -> str:
 def _told(record: Record) -> Record:
     """A turn without what came before it, so how it was made is not known any more."""
     return record.model_copy(
-        update={"base": None, "post": None, "prefill_base": (), "prefill_post": (), "dial": None, "mark": None}
+        update={
+            "base": None,
+            "post": None,
+            "prefill_base": (),
+            "prefill_post": (),
+            "dial": None,
+            "mark": None,
+            "blind": record.blind if record.hidden else None,
+        }
     )
 
 

@@ -227,24 +227,25 @@ def _finished(chat: Chat, run: Run, live: Live, before: Chat, box: str | None) -
     # Another try that came to the same leaves what followed: it answered just this.
     rest: Chat = ()
     if len(before) > len(chat) and versions.same(before[len(chat)], record):
-        record = record.model_copy(update={"mark": before[len(chat)].mark})
+        record = record.model_copy(update={"mark": before[len(chat)].mark, "blind": before[len(chat)].blind})
         rest = before[len(chat) + 1 :]
     return View((*chat, record, *rest), live, notice=sentences, tone="error" if failed else "info", changed=True)
 
 
 def mark(chat: Chat, turn: int, value: Mark) -> Chat:
-    """Say which reply of a turn is the better one; saying it again takes it back."""
+    """Say which reply of a turn is the better one; saying it again takes it back. Only the first mark of a turn can be blind."""
     record = chat[turn]
-    marked = record.model_copy(update={"mark": None if record.mark == value else value})
+    blind = None if record.mark else record.blind
+    marked = record.model_copy(update={"mark": None if record.mark == value else value, "blind": blind})
     return (*chat[:turn], marked, *chat[turn + 1 :])
 
 
 def blinded(view: View, turn: int, first: Side | None) -> View:
     """The view of a finished turn whose models are not named until it is marked; a turn with one failed side names them."""
     record = view.chat[turn] if view.changed else None
-    if first is None or record is None or record.base is None or record.post is None:
+    if first is None or record is None or record.base is None or record.post is None or record.mark:
         return view
-    blind = record.model_copy(update={"blind": first, "mark": None})
+    blind = record.model_copy(update={"blind": first})
     return replace(view, chat=(*view.chat[:turn], blind, *view.chat[turn + 1 :]))
 
 

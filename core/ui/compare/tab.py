@@ -248,14 +248,14 @@ class Room:
             wanted = asked.get("versions")
             listed = wanted if isinstance(wanted, list) else []
             held.versions = versions.show(turn, *(to for to in listed if isinstance(to, int)))
-            return self._chat(held) | {"keep": self.visitor.keep(held)}
+            return self._chat(held) | {"keep": self.visitor.keep(held), "turn": turn}
         if not 0 <= turn < len(chat):
             raise UserError("This turn is no longer there.")
         if do == "mark" and asked.get("value") in get_args(Mark):
             _idle(held)
             held.follow(session.mark(chat, turn, asked["value"]))
             told = {"marked": [turn, held.records[turn].mark], "keep": self.visitor.keep(held)}
-            if chat[turn].hidden:
+            if chat[turn].blind:
                 told["row"] = self._row(held, held.records, turn, session.ends_of(self.page.pool, held.records)[turn])
             return told | {"notice": session.tally(held.records), "turn": turn}
         if do == "delete":

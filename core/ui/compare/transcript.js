@@ -93,7 +93,9 @@ const drawing = {
     turns.insertBefore(html(row), after);
     window.sameSeed.keep(line.keep);
     sayBanner(line.banner, line.elsewhere);
-    line.back ? say(lost(line.back), "", line.back) : say(line.said, line.tone);
+    const aside = line.tone === "unseen" && line.back; // for screen readers alone
+    say(line.back ? `${aside ? "" : line.said} ${lost(line.back)}`.trim() : line.said, aside ? "" : line.tone, line.back);
+    if (aside) notice.prepend(make("span", { class: "unseen" }, `${line.said} `));
     if (line.look) {
       say(line.look);
       notice.prepend(make("span", { class: "unseen" }, `${line.said} `));
@@ -231,10 +233,14 @@ const answers = {
   heads: (text) => $(".before").replaceChildren(html(text)),
   rows: (text, told) => {
     edit(null);
-    rest();
-    turns.replaceChildren(html(text));
+    busy || rest(); // a turn that was begun meanwhile goes on behind what is there now
+    const focused = element.contains(document.activeElement) && document.activeElement.dataset.do;
+    turns.replaceChildren(html(text), ...[running?.heads, running?.row].filter(Boolean));
     atEnd = true;
-    if (text) toEnd();
+    const row = told.turn === undefined ? null : rowAt(told.turn);
+    row?.scrollIntoView({ block: "nearest" });
+    if (row && focused) $(`[data-do="${focused}"]:not(:disabled)`, row)?.focus({ preventScroll: true });
+    if (!row && text && element.offsetParent) toEnd();
     look();
   },
   box: (text) => { if (text !== null) box.value = text; fit(); },
@@ -242,6 +248,7 @@ const answers = {
   keep: (order) => window.sameSeed.keep(order),
   row: (text, { turn }) => {
     const old = from(turn).filter((item) => Number(item.dataset.turn) === turn);
+    if (!old.length) return;
     old[0].before(html(text));
     old.forEach((item) => item.remove());
     look();
@@ -251,7 +258,7 @@ const answers = {
   parcel: (parcel) => window.sameSeed.deliver(JSON.stringify(parcel)),
   sent: (text, { turn }) => unfold(turn, "was-sent", text),
   code: (text, { turn }) => unfold(turn, "codes", text),
-  tokens: (tokens, { turn }) => Object.entries(tokens).forEach(([side, list]) => showTokens(rowAt(turn), side, list)),
+  tokens: (tokens) => reading?.isConnected && Object.entries(tokens).forEach(([side, list]) => showTokens(reading, side, list)),
   notice: (text) => busy || say(text),
   error: (text) => say(text, "error"),
   back: (back) => say(lost(back), "", back),
@@ -336,11 +343,20 @@ element.addEventListener("click", (event) => {
 // --- the lens in place ----------------------------------------------------------------------------------------
 
 let lens = false;
-const inSight = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => {
-  if (!isIntersecting || target.dataset.read) return;
-  target.dataset.read = "asked";
-  act("lens", { turn: Number(target.dataset.turn) });
-}));
+let reading = null; // the row whose lens was asked for; one at a time, so that a click waits for no more than that
+const wanted = new Set();
+const readNext = () => {
+  const next = [...wanted].find((row) => row.isConnected && !row.dataset.read);
+  if (reading || !lens || !next) return;
+  reading = next;
+  next.dataset.read = "asked";
+  act("lens", { turn: Number(next.dataset.turn) });
+  calls.then(() => { reading = null; readNext(); });
+};
+const inSight = new IntersectionObserver((seen) => {
+  seen.forEach(({ isIntersecting, target }) => (isIntersecting ? wanted.add(target) : wanted.delete(target)));
+  readNext();
+});
 const look = () => {
   inSight.disconnect();
   element.querySelectorAll(".lens-switch").forEach((button) => button.setAttribute("aria-checked", String(lens)));
@@ -348,6 +364,8 @@ const look = () => {
 };
 const setLens = (on) => {
   lens = on;
+  wanted.clear();
+  rows().forEach((row) => row.dataset.read === "asked" && row !== reading && delete row.dataset.read);
   element.classList.toggle("lens-on", on);
   hideCard();
   look();
@@ -356,7 +374,7 @@ const NAMES = { base: "base", post: "post-trained" };
 const shown = new WeakMap(); // the element of a token -> what is known about it
 const visible = (text) => JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"') || "(part of a character)";
 const showTokens = (row, side, list) => {
-  if (!row) return;
+  if ($(`[data-side=${side}] .read-tokens`, row)) return;
   row.dataset.read = "done";
   const other = side === "base" ? "post" : "base";
   const node = make("div", { class: "read-tokens", role: "listbox", tabindex: "0", "aria-describedby": "token-card", "aria-label": `Tokens of the ${NAMES[side]} reply` });
@@ -367,7 +385,7 @@ const showTokens = (row, side, list) => {
     shown.set(token, { text, other, side, step, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
     node.append(token);
   });
-  $(`.${side} .text`, row).after(node);
+  $(`[data-side=${side}] .text`, row).after(node);
 };
 const percent = (logprob) => { const share = 100 * Math.exp(logprob); return share < 0.1 ? "<0.1%" : `${share.toFixed(share < 10 ? 1 : 0)}%`; };
 const bar = (side, logprob) => make("div", { class: `bar ${side}` }, make("span", {}, side === "base" ? "Base" : "Post-trained"), make("i", { style: `--share:${Math.exp(logprob).toFixed(3)}` }), make("b", {}, percent(logprob)));
@@ -420,7 +438,8 @@ turns.addEventListener("keydown", (event) => {
   if (!list || !step) return;
   event.preventDefault();
   const all = [...list.children];
-  const token = all[Math.max(0, Math.min(all.length - 1, all.indexOf(chosen) + step))];
+  const now = chosen ?? document.getElementById(list.getAttribute("aria-activedescendant")); // scrolling to a token hides its card
+  const token = all[Math.max(0, Math.min(all.length - 1, all.indexOf(now) + step))];
   list.setAttribute("aria-activedescendant", token.id);
   token.scrollIntoView({ block: "nearest" });
   showCard(token);

@@ -80,7 +80,9 @@ def _divergence(found: Divergence) -> str:
             ("Replayed", found.replayed, found.replayed_margin),
         )
     )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in (f"Token {found.step + 1:,}", "Text", "Id", "Logit", "Margin"))
+    head = "".join(
+        f"<th scope='col'>{name}</th>" for name in (f"Token {found.step + 1:,}", "Text", "Id", "Logit", "Margin")
+    )
     return f"<table class='divergence'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
