@@ -147,7 +147,7 @@ def test_the_words_name_every_token_and_the_figures(lease, result):
     assert lines[0] == "Base reply, 40 tokens; the sibling reads its own framing of the conversation"
     assert len(lines) == 6 + 40
     for line, shift in zip(lines[6:], made.lens.shifts, strict=True):
-        assert line.split()[0] == str(shift.step)
+        assert line.split()[0] == str(shift.step + 1)
         assert line.endswith(repr(shift.text))
         assert f"{shift.kl:.3f}" in line
 
