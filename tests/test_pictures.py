@@ -61,8 +61,9 @@ def test_the_same_page_gives_the_same_bytes(visitor, url):
     compared, *framed = taken(3)
     [again] = taken(1)
     first, second = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in (compared, again))
-    # Where the browser allows: on a busy machine it may draw the rounded corner of a pane by another shade.
-    differing = ImageChops.difference(first, second).convert("L")
+    # Where the browser allows: on a busy machine it may draw a rounded corner by another shade. The 256 colours are then
+    # chosen anew, which moves others by a level or two; a letter or a line that differs does so by many.
+    differing = ImageChops.difference(first, second).convert("L").point(lambda level: level if level > 8 else 0)
     assert sum(differing.histogram()[1:]) <= 16, f"the box in which they differ: {differing.getbbox()}"
     widths = [Image.open(io.BytesIO(picture)).width for picture in (compared, *framed)]
     assert widths[0] == pictures.WIDTH
