@@ -539,6 +539,7 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     ask(page, "And now?")
     ended(page)
     expect(page.locator(".turn .words")).to_have_text(["Hello", "And now?"])
+    quiet(page)
     page.go_back()
     expect(page.locator(".turn .words")).to_have_text("Hello")
     expect(page.locator(".turn .caption")).to_contain_text("seed")

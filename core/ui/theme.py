@@ -67,7 +67,6 @@ _VARIABLES: tuple[tuple[str, str | None, str | None], ...] = (
     ("button_large_text_weight", "700", None),
     ("button_medium_text_weight", "400", None),
     ("slider_color", "*primary_600", "*primary_400"),
-    ("chatbot_text_size", "15px", None),
     ("layout_gap", "14px", None),
     ("block_padding", "12px 14px", None),
     ("link_text_color", "*primary_700", "*primary_300"),

@@ -84,7 +84,7 @@ def _caveats(run: Run) -> str:
 
 @dataclass(frozen=True)
 class Banner:
-    """What is said above the panes about a comparison that came from elsewhere."""
+    """What is said above the turns about a comparison that came from elsewhere."""
 
     text: str
     tone: Literal["info", "good", "bad"] = "info"
