@@ -128,6 +128,13 @@ class Lane:
         last = min(len(token_ids) - start, self.chunk) - 1
         return self._prefill(self._reading, token_ids, start, [last])
 
+    def repeat(self, end: int) -> list[torch.Tensor]:
+        """As if a prompt up to `end` had been read that repeats the first chunk; returns the keys and values up to there."""
+        for tensor in self._reading.tensors():
+            for start in range(self.chunk, end, self.chunk):
+                tensor[:, :, start : start + self.chunk].copy_(tensor[:, :, : self.chunk])
+        return [tensor[:, :, :end] for tensor in self._reading.tensors()]
+
     def scoring_cache(self) -> SlotCache:
         """An empty cache for `score`, allocated at its first chunk and freed with the last reference to it."""
         return SlotCache.empty(self.model.config.get_text_config(), 1, self.length, self.chunk, self.device)

@@ -5,7 +5,8 @@ gives the same wrong bits to everybody. So two prompts also go through the unmod
 without cache, slots or recording, with the masks that the library makes. They go twice, in the dtype that is
 served and in the next wider one (from float32 the long one goes once: it is near enough to the truth itself).
 How far the first is from the second is what the dtype itself does to this model on these prompts; the engine
-may be `TOLERANCE` times as far from the second, and no farther.
+may be `TOLERANCE` times as far from the second, and no farther. A lane that is too long to be read whole is checked at
+its end too, behind keys and values that stand in for what would have been read.
 """
 
 import inspect
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from ..errors import UserError
 from ..types import Deviation
@@ -26,7 +28,7 @@ from .slots import layer_kinds
 
 TOLERANCE = 3.0  # no family of docs/families.md needs more than 2, and the mildest planted fault exceeds 4
 FLOOR = 1e-3  # nats; smaller differences are of no consequence, whatever the dtype does
-CHECKED = 1024  # tokens; of a longer lane these first positions are checked
+CHECKED = 1024  # tokens; of a longer lane these first positions are checked, and its last chunk
 MULTIPLICATIONS = (
     10**12
 )  # on a CPU, in one pass: a model too large for CHECKED tokens is checked on fewer, at least 256
@@ -34,6 +36,7 @@ LONG = 256  # tokens; in float64 a prompt of more takes as long as all the rest 
 DECODED = 8  # tokens at the end of a prompt that are written one by one
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 AtOnce = type | tuple[()]
+KeysAndValues = Sequence[torch.Tensor]  # of every layer in turn, each [1, heads, positions, head size]
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -50,19 +53,20 @@ def deviation(model: PreTrainedModel, lanes: Sequence[Lane], new_lane: Callable[
     """The largest deviation of these lanes of one model from the model itself.
 
     Prompts cross the border of a chunk, the end of each lane and every window; a window longer than the
-    check is shortened for the model and for a lane of `new_lane(length)` alike.
+    check is shortened for the model and for a lane of `new_lane(length)` alike. Of a lane longer than the check
+    the end is looked at apart.
     """
     longest = min(longest_check(model), max(lane.length for lane in lanes))
-    found = _held_against_the_model(model, lanes, longest)
+    found = [_held_against_the_model(model, lanes, longest)]
+    found += [_far_from_the_start(model, lane) for lane in lanes if lane.length > longest]
     config = model.config.get_text_config()
     if "sliding_attention" in layer_kinds(config) and config.sliding_window >= longest > 1:
         whole, config.sliding_window = config.sliding_window, longest // 2
         try:
-            shortened = _held_against_the_model(model, [new_lane(longest)], longest)
+            found.append(_held_against_the_model(model, [new_lane(longest)], longest))
         finally:
             config.sliding_window = whole
-        found = max(found, shortened, key=lambda each: each.nats / each.bound)
-    return found
+    return max(found, key=lambda each: each.nats / each.bound)
 
 
 def longest_check(model: PreTrainedModel) -> int:
@@ -113,6 +117,26 @@ def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longe
         for lane, length in zip(lanes, lengths, strict=True)
         for found in _differences(lane, [expected for expected, _ in prompts], length)
     ]
+    return _largest(model, differences, bound)
+
+
+def _far_from_the_start(model: PreTrainedModel, lane: Lane) -> Deviation:
+    """The same for the last chunk of a lane, behind the keys and values of another chunk over and over.
+
+    The model gets them as a cache of the library's own; what they say does not matter, as both are given the same.
+    """
+    draw, chunk, start = random.Random(lane.length), lane.chunk, lane.length - lane.chunk
+    stand_in, last = ([draw.randrange(lane.vocabulary) for _ in range(chunk)] for _ in range(2))
+    token_ids = stand_in * (start // chunk) + last
+    lane.begin()
+    lane.read(stand_in, 0)
+    behind = lane.repeat(start)
+    expected, moved = _expected(model, last, _places(chunk, chunk), lane.vocabulary, behind=behind)
+    rows = {start + place: row for place, row in zip(expected.places, expected.logprobs, strict=True)}
+    return _largest(model, list(_reading_and_writing(lane, token_ids, start, rows)), max(TOLERANCE * moved, FLOOR))
+
+
+def _largest(model: PreTrainedModel, differences: list[tuple[int, float]], bound: float) -> Deviation:
     for place, nats in differences:
         if not math.isfinite(nats):
             raise UserError(
@@ -129,16 +153,21 @@ def _places(length: int, chunk: int) -> set[int]:
 
 
 def _expected(
-    model: PreTrainedModel, token_ids: list[int], places: set[int], vocabulary: int, at_once: AtOnce = ()
+    model: PreTrainedModel,
+    token_ids: list[int],
+    places: set[int],
+    vocabulary: int,
+    at_once: AtOnce = (),
+    behind: KeysAndValues = (),
 ) -> tuple[Expected, float]:
     """What the model gives for a prompt in the wider dtype, and by how many nats its own dtype is off there at most."""
     at = sorted(places | set(range(0, len(token_ids), 16)))
-    plain = _logprobs(model, token_ids, at, vocabulary)
+    plain = _logprobs(model, token_ids, at, vocabulary, behind)
     if model.dtype == torch.float32 and len(token_ids) > LONG:
         return Expected(token_ids, at, plain), 0.0
     try:
         with _in_wider_arithmetic(model, at_once):
-            wide = _logprobs(model, token_ids, at, vocabulary)
+            wide = _logprobs(model, token_ids, at, vocabulary, behind)
     except (RuntimeError, TypeError):
         if model.dtype != torch.float32:
             raise
@@ -146,17 +175,38 @@ def _expected(
     return Expected(token_ids, at, wide), float((plain - wide).abs().max())
 
 
-def _logprobs(model: PreTrainedModel, token_ids: list[int], places: list[int], vocabulary: int) -> torch.Tensor:
-    """Log-probabilities [places, vocabulary] by one plain forward pass."""
-    ids = torch.tensor([token_ids], device=model.device)
-    if (
-        "logits_to_keep" in inspect.signature(model.forward).parameters
-    ):  # all of them may be more than there is room for
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places, device=model.device)).logits[
-            0
-        ]
+class _Given(DynamicLayer):
+    """Keys and values of one layer that are there already. What is written behind them is seen once and not kept."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self.keys.to(key_states), key_states], dim=-2)
+        return keys, torch.cat([self.values.to(value_states), value_states], dim=-2)
+
+
+def _logprobs(
+    model: PreTrainedModel, token_ids: list[int], places: list[int], vocabulary: int, behind: KeysAndValues = ()
+) -> torch.Tensor:
+    """Log-probabilities [places, vocabulary] by one plain forward pass, `behind` a cache where one is given."""
+    given: dict[str, Any] = {"input_ids": torch.tensor([token_ids], device=model.device), "use_cache": bool(behind)}
+    if behind:
+        cache = DynamicCache()
+        cache.layers = [_Given(keys, values) for keys, values in zip(behind[::2], behind[1::2], strict=True)]
+        start = cache.get_seq_length()
+        given["past_key_values"] = cache
+        given["position_ids"] = torch.arange(start, start + len(token_ids), device=model.device)[None]
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:  # all may be more than there is room for
+        logits = model(**given, logits_to_keep=torch.tensor(places, device=model.device)).logits[0]
     else:
-        logits = model(input_ids=ids, use_cache=False).logits[0, places]
+        logits = model(**given).logits[0, places]
     logits = logits[:, :vocabulary]
     return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
 
@@ -200,22 +250,34 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
 
 def _differences(lane: Lane, prompts: Sequence[Expected], length: int) -> Iterator[tuple[int, float]]:
     """Place by place, the largest difference of a log-probability, in nats; prompts in turn, then again from what is kept of them."""
-    slot = lane.slots // 2
     for expected in (*prompts, *prompts):
         token_ids = expected.token_ids[:length]
-        prompt = token_ids[: len(token_ids) - min(DECODED, len(token_ids) - 1)]
-        rows = dict(zip(expected.places, expected.logprobs, strict=True))
         lane.begin()
-        for start in range(lane.reusable(prompt), len(prompt), lane.chunk):
-            yield _difference(min(start + lane.chunk, len(prompt)) - 1, lane.read(prompt, start)[0], rows)
-            if start + lane.chunk <= len(prompt):
-                lane.keep(prompt, start)
-        lane.adopt(slot)
-        for place in range(len(prompt), len(token_ids)):
-            tokens, positions = [0] * lane.slots, [0] * lane.slots
-            tokens[slot], positions[slot] = token_ids[place], place
-            yield _difference(place, lane.write(tokens, positions)[slot], rows)
+        start = lane.reusable(_read_part(token_ids))
+        rows = dict(zip(expected.places, expected.logprobs, strict=True))
+        yield from _reading_and_writing(lane, token_ids, start, rows)
     lane.store = PrefillStore(lane.store.max_bytes)
+
+
+def _reading_and_writing(
+    lane: Lane, token_ids: list[int], start: int, rows: dict[int, torch.Tensor]
+) -> Iterator[tuple[int, float]]:
+    """The same for one prompt from `start` on; `rows` are the log-probabilities that the model gives, by place."""
+    slot, prompt = lane.slots // 2, _read_part(token_ids)
+    for begin in range(start, len(prompt), lane.chunk):
+        yield _difference(min(begin + lane.chunk, len(prompt)) - 1, lane.read(prompt, begin)[0], rows)
+        if begin + lane.chunk <= len(prompt):
+            lane.keep(prompt, begin)
+    lane.adopt(slot)
+    for place in range(len(prompt), len(token_ids)):
+        tokens, positions = [0] * lane.slots, [0] * lane.slots
+        tokens[slot], positions[slot] = token_ids[place], place
+        yield _difference(place, lane.write(tokens, positions)[slot], rows)
+
+
+def _read_part(token_ids: list[int]) -> list[int]:
+    """What is read of a prompt; the rest is written."""
+    return token_ids[: len(token_ids) - min(DECODED, len(token_ids) - 1)]
 
 
 def _difference(place: int, logits: torch.Tensor, rows: dict[int, torch.Tensor]) -> tuple[int, float]:
