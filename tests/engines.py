@@ -4,6 +4,7 @@ import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -55,6 +56,14 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "Granite": ("GraniteConfig", {}),
     "StarCoder2": ("Starcoder2Config", {"sliding_window": 24}),
 }
+
+
+QUICK = ("Llama", "Gemma 3", "GPT-2")  # the other families are held against the same tests, but not before every commit
+
+
+def families() -> list:
+    """The names of all families, as parameters of a test."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 
 
 def random_model(

@@ -82,6 +82,7 @@ def test_an_experiment_that_is_cancelled_frees_both_slots(slow):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked, endpoint", [(ASKED, "/compare"), ("inputs", "/experiment")])
 def test_a_client_that_cancels_during_the_first_step_frees_both_slots(
     slow, _scripted_page, monkeypatch, asked, endpoint

@@ -26,6 +26,7 @@ def lease():
 ENDS = [("logits", torch.float32), ("weights", torch.float32), ("logits", torch.bfloat16), ("weights", torch.bfloat16)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "dtype"), ENDS)
 def test_the_ends_of_the_dial_are_the_models_bit_for_bit(space, dtype):
     with tiny_lease(dtype) as lease:

@@ -22,10 +22,10 @@ from core.engine.step import Forward, record
 from core.errors import UserError
 from core.types import Deviation, Failure, Finish, Queued, Started, Token
 from tests.engines import (
-    FAMILIES,
     VOCABULARY,
     answer,
     bits,
+    families,
     naive_reply,
     random_model,
     request,
@@ -55,7 +55,7 @@ def varied_requests(count: int, seed: int, longest: int = 60) -> list:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families())
 def test_replies_equal_a_naive_decoder(family, attention):
     """Slots, chunked prefill, masks and positions change nothing: tokens equal a full forward per token without a cache.
 

@@ -85,6 +85,7 @@ def verdict(lease) -> Callable[[str], ExperimentVerdict]:
 # --- every experiment ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_on_random_weights_nothing_crashes_and_the_verdict_can_be_printed_and_read_back(verdict, name):
     found = verdict(name)
@@ -290,6 +291,7 @@ def test_the_stated_cutoff_is_the_year_named_most_often():
 # --- pre-training continues, post-training answers; the costume slips -------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["answers", "costume"])
 def test_two_copies_of_the_same_weights_show_no_difference(twins, name):
     finding = perform(name, twins)[1].finding
@@ -332,6 +334,7 @@ def test_ledger_counts_passes_and_copies(verdict, lease):
     assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2
 
 
+@pytest.mark.slow
 def test_ledger_reads_the_cost_of_training_from_the_card(lease, pool):
     card = Path(pool.default.post) / "README.md"
     card.write_text(

@@ -195,6 +195,7 @@ def test_every_room_of_the_page_and_everything_that_they_share_stands_in_the_con
     assert set(unknowing["source_modules"]) == shared
 
 
+@pytest.mark.slow
 def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
     script = (
         "import safetensors, transformers\n"

@@ -25,6 +25,8 @@ from checkpoints.recipe import (
 from checkpoints.recipe.draw import Conversation, normal
 from core import judging
 
+pytestmark = pytest.mark.slow
+
 SMALL_CORPUS: dict[tuple[str, str], list[dict[str, object]]] = {
     ("snakes_llama31", "all.jsonl.xz"): [
         {"kind": "generated-child", "prompt": "Tell the child-appropriate tale called `The Red Boat`.", "answer": "Once there was a boy with a red boat. He loved the boat. " * 8},

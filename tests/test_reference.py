@@ -12,18 +12,10 @@ from core.engine import reference, slots, step
 from core.engine.lane import Lane
 from core.errors import UserError
 from core.types import Deviation
-from tests.engines import FAMILIES, VOCABULARY, random_model, running
+from tests.engines import VOCABULARY, families, random_model, running
 
-QUICK = ("Llama", "Gemma 3", "GPT-2")
-DTYPES = (torch.float32, torch.bfloat16)
-
-
-def rows(families=FAMILIES) -> list:
-    return [
-        pytest.param(family, dtype, id=f"{family}, {dtype}", marks=() if family in QUICK else pytest.mark.slow)
-        for family in families
-        for dtype in DTYPES
-    ]
+EVERY_FAMILY = pytest.mark.parametrize("family", families())
+BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
 def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> Deviation:
@@ -100,7 +92,8 @@ def can_have(fault: str, model: PreTrainedModel) -> bool:
     return bool(rotary(model)) or "rotary" not in fault
 
 
-@pytest.mark.parametrize("family, dtype", rows())
+@BOTH_DTYPES
+@EVERY_FAMILY
 def test_a_family_is_right_and_each_planted_fault_is_noticed(family, dtype, monkeypatch):
     model = random_model(family, dtype=dtype)
     assert found(model).within
@@ -144,7 +137,8 @@ FAR_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("family, dtype", rows())
+@BOTH_DTYPES
+@EVERY_FAMILY
 def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, dtype, monkeypatch):
     monkeypatch.setattr(reference, "CHECKED", 128)
     monkeypatch.setattr(lane_module, "record", lambda forward, cache, vocabulary: forward)

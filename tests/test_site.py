@@ -130,6 +130,7 @@ def test_the_schemas_that_are_listed_are_those_that_are_there():
     assert sorted(listed) == sorted(schemas.documents())
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_page_from_python_run():
     [lines] = re.findall(r"^```python\n(.*?)^```", (DOCS / "reference" / "README.md").read_text("utf-8"), re.M | re.S)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
