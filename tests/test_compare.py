@@ -120,6 +120,12 @@ def test_a_slow_side_does_not_hold_up_the_other():
     assert waiting and waiting[0].base.text != snapshots[-1].base.text
 
 
+def test_whoever_says_nothing_of_a_period_sees_every_reply_grow():
+    lease = ScriptedPool(base="one two three four five six", post="done", pause=0.1).lease
+    growing = {snapshot.base.text for snapshot in Run(lease, comparison()).snapshots()}
+    assert len(growing) > 3
+
+
 def test_closing_the_stream_stops_both_sides_and_frees_their_slots(lease):
     finished = threading.Semaphore(0)
     run = Run(lease, comparison(max_new_tokens=200, temperature=1.0))

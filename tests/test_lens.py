@@ -10,6 +10,7 @@ import torch
 from core import lens, prompts
 from core.compare import compare
 from core.engine import Scored, sampling
+from core.engine.lane import Lane
 from core.errors import UserError
 from core.steps import finish
 from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
@@ -231,6 +232,21 @@ def test_scoring_changes_no_bit_of_a_reply_and_a_reply_none_of_a_score(lease):
     thread.join()
     assert outcome == [alone]
     assert set(scores) == {score}
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_no_pass_is_made_for_the_last_token_which_predicts_nothing(chunks, lease, monkeypatch):
+    engine, starts, scored = lease.base.engine, [], Lane.score
+    chunk = engine.shape.chunk
+
+    def counted(self, cache, token_ids, start, first):
+        starts.append(start)
+        return scored(self, cache, token_ids, start, first)
+
+    monkeypatch.setattr(Lane, "score", counted)
+    lens.logprobs(lease.base, [1], range(2, chunks * chunk + 2))
+    lens.logprobs(lease.base, [1], [2])  # the engine has turned to the next
+    assert starts == [chunk * number for number in range(chunks)] + [0]
 
 
 def test_unread_logits_stay_bounded_and_block_nobody(lease):
