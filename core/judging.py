@@ -260,6 +260,6 @@ def behaviour(prompt: str, reply: str) -> Behaviour:
     return "answers" if all(rule(prompt, reply) for rule in RULES_OF_A_BEGINNING) else "continues"
 
 
-def like_an_assistant(behaviour: Behaviour) -> bool:
+def like_an_assistant(behaviour: str) -> bool:
     """Whether somebody was spoken to, rather than a text continued."""
     return behaviour in ("answers", "declines")

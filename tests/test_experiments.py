@@ -14,7 +14,7 @@ import torch
 from core import experiments
 from core.difference import first_divergence
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, cutoff, report
+from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, report
 from core.experiments.correction import token_diff
 from core.experiments.costume import LADDER
 from core.experiments.lab import Lab
@@ -243,6 +243,11 @@ def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
     step = first_divergence(first.result.base.token_ids, seed.base.token_ids)
     assert step is not None and rows["seed"][3] == step + 1
     assert rows["seed"][4] == round(first.result.base.margins[step], 4)
+    swapped = others[-1].result
+    apart = first_divergence(swapped.base.token_ids, swapped.post.token_ids)
+    assert apart is not None and rows["weights"][3] == rows["weights"][6] == apart + 1
+    assert rows["weights"][4] == round(swapped.base.margins[apart], 4)
+    assert rows["weights"][7] == round(swapped.post.margins[apart], 4)
 
 
 def test_inputs_with_equal_weights_finds_no_difference_of_the_weights(twins):
@@ -260,6 +265,9 @@ def test_cutoff_probes_every_year_with_both_models(verdict):
         assert [x for x, _ in series.points] == list(range(cutoff.FIRST_YEAR, cutoff.LAST_YEAR + 1))
         assert all(y < 0 for _, y in series.points)
     assert finding.outcome == "not shown", "random weights know no cutoff"
+    later = [row[1] for row in finding.tables[0].rows if row[0] == "after the cutoff"]
+    insisting = [row[1] for row in finding.tables[0].rows if row[0] == "insisting"]
+    assert insisting == [f"{question} \u2192 {cutoff.INSISTING}" for question in later]
 
 
 def test_a_year_is_scored_as_the_plain_forward_pass_scores_it(lease, verdict):
@@ -314,12 +322,29 @@ def test_answers_counts_every_reply_once(verdict):
 def test_costume_reads_only_what_was_drawn(verdict):
     """The beginning that a reply is given is not counted as its tokens, and the base is read behind the same ids."""
     finding = verdict("costume").finding
-    begun = next(each.result for each in finding.exhibits if each.label == "a reply already begun")
+    begun = next(each.result for each in finding.exhibits if each.label.startswith("a reply already begun: "))
     assert begun.post.text.startswith("It was a dark night, and the old")
     assert begun.comparison.prefill_post and not begun.comparison.prefill_base
-    bare = next(each.result for each in finding.exhibits if each.label == "bare text")
+    bare = next(each.result for each in finding.exhibits if each.label.startswith("bare text: "))
     assert bare.comparison.framing_post == "document"
     assert [row[0] for row in finding.tables[0].rows] == [rung.name for rung in LADDER]
+    assert len(finding.exhibits) == len(finding.tables[1].rows) == sum(len(rung.questions) for rung in LADDER)
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "does"),
+    [
+        (costume.PLAIN[0], "The capital of France is Lyon.", "answers"),
+        (costume.PLAIN[0], "The answer is 19.", "misses the question"),
+        (costume.PLAIN[1], "Here is a list of three animals:\n\n- Cat\n- Frog\n- Kangaroo", "answers"),
+        (costume.PLAIN[1], "The three animals in the world is written by Jane Austen.", "misses the question"),
+        (costume.PLAIN[2], "I do not know what a lake is.", "declines"),
+        (costume.PLAIN[2], "What is a river? What is a hill?", "asks more"),
+    ],
+)
+def test_nonsense_in_the_form_of_an_answer_is_no_answer(question, reply, does):
+    """Right or wrong does not count; whether it is about the question does."""
+    assert costume._does(question, reply) == does
 
 
 # --- one function call per token ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The Experiments tab in a real browser, and a class of visitors at once, over tiny models that really write."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,8 +11,8 @@ from playwright.sync_api import Page, expect
 
 from core import experiments, receipts
 from core.compare import compare
-from core.experiments import EXPERIMENTS, ExperimentVerdict, Lab, NewProcesses
-from core.experiments.values import Exhibit, Finding, Plot, Series, Table
+from core.experiments import EXPERIMENTS, ExperimentVerdict, Lab, NewProcesses, costume
+from core.experiments.values import Exhibit, Finding, Plot, PlotMark, Series, Table
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.settings import Settings
@@ -100,6 +101,24 @@ def test_cards_and_verdicts_are_accessible_and_fit(visitor, url, width, name):
     page.emulate_media(color_scheme="light")
     run(page, name)
     drawn_well(page)
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_tables_fit_a_phone_and_a_reply_is_whole_on_a_press(visitor, url, width):
+    page = visitor(url, viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
+    page.evaluate("location.hash = 'lesson=costume'")  # the tabs of so narrow a page are in a menu
+    page.locator("#exp_start").click()
+    expect(page.locator(".exp-verdict")).to_be_visible(timeout=PATIENCE)
+    for region in page.locator(".exp-table .scroll").all():
+        assert region.evaluate("(box) => box.scrollWidth <= box.clientWidth"), region.inner_text()
+    row = page.locator(".exp-table tbody tr").first
+    named = row.locator("td").first.evaluate("(cell) => getComputedStyle(cell, '::before').content")
+    assert named == '"Rung"'
+    story = next(rung for rung in costume.LADDER if "story" in rung.name).questions[0].text
+    long = page.locator(".exp-table details").filter(has_text=story[:40]).first
+    expect(long.locator("div")).to_be_hidden()
+    long.locator("summary").tap()
+    expect(long.locator("div")).to_have_text(story)
 
 
 def test_cards_can_be_reached_and_run_by_keyboard(visitor, url):
@@ -247,3 +266,33 @@ def test_axes_have_round_numbers_that_span_the_data(low, high, ticks):
     found = plot.round_ticks(low, high)
     assert ticks is None or found == ticks
     assert found[0] <= low and found[-1] >= high and len(found) >= 2
+
+
+def test_what_is_counted_has_whole_numbers_on_its_axis():
+    copies = Plot(
+        title="t",
+        x_label="copies",
+        y_label="y",
+        series=(Series(name="a", points=((1.0, 1.0), (2.0, 2.0), (4.0, 3.0))),),
+    )
+    assert re.findall(r"text-anchor='middle'>([\d.]+)<", plot.svg(copies)) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("years", [(1996, 1997, 2001), (2015, 2016, 2028), (1996, 2010, 2029), (1998, 2000, 2014)])
+def test_no_line_of_a_mark_goes_through_words(years):
+    """Measured on what is drawn: where each line begins, and how far each word may reach."""
+    series = Series(name="a", points=tuple((float(year), -5.0) for year in range(1995, 2031)))
+    marks = tuple(PlotMark(x=float(year), text=f"post-trained falls ({year})") for year in years)
+    drawn = plot.svg(Plot(title="t", x_label="year", y_label="y", series=(series,), marks=marks))
+    found = re.findall(
+        r"<line x1='([\d.]+)' x2='[\d.]+' y1='([\d.]+)' y2='[\d.]+'/><text x='([\d.]+)' y='([\d.]+)' text-anchor='(\w+)'>([^<]+)",
+        drawn,
+    )
+    assert len(found) == 3
+    highest = min(float(y) for y in re.findall(r"<circle cx='[\d.]+' cy='([\d.]+)'", drawn))
+    for _, _, x, y, anchor, text in found:
+        width = plot.CHARACTER * len(text)
+        left, right = (float(x), float(x) + width) if anchor == "start" else (float(x) - width, float(x))
+        assert left >= 0 and right <= plot.WIDTH and float(y) < highest
+        for line, top, *_ in found:
+            assert not (left < float(line) < right and float(top) < float(y)), (text, line)

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Framing, Result, Side
-from .lab import Lab, mean, quoted, rounded
+from .lab import Lab, mean, rounded
 from .values import Cell, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
@@ -152,10 +152,10 @@ def _replies(
         range(len(replies)),
         lambda i: {
             "Kind": kinds[i],
-            "Prompt": quoted(replies[i].comparison.prompt, 40),
-            "Base reply": quoted(replies[i].base.text, 70),
+            "Prompt": replies[i].comparison.prompt,
+            "Base reply": replies[i].base.text,
             "The base": judged["base", framing][i],
-            "Post-trained reply": quoted(replies[i].post.text, 70),
+            "Post-trained reply": replies[i].post.text,
             "The post-trained": judged["post", framing][i],
         },
     )

@@ -10,7 +10,7 @@ from ..checkpoints.loading import Checkpoint
 from ..judging import holds
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab, quoted
+from .lab import Lab
 from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 28
@@ -131,11 +131,11 @@ def _table(cases: Sequence[CorrectionCase], side: Side) -> Table:
         lambda case: {
             "Question": case.lie.question,
             "Correction": case.lie.correction,
-            "First reply": quoted(case.first.side(side).text, 60),
-            "Same chat": quoted(case.same_chat.side(side).text, 60),
+            "First reply": case.first.side(side).text,
+            "Same chat": case.same_chat.side(side).text,
             "Used": holds(case.same_chat.side(side).text, case.lie.value),
-            "Fresh chat": quoted(case.fresh_chat.side(side).text, 60),
-            "Correction deleted": quoted(case.deleted.side(side).text, 60),
+            "Fresh chat": case.fresh_chat.side(side).text,
+            "Correction deleted": case.deleted.side(side).text,
         },
     )
 

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..judging import declines, holds, years
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab, quoted
+from .lab import Lab
 from .values import Exhibit, Finding, Plot, PlotMark, Step, Table, by_side
 
 REPLY_TOKENS = 32
@@ -223,13 +223,18 @@ def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
         asked,
         lambda case: {
             "Kind": case.kind,
-            "Prompt": case.result.comparison.prompt,
-            "Base reply": quoted(case.result.base.text, 60),
+            "Prompt": " \u2192 ".join(_prompts(case.result.comparison)),
+            "Base reply": case.result.base.text,
             "The base declines, or copies the fact": case.holds.get("base"),
-            "Post-trained reply": quoted(case.result.post.text, 60),
+            "Post-trained reply": case.result.post.text,
             "The post-trained declines, or copies the fact": case.holds.get("post"),
         },
     )
+
+
+def _prompts(comparison: Comparison) -> list[str]:
+    """Everything that was asked, in order: whoever insists does so on an earlier question."""
+    return [*(turn.prompt for turn in comparison.conversation.turns), comparison.prompt]
 
 
 def _plot(probes: dict[Side, Probe], stated: int | None, estimated: dict[Side, int], injected: Sequence[int]) -> Plot:

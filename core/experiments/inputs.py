@@ -1,12 +1,12 @@
 """Experiment "inputs": if it behaves differently, an input changed. One input at a time, and the control in which nothing changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..difference import first_divergence
 from ..steps import Steps
-from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, Turn, named
-from .lab import Lab, quoted, rounded, same_bits
+from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, SideResult, Turn, named
+from .lab import Lab, rounded, same_bits
 from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
@@ -67,10 +67,12 @@ def _possible(lab: Lab, variants: list[Variant]) -> tuple[list[Variant], list[st
 
 def compared(first: Result, other: Result, side: Side) -> Effect:
     """Compares one side of two results."""
-    mine, theirs = first.side(side), other.side(side)
-    step = first_divergence(mine.token_ids, theirs.token_ids)
-    margin = mine.margins[step] if step is not None and step < len(mine.margins) else None
-    return Effect(step, margin)
+    mine = first.side(side)
+    return _effect(mine, first_divergence(mine.token_ids, other.side(side).token_ids))
+
+
+def _effect(reply: SideResult, step: int | None) -> Effect:
+    return Effect(step, reply.margins[step] if step is not None and step < len(reply.margins) else None)
 
 
 def _judge(
@@ -148,19 +150,21 @@ def _table(
         {"Changed": variant.changed, "To": variant.to, **_cells(result, first)}
         for variant, result in zip(variants, changed, strict=True)
     ]
-    where = "same reply" if weights_step is None else f"diverge at token {weights_step + 1}"
-    rows.append({"Changed": "weights", "To": where, **_cells(swapped)})
-    return Table.of("What was changed, and where the reply first diverges from the first comparison's", rows, dict)
+    if swapped.base.prompt_token_ids == swapped.post.prompt_token_ids:
+        apart = {side: _effect(swapped.side(side), weights_step) for side in SIDES}
+        rows.append({"Changed": "weights", "To": "the sibling's, sent the same tokens", **_cells(swapped, apart=apart)})
+    title = "What was changed, and where the reply first diverges from the first comparison's (for the weights: from its sibling's)"
+    return Table.of(title, rows, dict)
 
 
-def _cells(result: Result, first: Result | None = None) -> dict[str, Cell]:
+def _cells(result: Result, first: Result | None = None, apart: Mapping[Side, Effect] | None = None) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for side in SIDES:
-        effect = compared(first, result, side) if first else None
+        effect = apart[side] if apart else compared(first, result, side) if first else None
         where = None if effect is None else "never" if effect.step is None else effect.step + 1
         name = SIDE_NAMES[side].capitalize()
         cells |= {
-            f"{name} reply": quoted(result.side(side).text, 60),
+            f"{name} reply": result.side(side).text,
             f"{name} diverges at token": where,
             f"{name} margin there": rounded(effect.margin) if effect else None,
         }

@@ -101,12 +101,6 @@ def same_bits(a: SideResult, b: SideResult) -> bool:
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
 
 
-def quoted(text: str, length: int = 90) -> str:
-    """A reply as it fits into a table: on one line, its end cut off in sight."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
-
-
 def rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .table import Experiment
-from .values import Cell, ExperimentVerdict, Table
+from .values import Cell, ExperimentVerdict, Table, shortened
 
 
 def whole(experiment: Experiment, verdict: ExperimentVerdict) -> str:
@@ -32,7 +32,7 @@ def summary(verdicts: Iterable[ExperimentVerdict]) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = [table.columns, *(tuple(map(cell_text, row)) for row in table.rows)]
+    rows = [table.columns, *(tuple(shortened(cell_text(cell)) for cell in row) for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     return "\n".join([table.title, *(_line(row, widths) for row in rows)])
 

@@ -32,6 +32,12 @@ class Table(Value):
         return cls(title=title, columns=columns, rows=tuple(tuple(row[name] for name in columns) for row in rows))
 
 
+def shortened(text: str, length: int = 90) -> str:
+    """A text as it fits into a table: on one line, its end cut off in sight."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
+
+
 class Series(Value):
     """One line of a plot, (x, y) from left to right. `side` gives it the colour of a pane."""
 

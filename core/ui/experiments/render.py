@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ...experiments import EXPERIMENTS, Experiment, ExperimentVerdict, Step
 from ...experiments.report import cell_text
-from ...experiments.values import Cell, Diff, Exhibit, Table
+from ...experiments.values import Cell, Diff, Exhibit, Table, shortened
 from ...types import SIDE_NAMES, SIDES, Side, SideResult
 from ..markup import ENDED, KIND, listed, visible
 from . import plot
@@ -87,19 +87,24 @@ def verdict(found: ExperimentVerdict) -> str:
 def table(shown: Table) -> str:
     cells = zip(*shown.rows, strict=True) if shown.rows else [()] * len(shown.columns)
     head = "".join(
-        f"<th scope='col'{' class=number' if any(map(_is_number, column)) else ''}>{html.escape(name)}</th>"
+        f"<th scope='col' role='columnheader'{' class=number' if any(map(_is_number, column)) else ''}>{html.escape(name)}</th>"
         for name, column in zip(shown.columns, cells, strict=True)
     )
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in shown.rows)
+    body = "".join(f"<tr role='row'>{''.join(map(_cell, shown.columns, row))}</tr>" for row in shown.rows)
     title = html.escape(shown.title)
     return (
         f"<section class='exp-table'><h4>{title}</h4><div class='scroll' tabindex='0' role='region' aria-label='{title}'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+        f"<table role='table'><thead role='rowgroup'><tr role='row'>{head}</tr></thead><tbody role='rowgroup'>{body}</tbody></table></div></section>"
     )
 
 
-def _cell(cell: Cell) -> str:
-    return f"<td{' class=number' if _is_number(cell) else ''}>{html.escape(cell_text(cell))}</td>"
+def _cell(name: str, cell: Cell) -> str:
+    """On a narrow screen each cell is a line of its own, behind its name. What is long shows its beginning, and on a click all of it."""
+    kind = " class='number'" if _is_number(cell) else ""
+    text, short = html.escape(cell_text(cell)), html.escape(shortened(cell_text(cell), 60))
+    if text != short:
+        text = f"<details><summary>{short}</summary><div>{text}</div></details>"
+    return f"<td role='cell' data-name='{html.escape(name)}'{kind}>{text}</td>"
 
 
 def _is_number(cell: Cell) -> bool:
