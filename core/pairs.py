@@ -76,13 +76,26 @@ def known_pairs(settings: Settings) -> tuple[Pair, ...]:
     )
     if settings.base is None or settings.post is None:
         return rows
-    own = Pair(
-        id=f"{label(settings.base)} | {label(settings.post)}",
-        title=f"{label(settings.base)} and {label(settings.post)}",
-        base=settings.base,
-        post=settings.post,
-    )
-    return (own, *rows)
+    return (_own(settings.base, settings.post), *rows)
+
+
+def _own(base: str, post: str) -> Pair:
+    names = label(base), label(post)
+    return Pair(id=" | ".join(names), title=" and ".join(names), base=base, post=post)
+
+
+def own_pair(base: str, post: str) -> Pair:
+    """A pair of what somebody typed: two folders, Hub ids or PEFT adapters.
+
+    Raises:
+        UserError: one of them is empty, or a path to nothing.
+    """
+    base, post = base.strip(), post.strip()
+    if not base or not post:
+        raise UserError("Name both models, each by a folder, a Hub id, or a PEFT adapter.")
+    for spec in (base, post):
+        check_path(spec)
+    return _own(base, post)
 
 
 def default_pair(settings: Settings) -> Pair:
@@ -107,8 +120,14 @@ def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
 def check_paths(settings: Settings) -> None:
     """Raises UserError, for whoever typed them, when --base or --post is a path to nothing."""
     for spec in (settings.base, settings.post):
-        if spec is not None and _is_path(spec) and not Path(spec).expanduser().is_dir():
-            raise UserError(f"There is no folder {spec!r} on this machine; check the path.")
+        if spec is not None:
+            check_path(spec)
+
+
+def check_path(spec: str) -> None:
+    """Raises UserError, for whoever typed it, when a spec is a path to nothing."""
+    if _is_path(spec) and not Path(spec).expanduser().is_dir():
+        raise UserError(f"There is no folder {spec!r} on this machine; check the path.")
 
 
 def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
@@ -118,6 +137,11 @@ def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
         return f"{spec.partition('@')[0]}@{commits[side]}" if side in commits and folder(spec) is None else spec
 
     return pair.model_copy(update={"base": pinned("base", pair.base), "post": pinned("post", pair.post)})
+
+
+def places(pair: Pair) -> tuple[Path | str, ...]:
+    """Where both models of a pair lie, however that was typed. Raises UserError when one is a path to nothing."""
+    return tuple(folder(pair.spec(side)) or pair.spec(side) for side in SIDES)
 
 
 def label(spec: str) -> str:

@@ -20,7 +20,7 @@ from .checkpoints.siblings import Kinship, kinship
 from .engine.device import place
 from .errors import NotEnoughMemory, UserError
 from .hub import Hub
-from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label
+from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label, places
 from .prompts import Prompt
 from .settings import Settings
 from .steps import Steps, finish
@@ -141,7 +141,23 @@ class Pool:
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
-        pair = at_commits(find_pair(self.pairs, id), commits or {})
+        return (yield from self.bring(at_commits(find_pair(self.pairs, id), commits or {})))
+
+    def add(self, pair: Pair) -> None:
+        """Let it be asked for by its id from now on, as the rows of pairs.toml are. Safe to call more than once.
+
+        Raises:
+            UserError: another pair has this id.
+        """
+        with self._lock:
+            named = next((row for row in self.pairs if row.id == pair.id), None)
+            if named is None:
+                self.pairs = (*self.pairs, pair)
+            elif places(named) != places(pair):
+                raise UserError(f"Another pair is called {pair.title} here; give one of these folders another name.")
+
+    def bring(self, pair: Pair) -> Steps[Progress, Lease]:
+        """`open` for a pair that is not among `pairs`."""
         entries = self._take(pair)
         try:
             for entry in entries:

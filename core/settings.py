@@ -1,16 +1,19 @@
 """Flags and environment -> one frozen Settings. The only reader of the environment."""
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from .errors import UserError
 from .installation import COMMAND
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+OWN_PAIRS = ("everyone", "nobody")  # who may bring models of their own through the page, where the operator says it
 EMBEDDED = "embedded"  # the id of the pair that ships in checkpoints/
 
 # Set before the libraries that read them are imported; what the person has set stays.
@@ -44,6 +47,8 @@ class Settings:
     slots: int | None = None
     threads: int | None = None
     context: int | None = None
+    # Who may bring models of their own through the page: "local" are those who sit at this machine.
+    own_pairs: Literal["everyone", "local", "nobody"] = "nobody"
 
     @classmethod
     def read(cls, flags: argparse.Namespace, environment: Mapping[str, str]) -> "Settings":
@@ -62,13 +67,17 @@ class Settings:
         for name in ("slots", "threads", "context"):
             if given.get(name, 1) < 1:
                 raise UserError(f"--{name} must be 1 or more.")
+        host, share = given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host, given.get("share", False)
+        root_path = environment.get("GRADIO_ROOT_PATH", "")
+        local = is_loopback(host) and not share and not root_path
         return cls(
-            host=given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host,
+            host=host,
             port=given["port"] if "port" in given else _port(environment.get("GRADIO_SERVER_PORT")),
-            root_path=environment.get("GRADIO_ROOT_PATH", ""),
-            share=given.get("share", cls.share),
+            root_path=root_path,
+            share=share,
             auth=read_auth(given.get("auth"), environment),
             pair=given.get("pair") or cls.pair,
+            own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
         )
 
@@ -122,6 +131,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, help=f"port to listen on (default: GRADIO_SERVER_PORT, else {Settings.port})"
     )
     server.add_argument("--share", action="store_true", help="also open a public link through Gradio's tunnel")
+    server.add_argument(
+        "--own-pairs",
+        choices=OWN_PAIRS,
+        help="who may bring models of their own through the page (or set SAME_SEED_OWN_PAIRS; default: who sits at this machine, where only they can reach it)",
+    )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 
 
@@ -143,6 +157,22 @@ def read_auth(file: str | None, environment: Mapping[str, str]) -> tuple[tuple[s
     if not all(user and password for user, password in pairs):
         raise UserError("Every line of the --auth file (or SAME_SEED_AUTH) must be user:password.")
     return pairs
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this address is only reached from this machine itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _own_pairs(flag: str | None, environment: Mapping[str, str]) -> Any:
+    """What the operator says, if anything."""
+    said = flag or environment.get("SAME_SEED_OWN_PAIRS") or None
+    if said not in (None, *OWN_PAIRS):
+        raise UserError(f"SAME_SEED_OWN_PAIRS must be {' or '.join(OWN_PAIRS)}.")
+    return said
 
 
 def _port(value: str | None) -> int:

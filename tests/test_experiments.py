@@ -202,6 +202,15 @@ def test_a_new_process_needs_memory(pool, lease, monkeypatch):
         next(NewProcesses(pool.settings).ask(asked, lease))
 
 
+def test_a_new_process_is_given_the_models_of_a_pair_of_ones_own(pool, lease):
+    asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
+    own = replace(lease, pair=lease.pair.model_copy(update={"id": "x | y", "base": "some/x", "post": "y"}))
+    command = NewProcesses(pool.settings)._command(asked.model_copy(update={"pair": "x | y"}), own)
+    assert {"--pair=x | y", "--base=some/x", "--post=y"} <= set(command)
+    command = NewProcesses(pool.settings)._command(asked.model_copy(update={"pair": "embedded"}), lease)
+    assert "--pair=embedded" in command and not any(flag.startswith(("--base", "--post")) for flag in command)
+
+
 # --- your correction teaches nobody ----------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core import pairs
+from core import pairs, steps
 from core.checkpoints import loading
 from core.checkpoints import memory as fitting
 from core.checkpoints.loading import Checkpoint
@@ -215,6 +215,41 @@ def test_loading_ahead_is_for_whoever_asks_next(pool, memory):
     pool.start_loading("a")
     use(pool, "a")
     assert len(memory.loads) == 2
+
+
+def test_a_pair_that_is_added_is_one_of_all(pool, memory, home):
+    own = pairs.own_pair(f" {home / 'b-base'}", str(home / "c-chat"))
+    assert own == pairs.Pair(id="b-base | c-chat", title="b-base and c-chat", base=str(home / "b-base"), post=str(home / "c-chat"))  # fmt: skip
+    with pytest.raises(UserError, match="There is no pair"):
+        pool.wait(own.id)
+    steps.finish(pool.bring(own)).release()
+    assert own not in pool.pairs, "before it is added"
+    pool.add(own)
+    pool.add(own.model_copy(update={"base": "b-base"}))
+    assert pool.pairs.count(own) == 1 and len(pool.pairs) == len(ROWS) + 2, "however it is typed it is one"
+    assert sorted(memory.loads) == ["b-base", "c-chat"]
+    use(pool, own.id)
+    assert len(memory.loads) == 2, "it is in memory already"
+
+
+def test_two_pairs_of_one_name_cannot_be_told_apart(pool, home, tmp_path):
+    (tmp_path / "else" / "c-chat").mkdir(parents=True)
+    pool.add(pairs.own_pair("b-base", str(home / "c-chat")))
+    with pytest.raises(UserError, match="Another pair is called b-base and c-chat here; give one of these folders"):
+        pool.add(pairs.own_pair("b-base", str(tmp_path / "else" / "c-chat")))
+
+
+@pytest.mark.parametrize(
+    ("base", "post", "sentence"),
+    [
+        ("", "x/y", "Name both models"),
+        ("x/y", "  ", "Name both models"),
+        ("x/y", "/nowhere/at all", "no folder '/nowhere/at all'"),
+    ],
+)
+def test_what_names_no_model_is_a_sentence(base, post, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pairs.own_pair(base, post)
 
 
 def test_an_unknown_pair_is_refused_without_a_trace(pool, memory):

@@ -17,7 +17,7 @@ def read(*flags: str, **environment: str) -> Settings:
 
 
 def test_without_flags_or_environment_the_defaults_hold():
-    assert read() == Settings()
+    assert read() == Settings(own_pairs="local")
     assert (Settings().host, Settings().port, Settings().pair) == ("127.0.0.1", 7860, "embedded")
 
 
@@ -32,9 +32,18 @@ def test_flags_win_over_the_environment():
 
 
 def test_every_flag_reaches_the_settings():
-    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --share"
+    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --share --own-pairs everyone"
     assert read(*flags.split()) == Settings(
-        pair="p", base="b", post="q", device="cpu", dtype="float32", slots=2, threads=3, context=4, share=True
+        pair="p",
+        base="b",
+        post="q",
+        device="cpu",
+        dtype="float32",
+        slots=2,
+        threads=3,
+        context=4,
+        share=True,
+        own_pairs="everyone",
     )
 
 
@@ -48,6 +57,7 @@ def test_every_flag_reaches_the_settings():
         (["--context", "0"], {}, "--context must be 1 or more."),
         ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number."),
         (["--auth", "/nowhere/at/all"], {}, "cannot be read as one"),
+        ([], {"SAME_SEED_OWN_PAIRS": "local"}, "SAME_SEED_OWN_PAIRS must be everyone or nobody."),
         ([], {"SAME_SEED_AUTH": "ada"}, "must be user:password"),
         ([], {"SAME_SEED_AUTH": "ada:"}, "must be user:password"),
     ],
@@ -56,6 +66,19 @@ def test_mistakes_are_one_sentence(flags, environment, sentence):
     with pytest.raises(UserError) as refusal:
         read(*flags, **environment)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_only_who_sits_here_may_bring_models_unless_the_operator_says_else():
+    assert Settings().own_pairs == "nobody", "where nobody has said who reaches the page"
+    for here in ("127.0.0.1", "127.8.0.1", "localhost", "::1", "[::1]"):
+        assert read("--host", here).own_pairs == "local"
+    for anywhere in ("0.0.0.0", "::", "192.168.0.7", "seed.example.org", "127.0.0.1.example.org"):
+        assert read("--host", anywhere).own_pairs == "nobody"
+    assert read("--share").own_pairs == read(GRADIO_ROOT_PATH="/seed").own_pairs == "nobody"
+    assert read("--own-pairs", "everyone", "--share").own_pairs == "everyone"
+    assert read("--own-pairs", "nobody").own_pairs == "nobody"
+    assert read(GRADIO_SERVER_NAME="0.0.0.0", SAME_SEED_OWN_PAIRS="everyone").own_pairs == "everyone"
+    assert read("--own-pairs", "nobody", SAME_SEED_OWN_PAIRS="everyone").own_pairs == "nobody", "the flag wins"
 
 
 def test_passwords_come_from_a_file_or_the_environment(tmp_path):

@@ -104,11 +104,12 @@ class NewProcesses:
         return _Child(comparison, process, output, errors)
 
     def _command(self, comparison: Comparison, lease: Lease) -> list[str]:
-        own = pairs.known_pairs(self.settings)[0].id == comparison.pair
+        rows = pairs.known_pairs(replace(self.settings, base=None, post=None))
+        own = None if comparison.pair in {row.id for row in rows} else lease.pair
         # The context in use, so that less free memory than before does not choose a shorter one.
         context = min(lease.side(side).engine.context for side in SIDES)
         settings = replace(self.settings, pair=comparison.pair, context=context)
-        settings = settings if own else replace(settings, base=None, post=None)
+        settings = replace(settings, base=own.base if own else None, post=own.post if own else None)
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in comparison.sampling]
         chosen = {
             "--system": comparison.conversation.system,

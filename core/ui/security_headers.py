@@ -1,10 +1,14 @@
 """What the server refuses and which headers it sends: no outside requests, no proxying, no framing by strangers."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..settings import is_loopback
 
 # Gradio's own scripts need 'unsafe-inline' and 'unsafe-eval'; nothing may come from another host.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -67,6 +71,13 @@ class Hardened:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def asked_here(headers: Mapping[str, str]) -> bool:
+    """Whether a request names a loopback address and says of no proxy that passed it on. A page of another host that has
+    its name point to this machine fails the first."""
+    passed_on = any(name in headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
+    return not passed_on and is_loopback(re.sub(r":\d+$", "", headers.get("host", "")))
 
 
 def app_kwargs() -> dict[str, Any]:

@@ -13,9 +13,11 @@ from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
 from ..pairs import Pair, label
 from ..pool import Pool
+from ..prompts import Tokenizer
 from ..types import (
     DEFAULT_SAMPLING,
     FRAMINGS,
+    SIDES,
     Comparison,
     Framing,
     Record,
@@ -27,8 +29,9 @@ from ..types import (
     in_common,
 )
 from . import theme
-from .markup import FRAMING, KIND
-from .room import QUIET, dropdown, number, slider
+from .markup import FRAMING, KIND, notice
+from .own_pair import OwnPair
+from .room import QUIET, Update, dropdown, number, slider
 
 # What each setting does, in one sentence, shown while it is pointed at or has the focus.
 _DOES = {
@@ -72,8 +75,11 @@ class Sidebar:
             elem_id="brand",
         )
         sampling = DEFAULT_SAMPLING
-        pairs = [(_titled(pair), pair.id) for pair in pool.pairs]
-        self.pair = dropdown("Model pair", "pair", pairs, value=pool.default.id)
+        self._titles = {pair.id: _titled(pair) for pair in pool.pairs}
+        self._at_hand: dict[str, Mapping[Side, Tokenizer] | None] = {}
+        self.pair = dropdown("Model pair", "pair", self._rows(), value=pool.default.id)
+        self.bare = gr.HTML(self._said_of(pool.default.id), elem_id="bare")
+        self.own = OwnPair(pool, self._brought) if pool.settings.own_pairs != "nobody" else None
         self.system = gr.Textbox(
             label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
         )
@@ -94,9 +100,10 @@ class Sidebar:
                 "elem_classes": "framing",
             }
             self.framing_base = dropdown("Framing, base", "framing_base", value="document", **framings)
-            self.framing_post = dropdown("Framing, post-trained", "framing_post", value="chat", **framings)
+            self.framing_post = dropdown(
+                "Framing, post-trained", "framing_post", value=self._usual_framing(pool.default.id), **framings
+            )
             self.reset = gr.Button("Reset all of these", elem_id="reset", size="sm")
-        self._reads: dict[str, tuple[str, ...]] = {}
         self.switches = gr.Textbox(
             label="Chat template switches", elem_id="switches", **_offered(self.read_by(pool.default.id))
         )
@@ -104,13 +111,24 @@ class Sidebar:
             getattr(self, name).info = sentence
         self.dice.click(None, None, self.seed, js="() => Math.floor(Math.random() * 2147483648)")
         settings = [self.framing_base, self.framing_post, *self._sampling.values()]
-        usual = ["document", "chat", *(getattr(DEFAULT_SAMPLING, name) for name in self._sampling)]
-        self.reset.click(lambda: usual, None, settings, queue=False, **QUIET)
+        sampled = [getattr(DEFAULT_SAMPLING, name) for name in self._sampling]
+        self.reset.click(
+            lambda pair: ["document", self._usual_framing(pair), *sampled], self.pair, settings, queue=False, **QUIET
+        )
+        framed = [self.framing_post, self.bare]
+        self.pair.input(self.fit, [self.pair, self.framing_post], framed, queue=False, **QUIET)
+        if self.own is not None:
+            self.own.connect([self.pair, self.switches, *framed])
 
     @property
     def _sampling(self) -> dict[str, gr.Component]:
         names = ("seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def outputs(self) -> list[gr.Component]:
+        """Everything here that another conversation can change."""
+        return [*self.widgets, self.bare]
 
     @property
     def widgets(self) -> list[gr.Component]:
@@ -144,6 +162,8 @@ class Sidebar:
         }
         return (
             texts
+            | self.choose(choices.pair)
+            | {self.bare: self._said_of(choices.pair)}
             | self.offer(self.read_by(choices.pair), choices.chat_template_kwargs)
             | {widget: _setting(widget, getattr(choices.sampling, name)) for name, widget in self._sampling.items()}
         )
@@ -153,13 +173,64 @@ class Sidebar:
         value: dict[str, Any] = {"value": _spelled(given or {})} if given is not None or not read else {}
         return {self.switches: gr.update(**_offered(read, always=bool(given)), **value)}
 
+    def arrived(self) -> Update:
+        """What a page that is opened shows beside its prompt, as far as that was not known when it was built."""
+        default = self.pool.default.id
+        pairs = {self.pair: gr.update(choices=self._rows())} if self._has_grown else {}
+        return pairs | (self._framed(default, "chat") if self._is_bare(default) else {})
+
+    def choose(self, id: str) -> Update:
+        """Choose a pair, which may be one that somebody brought after the page was built."""
+        return {self.pair: gr.update(choices=self._rows(), value=id) if self._has_grown else id}
+
+    @property
+    def _has_grown(self) -> bool:
+        return len(self.pool.pairs) > len(self._titles)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(self._titles.get(pair.id, pair.title), pair.id) for pair in self.pool.pairs]
+
+    def _brought(self, pair: Pair) -> Update:
+        return self.choose(pair.id) | self.offer(self.read_by(pair.id)) | self._framed(pair.id, "chat")
+
+    def fit(self, id: str, framing: Framing) -> Update:
+        """A pair was chosen, or is in memory now: a model without a chat template is not asked under one."""
+        return self._framed(id, framing)
+
+    def _framed(self, id: str, framing: Framing) -> Update:
+        framed = {self.framing_post: self._usual_framing(id)} if framing == "chat" else {}
+        return framed | {self.bare: self._said_of(id)}
+
+    def _usual_framing(self, id: str) -> Framing:
+        return "transcript" if self._is_bare(id) else "chat"
+
+    def _said_of(self, id: str) -> str:
+        name = self.name_of(id, "post")
+        said = f"{name} has no chat template, so it is asked under the transcript framing at first."
+        return notice(said if self._is_bare(id) else "")
+
+    def _is_bare(self, id: str) -> bool:
+        """Whether the post-trained model of a pair is known to have no chat template."""
+        tokenizers = self.tokenizers(id)
+        return tokenizers is not None and not chat_template.of(tokenizers["post"])
+
     def read_by(self, id: str) -> tuple[str, ...]:
         """What the chat template of a pair reads, where its tokenizer is here."""
-        if id not in self._reads:
-            pair = next((pair for pair in self.pool.pairs if pair.id == id), None)
-            tokenizers = tokenizers_at_hand(pair) if pair else None
-            self._reads[id] = chat_template.switches(tokenizers["post"]) if tokenizers else ()
-        return self._reads[id]
+        tokenizers = self.tokenizers(id)
+        return chat_template.switches(tokenizers["post"]) if tokenizers else ()
+
+    def tokenizers(self, id: str) -> Mapping[Side, Tokenizer] | None:
+        """Those of a pair that is in memory, or whose folders are here."""
+        pair = next((pair for pair in self.pool.pairs if pair.id == id), None)
+        if pair is None:
+            return None
+        lease = self.pool.peek(id)
+        if lease is not None:
+            with lease:
+                return {side: lease.side(side).tokenizer for side in SIDES}
+        if id not in self._at_hand:
+            self._at_hand[id] = tokenizers_at_hand(pair)
+        return self._at_hand[id]
 
     def name_of(self, id: str, side: Side) -> str:
         """How a side of a pair is called before it is loaded."""

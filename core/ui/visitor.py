@@ -7,21 +7,19 @@ tab of the browser, the only one that writes it.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, Literal
 
 import gradio as gr
 
 from .. import links
-from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..errors import UserError
 from ..links import Shared
 from ..pairs import find_pair
 from ..pool import Pool
-from ..prompts import Tokenizer
 from ..steps import Stop
-from ..types import SIDES, Chat, Comparison, Record, Side, Turn, Value
+from ..types import Chat, Comparison, Record, Turn, Value
 from . import markup
 from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
@@ -146,7 +144,7 @@ class Visitor:
     @property
     def outputs(self) -> list[Any]:
         """Everything that another conversation can change."""
-        return list(dict.fromkeys([*self._shown, *self.sidebar.widgets, self.session, self.keeper, self.tabs]))
+        return list(dict.fromkeys([*self._shown, *self.sidebar.outputs, self.session, self.keeper, self.tabs]))
 
     def on_change(self, show: Callable[[Session], Update], outputs: list[Any]) -> None:
         """Let a room show whatever conversation the visitor has from now on."""
@@ -214,15 +212,7 @@ class Visitor:
         waiting = session.waiting
         if waiting is None:
             return None
-        return links.record(waiting.shared, lambda: self._tokenizers(waiting.shared.comparison.pair))
-
-    def _tokenizers(self, id: str) -> Mapping[Side, Tokenizer] | None:
-        """Those of a pair that is in memory, or whose folders are here."""
-        lease = self.pool.peek(id)
-        if lease is None:
-            return tokenizers_at_hand(find_pair(self.pool.pairs, id))
-        with lease:
-            return {side: lease.side(side).tokenizer for side in SIDES}
+        return links.record(waiting.shared, lambda: self.sidebar.tokenizers(waiting.shared.comparison.pair))
 
     # --- arriving ---------------------------------------------------------------------------------
 
@@ -237,7 +227,7 @@ class Visitor:
             self._recover(session, brought)
         opened = session.opened is not None and isinstance(brought, dict) and bool(brought.get("fresh"))
         told = self._tell(session, "begin_here" if opened or session.notice == UNREADABLE else "show", aside=opened)
-        return told if session.busy("compare") else self._show(session) | told
+        return told if session.busy("compare") else self.sidebar.arrived() | self._show(session) | told
 
     def _recover(self, session: Session, brought: Any) -> None:
         """From {"kept", "address", "fresh", "own", "last"} (see visitor.js). A link that cannot be used changes nothing."""

@@ -115,7 +115,10 @@ class Room:
         asking = page.ask(self._ask, asked, self.stream, **every)
         # What follows by `then` runs only when nothing was raised.
         settled = asking.then(
-            self._settled, {visitor.session, self.sidebar.pair}, [visitor.session, self.sidebar.switches], **at_once
+            self._settled,
+            {visitor.session, self.sidebar.pair, self.sidebar.framing_post},
+            [visitor.session, self.sidebar.switches, self.sidebar.framing_post, self.sidebar.bare],
+            **at_once,
         )
         settled.then(None, None, None, js="() => window.sameSeed.transcript.settled()")
         asking.failure(None, None, None, js="() => window.sameSeed.transcript.failed()")
@@ -205,10 +208,13 @@ class Room:
         return told
 
     def _settled(self, values: Values) -> Update:
-        """The models are in memory now, so what their chat template reads is known."""
+        """The models are in memory now, so whether they have a chat template, and what it reads, is known."""
         chosen = values[self.sidebar.pair]
         read = session.switches_of(self.page.pool, chosen) if self._known(chosen) else None
-        return {self.visitor.session: values[self.visitor.session]} | ({} if read is None else self.sidebar.offer(read))
+        update = {self.visitor.session: values[self.visitor.session]}
+        if read is None:
+            return update
+        return update | self.sidebar.offer(read) | self.sidebar.fit(chosen, values[self.sidebar.framing_post])
 
     def _known(self, pair: str) -> bool:
         return pair in {each.id for each in self.page.pool.pairs}
