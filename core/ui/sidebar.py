@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,7 @@ from ..types import (
     FRAMINGS,
     SIDES,
     Comparison,
+    Conversation,
     Framing,
     Record,
     Sampling,
@@ -28,7 +30,7 @@ from ..types import (
     explain,
     in_common,
 )
-from . import theme
+from . import preview, theme
 from .markup import FRAMING, KIND, notice
 from .own_pair import OwnPair
 from .room import QUIET, Update, dropdown, number, slider
@@ -89,7 +91,7 @@ class Sidebar:
         with gr.Row(elem_id="seed_row", equal_height=True):
             self.seed = number("Seed", "seed", sampling.seed, min_width=120, scale=4)
             self.dice = gr.Button("Roll", elem_id="dice", size="sm", min_width=74, scale=1)
-        with gr.Accordion("More sampling and framing", open=False, elem_id="more"):
+        with gr.Accordion("More sampling and framing", open=False, elem_id="more") as more:
             self.top_k = slider("Top-k (0 is off)", "top_k", 0, 200, sampling.top_k, 1)
             self.min_p = slider("Min-p", "min_p", 0, 0.5, sampling.min_p, 0.01)
             self.repetition_penalty = slider(
@@ -103,6 +105,7 @@ class Sidebar:
             self.framing_post = dropdown(
                 "Framing, post-trained", "framing_post", value=self._usual_framing(pool.default.id), **framings
             )
+            self.sent = gr.HTML("", js_on_load=preview.SCRIPT, apply_default_css=False, elem_id="framed")
             self.reset = gr.Button("Reset all of these", elem_id="reset", size="sm")
         self.switches = gr.Textbox(
             label="Chat template switches", elem_id="switches", **_offered(self.read_by(pool.default.id))
@@ -117,6 +120,17 @@ class Sidebar:
         )
         framed = [self.framing_post, self.bare]
         self.pair.input(self.fit, [self.pair, self.framing_post], framed, queue=False, **QUIET)
+        shapes: list[Any] = [self.pair, self.system, self.framing_base, self.framing_post, self.switches]
+        for looks in (more.expand, self.sent.typed, *(each.change for each in shapes)):
+            looks(
+                self._preview,
+                [self.sent, *shapes],
+                self.sent,
+                js=preview.READ_BOX,
+                queue=False,
+                trigger_mode="always_last",
+                **QUIET,
+            )
         if self.own is not None:
             self.own.connect([self.pair, self.switches, *framed])
 
@@ -213,6 +227,27 @@ class Sidebar:
         """Whether the post-trained model of a pair is known to have no chat template."""
         tokenizers = self.tokenizers(id)
         return tokenizers is not None and not chat_template.of(tokenizers["post"])
+
+    def _preview(
+        self, prompt: str, pair: str, system: str, framing_base: Framing, framing_post: Framing, switches: str
+    ) -> str:
+        """What both sides would be sent, by the models' tokenizers; nothing is loaded for it."""
+        try:
+            asked = Comparison(
+                pair=pair,
+                conversation=Conversation(system=system or ""),
+                prompt=prompt.strip() or preview.EXAMPLE,
+                sampling=DEFAULT_SAMPLING,
+                framing_base=framing_base,
+                framing_post=framing_post,
+                today=date.today().isoformat(),
+                chat_template_kwargs=_parsed(switches or ""),
+            )
+            return preview.preview(asked, self.tokenizers(pair))
+        except ValidationError as error:
+            return notice(str(explain(error)), "error")
+        except UserError as error:
+            return notice(str(error), "error")
 
     def read_by(self, id: str) -> tuple[str, ...]:
         """What the chat template of a pair reads, where its tokenizer is here."""
