@@ -545,6 +545,45 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     expect(page.locator(".turn .caption")).to_contain_text("seed")
 
 
+def choose(page, number: int) -> str:
+    """Choose a pair of the list; returns what its models are called above the prompt."""
+    page.locator("#pair input").click()
+    page.get_by_role("option").nth(number).click()
+    before = page.locator("#transcript .before .model b")
+    expect(before.first).to_contain_text(("Same-Seed", "SmolLM2-135M")[number])
+    return before.first.inner_text()
+
+
+def test_after_a_failed_download_the_pair_that_answers_is_the_one_that_is_chosen(visitor, url):
+    page = visitor(url)
+    at_most(page, 8)
+    choose(page, 1)
+    for _ in range(2):  # no other pair takes its place
+        ask(page, "Hello")
+        expect(page.locator("#notice")).to_contain_text("not on this machine")
+        expect(page.locator("#prompt textarea")).to_have_value("Hello")
+        expect(page.locator("#pair input")).to_have_value(re.compile("SmolLM2 135M"))
+        expect(page.locator(".turn")).to_have_count(0)
+    name = choose(page, 0)
+    expect(page.locator("#notice")).to_have_text("")
+    ask(page, "Hello")
+    ended(page)
+    expect(page.locator(".turns .model b").first).to_have_text(name)
+
+
+def test_an_error_goes_once_its_reason_may_be_gone(visitor, scripted):
+    page = visitor(scripted("a", "b"))
+    ask(page, " ")
+    expect(page.locator("#notice")).to_contain_text("Type a prompt first")
+    page.locator("#prompt textarea").fill("Hello")
+    expect(page.locator("#notice")).to_have_text("")
+    page.locator("#seed input").fill("")
+    ask(page, "Hello")
+    expect(page.locator("#notice")).to_contain_text("Seed is empty")
+    page.locator("#seed input").fill("5")
+    expect(page.locator("#notice")).to_have_text("")
+
+
 def test_loading_shows_its_progress(visitor, scripted):
     page = visitor(scripted("a", "b", loading=2.0))
     ask(page, "Hello")

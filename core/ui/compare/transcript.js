@@ -22,6 +22,9 @@ const say = (text, tone = "", back = null) => {
   notice.replaceChildren(text ?? "");
   if (back) notice.append(" ", make("button", { type: "button", "data-do": "version", "data-turn": back.turn, "data-versions": JSON.stringify(back.versions) }, "Put back"));
 };
+// What was wrong may be right once something is changed; what offers a way out stays.
+const forgive = () => busy || !notice.matches(".error") || $("button", notice) || say("");
+document.addEventListener("input", forgive);
 const sayBanner = (told, elsewhere) => {
   banner.className = `banner ${told?.[1] ?? ""}`;
   banner.replaceChildren(told?.[0] ?? "");
@@ -230,7 +233,7 @@ const fold = (turn, name, button, ask) => {
   open ? open.remove() : ask();
 };
 const answers = {
-  heads: (text) => $(".before").replaceChildren(html(text)),
+  heads: (text) => { $(".before").replaceChildren(html(text)); forgive(); },
   rows: (text, told) => {
     edit(null);
     busy || rest(); // a turn that was begun meanwhile goes on behind what is there now
