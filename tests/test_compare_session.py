@@ -9,6 +9,7 @@ from core import chat_template, links
 from core.compare import Run
 from core.errors import UserError
 from core.links import Shared
+from core.steps import Stop
 from core.types import (
     DEFAULT_SAMPLING,
     SIDE_NAMES,
@@ -391,3 +392,27 @@ def test_marks_are_counted_with_their_interval():
 )
 def test_the_interval_is_wilsons(successes, trials, low, high):
     assert session.wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"branch": {"side": "neither", "step": 0, "token": 1}}, "Choose one of the tokens"),
+        ({"branch": {"side": "base", "step": "0", "token": 1}}, "Choose one of the tokens"),
+        ({"branch": {"side": "base", "step": 900, "token": 1}}, "choose one of them"),
+        ({"handover": {"tokens": None}}, "Choose one of the tokens"),
+        ({"dial": {"amount": 7}}, "less than or equal to 1.5"),
+        ({"dial": 1}, "or a setting of the dial"),
+    ],
+)
+def test_what_a_turn_does_not_suggest_is_a_sentence_and_changes_nothing(pool, ran, asked, said):
+    view = last(session.suggested(pool, ran, 1, asked, stop=Stop()))
+    assert said in view.notice and view.tone == "error"
+    assert view.chat == ran and not view.changed
+
+
+def test_a_handover_begins_each_reply_with_the_others_first_tokens(pool, ran):
+    view = last(session.suggested(pool, ran, 1, {"handover": {"tokens": 2}}, stop=Stop()))
+    made = view.chat[1]
+    assert (made.prefill_base, made.prefill_post) == (ran[1].post.token_ids[:2], ran[1].base.token_ids[:2])
+    assert view.changed and len(view.chat) == 2

@@ -279,7 +279,7 @@ def test_the_lens_colours_the_words_where_they_are(visitor, url):
     page.keyboard.press("ArrowRight")
     expect(card).to_contain_text("The post-trained model would choose")
     page.keyboard.press("Enter")
-    expect(card.get_by_role("button")).to_have_count(3)
+    expect(card.locator("[data-do=branch]")).to_have_count(3)
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
     words.nth(1).click()
@@ -290,6 +290,36 @@ def test_the_lens_colours_the_words_where_they_are(visitor, url):
     expect(words.first).to_be_visible()
     page.get_by_role("switch", name="Lens").click()
     expect(words.first).to_be_hidden()
+
+
+def test_a_handover_and_a_dial_are_made_where_the_reply_is_and_are_versions_of_it(visitor, url):
+    page = visitor(url)
+    at_most(page, 24)
+    ask(page, "What is the capital of France?")
+    ended(page)
+    plain = [reply(page, side).strip() for side in ("base", "post")]
+    page.get_by_role("switch", name="Lens").click()
+    page.locator(".reply.post .read-token").nth(2).click()
+    page.get_by_role("button", name="Hand over after 3 tokens").click()
+    ended(page)
+    expect(page.locator(".caption")).to_contain_text("base begins with 3 given tokens")
+    expect(page.locator(".caption")).to_contain_text("post-trained begins with 3 given tokens")
+    expect(page.locator(".versions")).to_contain_text("2/2")
+    expect(page.locator(".turn .reply.base .read-token").nth(2)).to_be_visible()
+    page.get_by_role("switch", name="Lens").click()
+    assert reply(page, "base").strip().startswith(plain[1][:5])
+    page.locator(".versions button").first.click()
+    expect(page.locator(".versions")).to_contain_text("1/2")
+    page.get_by_role("switch", name="Lens").click()
+    page.locator(".dial input").fill("0")
+    page.locator(".dial button").click()
+    ended(page)
+    expect(page.locator(".versions")).to_contain_text("3/3")
+    expect(page.locator(".caption")).to_contain_text("dial 0 in logits")
+    page.locator(".dial input").fill("7")
+    page.locator(".dial button").click()
+    expect(page.locator("#notice")).to_contain_text("less than or equal to 1.5")
+    expect(page.locator(".versions")).to_contain_text("3/3")
 
 
 def test_a_reload_keeps_the_conversation_and_its_settings(visitor, url):

@@ -29,6 +29,7 @@ from ...types import (
     Chat,
     Comparison,
     Conversation,
+    Dial,
     Lens,
     Mark,
     Record,
@@ -144,25 +145,37 @@ def retry(pool: Pool, chat: Chat, turn: int, choices: Choices, **how: Any) -> Vi
     yield from compare(pool, chat[:turn], prompt, choices, again=again, instead_of=chat, **how)
 
 
-def branch(
+def suggested(
     pool: Pool, chat: Chat, turn: int, asked: Mapping[str, Any], *, stop: Stop, slower: Callable[[], int] = lambda: 1
 ) -> Views:
-    """Both models go on from a reply of a turn, with another token at one of its steps, under the turn's own settings.
+    """What a turn suggests, in its place and under its own settings.
 
-    `asked` comes from the browser and is checked here: "side", "step" (from 0) and "token".
+    `asked` comes from the browser and is checked here, one of {"branch": {"side", "step" (from 0), "token"}}, {"handover":
+    {"tokens"}} and {"dial": {"amount"}}: both models go on from a reply with another token, each goes on from the
+    other's first tokens, or the post-trained side is turned towards the base or beyond itself.
     """
     record = chat[turn]
 
-    def make() -> Comparison:
-        step, token = asked.get("step"), asked.get("token")
-        side: Side = "base" if asked.get("side") == "base" else "post"
+    def whole(comparison: Comparison, side: Side) -> tuple[int, ...]:
         receipt = record.receipt(side)
-        if receipt is None or type(step) is not int or type(token) is not int:
-            raise UserError("Choose one of the tokens on the card.")
-        comparison = record.comparison(chat[:turn])
-        return what_if.branch(comparison, (*comparison.prefill(side), *receipt.token_ids), step, token)
+        if receipt is None:
+            raise UserError(f"The {SIDE_NAMES[side]} side of this turn has no reply; run it again first.")
+        return (*comparison.prefill(side), *receipt.token_ids)
 
-    yield from _run(pool, chat[:turn], make, chat, None, stop, slower)
+    def changed(lease: Lease, comparison: Comparison) -> Comparison:
+        match asked:
+            case {"branch": {"side": "base" | "post" as side, "step": int(step), "token": int(token)}}:
+                return what_if.branch(comparison, whole(comparison, side), step, token)
+            case {"handover": {"tokens": int(tokens)}}:
+                return what_if.handover(lease, comparison, whole(comparison, "base"), whole(comparison, "post"), tokens)
+            case {"dial": {"amount": int(amount) | float(amount)}}:
+                try:
+                    return comparison.model_copy(update={"dial": Dial(amount=amount)})
+                except ValidationError as error:
+                    raise explain(error) from None
+        raise UserError("Choose one of the tokens on the card, or a setting of the dial.")
+
+    yield from _run(pool, chat[:turn], lambda: record.comparison(chat[:turn]), chat, None, stop, slower, changed)
 
 
 def _run(
@@ -173,8 +186,12 @@ def _run(
     box: str | None,
     stop: Stop,
     slower: Callable[[], int],
+    changed: Callable[[Lease, Comparison], Comparison] = lambda lease, comparison: comparison,
 ) -> Views:
-    """One comparison after the turns of `chat`, from loading its models to the turn that stays; `shown` stands when it fails."""
+    """One comparison after the turns of `chat`, from loading its models to the turn that stays; `shown` stands when it fails.
+
+    What `make` gives says which models are needed; what `changed` makes of it with them is run.
+    """
     try:
         comparison = make()
         lease = yield from watch(
@@ -185,7 +202,7 @@ def _run(
         return
     try:
         with lease:
-            run = Run(lease, comparison)
+            run = Run(lease, changed(lease, comparison))
             stop.also(run.stop)
             live = Live.of(run, "" if chat else lease.kin.difference)
             for snapshot in run.snapshots(lambda: min(1.0, PERIOD * slower())):

@@ -136,15 +136,15 @@ class Room:
     def _ask(self, values: Values, event: gr.EventData) -> Iterator[str]:
         """One turn as a log: the row, what is new in each view, and the row that stays.
 
-        The event says `prompt` and `at`, the turn whose place it takes, or `again` to run turn `at` again, or `branch` to
-        go on from a token of it.
+        The event says `prompt` and `at`, the turn whose place it takes, or `again` to run turn `at` again, or what turn `at`
+        suggests (see `session.suggested`).
         """
         asked: dict[str, Any] = event._data
         held = self.visitor.of(values)
         before, versions = held.records, held.versions or Versions()
         at = _turn(asked.get("at"), len(before))
-        branch = asked.get("branch") if at < len(before) else None
-        again = bool(asked.get("again") or branch) and at < len(before)
+        suggested = any(name in asked for name in ("branch", "handover", "dial"))
+        again = bool(asked.get("again") or suggested) and at < len(before)
         prompt = before[at].turn.prompt if again else str(asked.get("prompt") or "")
         blind: Side | None = secrets.choice(SIDES) if asked.get("blind") is True else None
         log = Log(at, prompt, blind)
@@ -160,8 +160,8 @@ class Room:
             choices = self.sidebar.read(values)
             shared = held.opened.shared if held.opened else None
             how: dict[str, Any] = {"shared": shared, "stop": work, "slower": lambda: held.slower}
-            if isinstance(branch, dict):
-                views = session.branch(self.page.pool, before, at, branch, stop=work, slower=lambda: held.slower)
+            if suggested and again:
+                views = session.suggested(self.page.pool, before, at, asked, stop=work, slower=lambda: held.slower)
             elif again:
                 views = session.retry(self.page.pool, before, at, choices, **how)
             else:

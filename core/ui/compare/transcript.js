@@ -324,6 +324,11 @@ const doing = {
     hideCard();
     ask({ at, branch: { side: dataset.side, step, token } });
   },
+  handover: (turn, { dataset }) => {
+    hideCard();
+    ask({ at: Number(dataset.turn), handover: { tokens: Number(dataset.tokens) } });
+  },
+  dial: (turn, button) => ask({ at: turn, dial: { amount: Number($("input", button.parentElement).value) } }),
   carry: () => trigger("fresh", { carry: true }),
   elsewhere: () => window.sameSeed.visitor.elsewhere(),
 };
@@ -415,6 +420,7 @@ const showCard = (token, pinned = false) => {
     bar("base", share.base), bar("post", share.post),
     make("p", {}, pinned ? `Go on from here with a choice of the ${NAMES[other]} model:` : `The ${NAMES[other]} model would choose`), list,
     make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [make("code", {}, visible(drawn))] : [])),
+    ...(pinned ? [make("p", {}, make("button", { type: "button", "data-do": "handover", "data-turn": turnOf(token), "data-tokens": step + 1 }, `Hand over after ${step ? `${step + 1} tokens` : "1 token"}`), ": each model goes on from what the other wrote.")] : []),
   );
   card.hidden = false;
   const [at, size] = [token.getClientRects()[0], card.getBoundingClientRect()];
