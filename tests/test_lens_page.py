@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -12,6 +14,7 @@ from playwright.sync_api import Page, expect
 from core.types import DEFAULT_SAMPLING, LensReport
 from tests.browser import ask, at_most, ended, reload, reply
 
+GLOSSARY = (Path(__file__).parent.parent / "docs" / "glossary.md").read_text("utf-8")
 PLANTS = "Plants are tiny chefs that cook with sunshine!\n\n1. **Sip** water from the soil.\n2. Breathe in air.\n"
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> ${window.hacked = 3} {{x}} </span>\n"
@@ -43,6 +46,22 @@ def finished(page: Page) -> None:
         "() => [...document.querySelectorAll('.what-if header')].filter((head) => !/Writing|Waiting/.test(head.innerText)).length === 2",
         timeout=60_000,
     )
+
+
+def test_terms_come_behind_plain_words_and_stand_in_the_glossary(visitor, scripted):
+    page = visitor(scripted("The sea is wide.", "The sea is deep."))
+    ask(page, "The sea is")
+    ended(page)
+    open_lens(page)
+    read(page)
+    terms = page.locator(".lens .term").evaluate_all(
+        "terms => terms.map((term) => [term.parentElement.textContent.split(term.textContent)[0], term.textContent])"
+    )
+    widgets = page.locator("#lens_what_if").inner_text()
+    terms += re.findall(r"^(.+) \((\w+(?: \w+)?)\)$", widgets, re.MULTILINE)
+    assert len(terms) >= 14 and all(plain.strip() for plain, _ in terms), terms
+    headings = "\n".join(re.findall(r"^### .*|\*\*.*?\*\*", GLOSSARY, re.MULTILINE)).lower()
+    assert [term for _, term in terms if term.lower().removesuffix("s") not in headings] == []
 
 
 def test_the_lens_of_a_reply_agrees_with_the_endpoint_and_with_what_is_saved(visitor, url):
@@ -130,6 +149,7 @@ def test_tokens_are_chosen_by_keyboard_mouse_and_on_the_plot(visitor, scripted):
     expect(card).to_contain_text(f"Token 1 of {total}")
     page.locator(".token").nth(4).click()
     expect(card).to_contain_text(f"Token 5 of {total}")
+    page.locator(".lens-plot svg").scroll_into_view_if_needed()
     box = page.locator(".lens-plot svg").bounding_box()
     page.mouse.click(box["x"] + box["width"] * (9.5 / total), box["y"] + box["height"] / 2)
     expect(card).to_contain_text(f"Token 10 of {total}")

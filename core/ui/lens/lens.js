@@ -6,8 +6,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const FULL = { kl: 4, ratio: 4 }; // nats at which the colour is at its strongest
 const COLOURS = {
   rank: "For the sibling, the writer's first choice here is its <i class='unshifted'>first</i> <i class='marginal'>second or third</i> <i class='shifted'>none of these</i>",
-  kl: "KL(post-trained || base) at this position: 0 <i class='scale kl'></i> 4 nats or more",
-  ratio: "Probability against the base: <i class='scale ratio'></i> 4 nats less, equal, 4 nats more",
+  kl: "How much post-training changed the choice here: not at all <i class='scale kl'></i> by 4 nats or more",
+  ratio: "Against the base, this token is <i class='scale ratio'></i> 4 nats less likely, as likely, 4 nats likelier",
 };
 let head, tokens, summary, chosen, consumed, colour = "rank";
 
@@ -17,6 +17,7 @@ const make = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
+const term = (word) => make("small", { class: "term" }, word); // the field's word, after plain ones
 const nats = (value) => `${value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(2)}`;
 const percent = (share) => (share > 0 && share < 0.001 ? "<0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`);
 const visible = (string) => JSON.stringify(string).slice(1, -1).replaceAll('\\"', '"') || "(part of a character)";
@@ -66,7 +67,7 @@ const bar = (side, share) => make("span", { class: `lens-bar ${side}` }, make("s
 
 const opinion = (token, side) => {
   const share = Math.exp(token[side]);
-  const rank = `rank ${token.ranks[side].toLocaleString("en")}`;
+  const rank = `place ${token.ranks[side].toLocaleString("en")}`;
   return make("div", { class: `lens-opinion ${side}` }, make("span", {}, name[side]), bar(side, share), make("b", {}, percent(share)), make("small", {}, rank));
 };
 
@@ -82,6 +83,7 @@ const candidates = (token, side) => {
   return make("div", {}, make("h3", {}, `${name[side]} would choose`), list);
 };
 
+const capital = (sentence) => sentence[0].toUpperCase() + sentence.slice(1);
 const preference = (ratio) => {
   const size = Math.abs(ratio) < 0.1 ? "" : Math.abs(ratio) < 1 ? "slightly " : Math.abs(ratio) < 3 ? "" : "strongly ";
   if (Math.abs(ratio) < 0.1) return "post-training left this token as likely as it was";
@@ -107,8 +109,8 @@ const choose = (step, scroll = true) => {
     make("p", { class: "muted" }, `Token ${token.step + 1} of ${tokens.length}`),
     opinion(token, "base"),
     opinion(token, "post"),
-    make("p", {}, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), `: ${preference(token.ratio)}`),
-    make("p", { class: "muted" }, `KL ${nats(token.kl)} nats, Jensen-Shannon ${nats(token.js)} nats`),
+    make("p", {}, `${capital(preference(token.ratio))}: `, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), " ", term("Log-ratio")),
+    make("p", { class: "muted" }, `The whole choice here changed by ${nats(token.kl)} nats `, term("KL divergence"), `, ${nats(token.js)} taking both models alike `, term("Jensen-Shannon divergence")),
     make("p", { class: "muted" }, luck(token)),
     make("h2", {}, "Branch: go on from here with another token"),
     make("div", { class: "lens-tops" }, candidates(token, "base"), candidates(token, "post")),
@@ -129,7 +131,7 @@ const drawPlot = () => {
   const most = Math.max(1, ...tokens.map((token) => token.kl));
   const mean = tokens.reduce((sum, token) => sum + token.kl, 0) / tokens.length;
   const path = tokens.map(({ kl }, step) => `M${step + 0.12} 100V${(100 - (100 * kl) / most).toFixed(2)}h.76V100z`).join("");
-  const said = `KL divergence by position: mean ${nats(mean)} nats, at most ${nats(most)}`;
+  const said = `How much post-training changed each choice (KL divergence): mean ${nats(mean)} nats, at most ${nats(most)}`;
   const svg = shape("svg", { viewBox: `0 0 ${tokens.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": said });
   svg.append(shape("rect", { class: "cursor", y: 0, width: 1, height: 100, x: -2 }), shape("path", { d: path }));
   svg.onclick = (event) => {
@@ -137,7 +139,7 @@ const drawPlot = () => {
     choose(Math.floor(((event.clientX - box.left) / box.width) * tokens.length));
   };
   plot.replaceChildren(
-    make("h2", {}, "KL(post-trained || base) by position"),
+    make("h2", {}, "How much post-training changed each choice ", term("KL divergence")),
     make("div", { class: "lens-axes" }, make("span", { class: "y" }, `${nats(most)} nats`), svg, make("span", {}, "Token 1"), make("span", { class: "last" }, tokens.length)),
   );
   drawCursor();
@@ -147,18 +149,18 @@ const drawCursor = () => plot.querySelector(".cursor")?.setAttribute("x", chosen
 
 // --- the whole reply ----------------------------------------------------------------------------------------
 
-const figure = (title, value, note) => make("div", {}, make("dt", {}, title), make("dd", {}, value, ...(note ? [make("small", {}, note)] : [])));
+const figure = (title, word, value, note) => make("div", {}, make("dt", {}, title, " ", term(word)), make("dd", {}, value, ...(note ? [make("small", {}, note)] : [])));
 
 const drawFigures = () => {
   const { shares, mean_kl, mean_kl_first_5, expected_agreement, observed_agreement, first_parting } = summary;
   const divergence = first_parting === null ? "never" : `token ${first_parting + 1}`;
   figures.replaceChildren(
-    figure("Unshifted", percent(shares.unshifted), "both have the same first choice"),
-    figure("Marginal", percent(shares.marginal), "the sibling's second or third"),
-    figure("Shifted", percent(shares.shifted), "beyond"),
-    figure("Mean KL", `${nats(mean_kl)} nats`, `first five tokens ${nats(mean_kl_first_5)}`),
-    figure("First divergence", divergence, "the sibling draws another token"),
-    figure("Agreement under shared luck", percent(observed_agreement), `expected ${percent(expected_agreement)}`),
+    figure("Both have the same first choice", "Unshifted", percent(shares.unshifted)),
+    figure("It is the sibling's second or third", "Marginal", percent(shares.marginal)),
+    figure("It is further down", "Shifted", percent(shares.shifted)),
+    figure("How much a choice changed", "KL divergence", `${nats(mean_kl)} nats`, `on average; first five tokens ${nats(mean_kl_first_5)}`),
+    figure("Where the sibling draws another token", "Divergence", divergence),
+    figure("Both draw the same with shared luck", "Agreement", percent(observed_agreement), `expected ${percent(expected_agreement)}`),
   );
 };
 

@@ -62,20 +62,20 @@ class Room:
 
     def _what_if(self) -> None:
         with gr.Row(elem_classes="lens-row", equal_height=True):
-            self.handed = slider("Handover: tokens that the other model writes first", "lens_tokens", 1, 100, 5, 1)
+            self.handed = slider("Tokens of the other model first (handover)", "lens_tokens", 1, 100, 5, 1)
             self.hand_over = gr.Button("Hand over", elem_id="lens_hand_over", size="md", min_width=130, scale=0)
         with gr.Row(elem_classes="lens-row", equal_height=True):
-            costume = "Costume dial: 0 is the base, 1 the post-trained model"
+            costume = "From the base, 0, to the post-trained model, 1, and beyond (costume dial)"
             self.amount = slider(costume, "lens_amount", 0, 1.5, 0.5, 0.05)
             self.space = gr.Radio(
-                [("Logits", "logits"), ("Weights", "weights")],
+                [("Scores (logits)", "logits"), ("Weights", "weights")],
                 value="logits",
                 label="Mix their",
                 elem_id="lens_space",
                 min_width=180,
             )
             self.dial = gr.Button("Turn the dial", elem_id="lens_dial", size="md", min_width=130, scale=0)
-            self.sweep = gr.Button("Sweep", elem_id="lens_sweep", size="md", min_width=100, scale=0)
+            self.sweep = gr.Button("All of it (sweep)", elem_id="lens_sweep", size="md", min_width=140, scale=0)
         with gr.Row(elem_classes="lens-row"):
             self.grid = gr.Button("Weights or template?", elem_id="lens_grid", size="md", min_width=180, scale=0)
             self.open = gr.Button("Open in Compare", elem_id="lens_open", size="md", min_width=150, scale=0)
