@@ -721,12 +721,39 @@ def test_markdown_keeps_its_form_on_the_post_trained_side(visitor, scripted):
     shows_exactly(page, markdown)
 
 
+CODE = "```python\ndef f(x: int) -> str:  # once upon a time there was a line that no phone and no column could hold, however wide\n    # twice\n    return 'a' + str(2 * x)\n```\n\n"
+FORMULAS = "So $x^2 < 5$ and \\[ \\frac{a}{b} = \\sqrt{c} \\] but not $5 and $6, nor $\\nope{x}$.\n\n"
+WIDE = f"$${' + '.join(f'x_{{{n}}}' for n in range(90))}$$"
+
+
+def test_code_has_colours_and_formulas_are_set(visitor, scripted):
+    page = visitor(scripted(CODE + FORMULAS + WIDE, pause=0.002), viewport={"width": 390, "height": 844})
+    ask(page, "Hello")
+    ended(page)
+    post = page.locator(".turn .reply.post .text")
+    assert post.locator("pre").inner_text() == CODE.removeprefix("```python\n").removesuffix("```\n\n")
+    colours = post.locator("pre span").evaluate_all("spans => spans.map((span) => getComputedStyle(span).color)")
+    assert len(set(colours)) >= 4
+    formulas = post.locator("math")
+    assert (
+        formulas.evaluate_all("all => all.map((each) => each.namespaceURI)")
+        == ["http://www.w3.org/1998/Math/MathML"] * 3
+    )
+    small, large = (formulas.nth(n).locator("mi").first.bounding_box() for n in (0, 1))
+    assert small and large and small["width"] > 0 and large["height"] > 0
+    assert "but not $5 and $6, nor $\\nope{x}$." in post.inner_text()
+    fits = "() => document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits), "what is wide is moved in its own place"
+    assert formulas.nth(2).evaluate("each => each.scrollWidth > each.clientWidth && each.clientWidth <= innerWidth")
+    shows_exactly(page, CODE + FORMULAS + WIDE)
+
+
 # --- for everybody -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [1440, 390])
 def test_axe_finds_nothing(visitor, scripted, width):
-    url = scripted("A reply with **markdown**, `code` and\n\n- a list")
+    url = scripted(f"A reply with **markdown**, `code` and\n\n- a list\n\n{CODE}{FORMULAS}{WIDE}")
     page = visitor(url, viewport={"width": width, "height": 844}, reduced_motion="reduce")
     for state in ("empty", "answered"):
         if state == "answered":
