@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.ui import formulas
 from core.ui.highlighting import LANGUAGES, LONGEST, highlighted
-from core.ui.markdown import GrowingMarkdown, markdown
+from core.ui.markdown import MOST, GrowingMarkdown, markdown
 
 ELEMENTS = {"p", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "hr", "br", "em", "strong", "s", "a"}
 ELEMENTS |= {"table", "thead", "tbody", "tr", "th", "td", "span", "math", *formulas._CHILDREN}
@@ -370,3 +370,24 @@ def test_colours_change_no_character(language, code):
 def test_long_code_and_code_of_an_unknown_language_have_no_colours():
     assert "<span" in highlighted("x = 1", "PY") and "<span" not in highlighted("x = 1", "klingon")
     assert "<span" not in highlighted("x = 1\n" * LONGEST, "py")
+
+
+def test_one_answer_gives_other_peoples_parsers_no_more_than_its_share(monkeypatch):
+    """What comes after stands as it was written, and the whole text is there."""
+    given = []
+    monkeypatch.setattr(
+        "core.ui.markdown.highlighted", lambda code, language: given.append(code) or highlighted(code, language)
+    )
+    fences = "".join(f"```py\nx = {number}{'1' * 1900}\n```\n\n" for number in range(30))
+    drawn = markdown(fences)
+    assert 0 < sum(map(len, given)) <= MOST
+    assert drawn.count("<pre") == 30 and drawn.count("code-number") == len(given)
+    formulas_ = [f"${'x' * 1900}+{number}$" for number in range(30)]
+    drawn = markdown(" ".join(formulas_))
+    assert 0 < drawn.count("<math") * 1900 <= MOST and formulas_[-1] in drawn
+
+
+def test_code_that_is_mostly_blank_has_no_colours():
+    """The time of some lexers grows with the square of a run of white space."""
+    assert "<span" in highlighted("if x:\n" + " " * 90 + "y", "py")
+    assert "<span" not in highlighted("if x:\n" + " " * 100 + "y", "py")

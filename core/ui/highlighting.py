@@ -1,6 +1,7 @@
 """Code that a model wrote -> the same text with its words marked for colours. Pygments reads it; the style sheet has the colours."""
 
 import html
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
@@ -9,7 +10,8 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Generic, Keyword, Literal, Name, _TokenType
 
-LONGEST = 5_000  # characters; some lexers take a time that grows with the square of it
+LONGEST = 2_000  # characters; some lexers take a time that grows with the square of it, for white space most of all
+_BLANK = re.compile(r"\s{100}")
 # By the names that models write behind the fence. Pygments has hundreds more, which nobody has tried on hostile text.
 LANGUAGES = frozenset({
     "bash", "c", "c++", "c#", "cpp", "csharp", "css", "diff", "docker", "dockerfile", "go", "golang", "haskell", "html", "ini",
@@ -17,7 +19,8 @@ LANGUAGES = frozenset({
     "python3", "r", "rb", "rs", "ruby", "rust", "scala", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "xml",
     "yaml", "zsh",
 })  # fmt: skip
-_SPELLED = {"jsx": "javascript", "tsx": "typescript"}  # what Pygments has no name for
+# What Pygments has no name for; and C#, whose lexer is the slowest of all.
+_SPELLED = {"jsx": "javascript", "tsx": "typescript", "c#": "java", "csharp": "java"}
 _CLASSES: tuple[tuple[_TokenType, str], ...] = (
     (Comment.Preproc, "name"),
     (Comment, "comment"),
@@ -38,8 +41,8 @@ _CLASSES: tuple[tuple[_TokenType, str], ...] = (
 
 
 def highlighted(code: str, language: str) -> str:
-    """Escaped HTML of exactly this text; without colours where the language is not one of LANGUAGES, or the code is long."""
-    if language.lower() not in LANGUAGES or len(code) > LONGEST:
+    """Escaped HTML of exactly this text; without colours where the language is not one of LANGUAGES, or the code is long or mostly blank."""
+    if language.lower() not in LANGUAGES or len(code) > LONGEST or _BLANK.search(code):
         return html.escape(code)
     tokens = list(_lexer(language.lower()).get_tokens(code))
     if "".join(text for _, text in tokens) != code:

@@ -21,6 +21,7 @@ from .highlighting import highlighted
 
 _LEVEL = {f"h{n}": f"h{min(6, n + 3)}" for n in range(1, 7)}  # headings of a reply stand below those of the page
 _DEEPEST = 16  # levels of lists and quotes; deeper, their marks are text
+MOST = 20_000  # characters of code and formulas in one answer that other people's parsers are given
 _CLOSING = {"\\(": "\\)", "\\[": "\\]", "$$": "$$", "$": "$"}
 _ON_LINES_OF_THEIR_OWN = ("\\[", "$$")
 _AMOUNT = re.compile(r"\d[\d.,]*\s+[a-zA-Z]{2}")  # "$5 and ...": money, not a formula
@@ -47,7 +48,7 @@ def _fence(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: A
     token = tokens[at]
     language = (unescapeAll(token.info).split() or [""])[0]
     complete = env["finished"] or _is_closed(token)
-    code = _once(env, highlighted, token.content, language) if complete else html.escape(token.content)
+    code = (_once(env, highlighted, token.content, language) if complete else None) or html.escape(token.content)
     known = f' class="language-{html.escape(language)}"' if language else ""
     return f'<pre tabindex="0"><code{known}>{code}</code></pre>\n'
 
@@ -125,10 +126,11 @@ def _end_of_formula(state: StateInline, opening: str, begins: int) -> int | None
 
 
 def _once(env: Any, draw: Callable[[str, Any], Any], text: str, how: str | bool) -> Any:
-    """What `draw` makes of a text, which all views of one answer share."""
+    """What `draw` makes of a text, which all views of one answer share; None where the answer has had its share of it."""
     known, asked = env["known"], (text, how)
     if asked not in known:
-        known[asked] = draw(text, how)
+        env["left"] -= len(text)
+        known[asked] = draw(text, how) if env["left"] >= 0 else None
     return known[asked]
 
 
@@ -165,7 +167,7 @@ class GrowingMarkdown:
     """
 
     def __init__(self, finished: bool = False) -> None:
-        self._env: dict[str, Any] = {"finished": finished, "known": {}}
+        self._env: dict[str, Any] = {"finished": finished, "known": {}, "left": MOST}
         self._settled: list[str] = []
         self._read = ""  # the text of the settled blocks
 
