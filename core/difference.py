@@ -5,12 +5,14 @@ No model is run. This file knows receipts, not how they are shown.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from . import prompts
 from .receipts import engine_changes
 from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, SideReceipt, Turn, Value
 
@@ -39,12 +41,17 @@ class InputDifference(Value):
 
 
 class ReplyDivergence(Value):
-    """The first step at which one side's two replies differ; an id is None where that reply had ended."""
+    """The first step at which one side's two replies differ; an id is None where that reply had ended.
+
+    The tokens as text are None where they are not known: a receipt holds ids, and the tokenizer is not here.
+    """
 
     side: Side
     step: int
     first_id: int | None
     second_id: int | None
+    first_text: str | None = Field(default=None, exclude_if=lambda text: text is None)
+    second_text: str | None = Field(default=None, exclude_if=lambda text: text is None)
     first_margin: float | None
     second_margin: float | None
 
@@ -61,14 +68,30 @@ class Difference(Renamed):
     unexplained: bool
 
 
-Texts = Mapping[Side, str]  # what was sent to each side, whole
+@dataclass(frozen=True)
+class Detokenized:
+    """What the tokenizers of a receipt's pair tell of it: the whole text that was sent to each side, and a token of a
+    side as text. Both are missing where they are not here."""
+
+    texts: Mapping[Side, str] = field(default_factory=dict)
+    token: Callable[[Side, int], str | None] = lambda side, id: None
+
+    @classmethod
+    def of(cls, comparison: Comparison, tokenizers: Mapping[Side, prompts.Tokenizer]) -> "Detokenized":
+        """Raises UserError when these cannot be asked this."""
+        return cls(prompts.texts(comparison, tokenizers), lambda side, id: prompts.token_text(tokenizers[side], id))
 
 
-def difference(first: Receipt, second: Receipt, texts: tuple[Texts, Texts] | None = None) -> Difference:
-    """What differs between two receipts. `texts` are the texts that were sent, where they can be rebuilt."""
+UNKNOWN = Detokenized()
+
+
+def difference(
+    first: Receipt, second: Receipt, read: tuple[Detokenized, Detokenized] = (UNKNOWN, UNKNOWN)
+) -> Difference:
+    """What differs between two receipts."""
     inputs = tuple(_inputs(first, second))
-    divergences = tuple(found for side in SIDES if (found := _divergence(first, second, side)))
-    a, b = texts or ({}, {})
+    divergences = tuple(found for side in SIDES if (found := _divergence(first, second, side, read)))
+    a, b = (each.texts for each in read)
     sent = {
         side: tuple(stretches(a[side], b[side])) for side in SIDES if side in a and side in b and a[side] != b[side]
     }
@@ -162,16 +185,22 @@ def first_divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
     return None if same == len(first) == len(second) else same
 
 
-def _divergence(first: Receipt, second: Receipt, side: Side) -> ReplyDivergence | None:
+def _divergence(
+    first: Receipt, second: Receipt, side: Side, read: tuple[Detokenized, Detokenized]
+) -> ReplyDivergence | None:
     a, b = first.side(side), second.side(side)
     step = first_divergence(a.token_ids, b.token_ids)
     if step is None:
         return None
+    ids = _at(a.token_ids, step), _at(b.token_ids, step)
+    texts = [None if id is None else each.token(side, id) for id, each in zip(ids, read, strict=True)]
     return ReplyDivergence(
         side=side,
         step=step,
-        first_id=_at(a.token_ids, step),
-        second_id=_at(b.token_ids, step),
+        first_id=ids[0],
+        second_id=ids[1],
+        first_text=texts[0],
+        second_text=texts[1],
         first_margin=_at(a.margins, step),
         second_margin=_at(b.margins, step),
     )

@@ -40,6 +40,7 @@ class Tokenizer(Protocol):
     def __len__(self) -> int: ...
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
     def convert_ids_to_tokens(self, ids: int) -> Any: ...
+    def decode(self, token_ids: list[int]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,11 @@ def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: T
 def has_token(tokenizer: Tokenizer, id: int) -> bool:
     """Whether the tokenizer has this id. There may be gaps, so the number of its tokens does not tell."""
     return 0 <= id < 2**32 and tokenizer.backend_tokenizer.id_to_token(id) is not None
+
+
+def token_text(tokenizer: Tokenizer, id: int) -> str:
+    """A token as text; ids that the tokenizer does not have are shown as numbers."""
+    return str(tokenizer.decode([id])) if has_token(tokenizer, id) else f"(no such token: {id})"
 
 
 def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:

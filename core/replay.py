@@ -22,7 +22,7 @@ from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .pool import Lease, Pool, Progress
-from .prompts import has_token
+from .prompts import token_text
 from .receipts import engine_changes
 from .steps import Steps
 from .types import (
@@ -255,6 +255,4 @@ def _allowance(found: DrawDivergence, recorded: SideReceipt, here: EngineInfo, d
 
 
 def _spell(run: Run, side: Side, id: int) -> str:
-    """A token as text; ids that the tokenizer does not have are shown as numbers."""
-    tokenizer = run.checkpoint(side).tokenizer
-    return str(tokenizer.decode([id])) if has_token(tokenizer, id) else f"(no such token: {id})"
+    return token_text(run.checkpoint(side).tokenizer, id)

@@ -52,7 +52,7 @@ def _choice(divergence: Divergence, which: str) -> str:
     if choice.id is None:
         return choice.text
     logit = "" if choice.logit is None else f" with logit {choice.logit:.6g}"
-    return f"token {choice.id} {choice.text!r}{logit}"
+    return f"{token(choice.text, choice.id)}{logit}"
 
 
 def _nats(value: float | None) -> str:
@@ -110,9 +110,17 @@ def difference_lines(difference: Difference) -> Iterator[str]:
 
 def divergence_sentence(divergence: ReplyDivergence) -> str:
     """Where one side's two replies diverge."""
-    ids = [("the end" if id is None else f"token {id}") for id in (divergence.first_id, divergence.second_id)]
+    first = token(divergence.first_text, divergence.first_id)
+    second = token(divergence.second_text, divergence.second_id)
     margins = f" (margins {_nats(divergence.first_margin)} and {_nats(divergence.second_margin)})"
-    return f"{SIDE_NAMES[divergence.side].capitalize()} replies diverge at token {divergence.step + 1:,}: {ids[0]} and {ids[1]}{margins}."
+    return f"{SIDE_NAMES[divergence.side].capitalize()} replies diverge at token {divergence.step + 1:,}: {first} and {second}{margins}."
+
+
+def token(text: str | None, id: int | None) -> str:
+    """A token as text, with its id, which a place in a reply could be taken for."""
+    if id is None:
+        return "the end"
+    return f"the token with id {id}" if text is None else f"{text!r} (id {id})"
 
 
 def _change(found: InputDifference) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import wording
-from core.difference import _comparison, difference, stretches
+from core.difference import Detokenized, _comparison, difference, stretches
 from core.types import Comparison, Conversation, Turn
 from tests import values
 from tests.values import COMPARISON, ENGINE, receipt
@@ -98,6 +98,15 @@ def test_the_step_where_replies_part_is_the_first(base, step, ids):
     assert (divergence.side, divergence.step, divergence.first_id, divergence.second_id) == ("base", step, *ids)
 
 
+def test_where_replies_part_the_tokens_are_shown_as_text_with_their_ids():
+    read = Detokenized(token=lambda side, id: {6: " sea", 1: " \u200b"}[id])
+    (found,) = difference(receipt(), receipt(base=(5, 1, 7)), (read, read)).divergences
+    assert (found.first_text, found.second_text) == (" sea", " \u200b")
+    assert "diverge at token 2: ' sea' (id 6) and ' \\u200b' (id 1)" in wording.divergence_sentence(found)
+    (ended,) = difference(receipt(), receipt(base=(5, 6))).divergences
+    assert "diverge at token 3: the token with id 7 and the end" in wording.divergence_sentence(ended)
+
+
 @settings(deadline=None)
 @given(values.TEXTS, values.TEXTS, st.booleans())
 def test_the_stretches_of_a_diff_join_to_both_texts(a, b, long):
@@ -117,5 +126,5 @@ def test_a_diff_shows_the_change_and_leaves_out_what_is_far_from_it():
 
 
 def test_the_texts_that_were_sent_are_compared_whole():
-    found = difference(receipt(), after(prompt="x"), ({"base": "a b c"}, {"base": "a d c"}))
+    found = difference(receipt(), after(prompt="x"), (Detokenized({"base": "a b c"}), Detokenized({"base": "a d c"})))
     assert wording.marked(found.sent["base"]) == "a[- b-]{+ d+} c"

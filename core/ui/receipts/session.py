@@ -7,8 +7,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import prompts, receipts, replay
-from ...difference import Difference, Texts, difference
+from ... import receipts, replay
+from ...difference import UNKNOWN, Detokenized, Difference, difference
 from ...errors import UserError
 from ...pool import Pool, Progress
 from ...steps import Stop, Stopped, watch
@@ -79,18 +79,18 @@ def find(chat: Chat, held: Held, key: object) -> Receipt:
 
 
 def explain(pool: Pool, first: Receipt, second: Receipt) -> Difference:
-    """Why two runs differ, with the texts that were sent where they can be rebuilt."""
-    return difference(first, second, (_texts(pool, first), _texts(pool, second)))
+    """Why two runs differ, with the texts that were sent and the tokens as text where that is known here."""
+    return difference(first, second, (_read(pool, first), _read(pool, second)))
 
 
-def _texts(pool: Pool, receipt: Receipt) -> Texts:
+def _read(pool: Pool, receipt: Receipt) -> Detokenized:
     if receipt.comparison.pair not in {pair.id for pair in pool.pairs}:
-        return {}
+        return UNKNOWN
     lease = pool.peek(receipt.comparison.pair)
     if lease is None:
-        return {}
+        return UNKNOWN
     with lease:
         try:
-            return prompts.texts(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
+            return Detokenized.of(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
         except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
-            return {}
+            return UNKNOWN
