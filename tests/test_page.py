@@ -163,6 +163,32 @@ def test_retry_edit_and_delete_leave_versions_and_a_way_back(visitor, url):
     expect(page.locator(".turn")).to_have_count(2)
 
 
+def test_the_way_back_outlives_its_sentence(visitor, scripted):
+    page = visitor(scripted("One reply"))
+    back = page.locator(".way-back")
+    for prompt in ("First", "Second", "Third"):
+        ask(page, prompt)
+        ended(page)
+    do(page, "delete", turn=1)
+    expect(page.locator("#notice")).to_contain_text("2 turns were taken out of sight")
+    page.locator(".turn [data-value=post]").first.click()  # something else is said
+    expect(page.locator("#notice")).not_to_contain_text("out of sight")
+    ask(page, "Fourth")
+    ended(page)
+    expect(back).to_have_text("Put back 2 turns")
+    do(page, "delete", turn=1)
+    expect(back).to_have_text("Put back 1 turn")
+    back.click()
+    expect(page.locator(".turn .words")).to_have_text(["First", "Fourth"])
+    expect(back).to_be_hidden()
+    page.get_by_role("button", name="Earlier version of turn 2").click()
+    expect(page.locator(".turn .words")).to_have_text(["First", "Second", "Third"])
+    do(page, "delete", turn=2)
+    expect(back).to_be_visible()
+    page.locator("#new").click()
+    expect(back).to_be_hidden()
+
+
 def test_escape_leaves_an_edit_and_then_stops_a_reply(visitor, slow):
     page = visitor(slow)
     ask(page, "Count")

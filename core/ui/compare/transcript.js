@@ -1,7 +1,7 @@
 // The transcript in the browser. The server sends rows as escaped HTML and everything else as text; texts of people and
 // models that arrive alone (a base reply, tokens) go in through textContent or appendData.
 const $ = (selector, within = element) => within.querySelector(selector);
-const [turns, end, notice, banner, form, box, jump, card] = [".turns", ".end", ".notice", ".banner", "form", "textarea", ".jump", ".token-card"].map((name) => $(name));
+const [turns, end, notice, wayBack, banner, form, box, jump, card] = [".turns", ".end", ".notice", ".way-back", ".banner", "form", "textarea", ".jump", ".token-card"].map((name) => $(name));
 const rows = () => [...turns.querySelectorAll(":scope > .turn:not(.shared)")]; // what came with a link was not run here
 const rowAt = (turn) => $(`.turn:not(.shared)[data-turn="${turn}"]`, turns);
 const rowOf = (node) => node.closest(".turn");
@@ -17,10 +17,16 @@ const make = (tag, attributes = {}, ...children) => {
 
 // --- what is said --------------------------------------------------------------------------------------------
 
-const say = (text, tone = "", back = null) => {
+const say = (text, tone = "") => {
   notice.className = `notice ${tone}`;
   notice.replaceChildren(text ?? "");
-  if (back) notice.append(" ", make("button", { type: "button", "data-do": "version", "data-turn": back.turn, "data-versions": JSON.stringify(back.versions) }, "Put back"));
+};
+// What was taken out of sight can be put back until something else is, or other turns are shown, whatever is said meanwhile.
+const offerBack = (back) => {
+  wayBack.hidden = !back;
+  if (!back) return;
+  wayBack.textContent = `Put back ${back.lost} turn${back.lost > 1 ? "s" : ""}`;
+  Object.assign(wayBack.dataset, { turn: back.turn, versions: JSON.stringify(back.versions) });
 };
 // What was wrong may be right once something is changed; what offers a way out stays.
 const forgive = () => busy || !notice.matches(".error") || $("button", notice) || say("");
@@ -97,7 +103,8 @@ const drawing = {
     window.sameSeed.keep(line.keep);
     sayBanner(line.banner, line.elsewhere);
     const aside = line.tone === "unseen" && line.back; // for screen readers alone
-    say(line.back ? `${aside ? "" : line.said} ${lost(line.back)}`.trim() : line.said, aside ? "" : line.tone, line.back);
+    say(line.back ? `${aside ? "" : line.said} ${lost(line.back)}`.trim() : line.said, aside ? "" : line.tone);
+    if (line.back) offerBack(line.back);
     if (aside) notice.prepend(make("span", { class: "unseen" }, `${line.said} `));
     if (line.look) {
       say(line.look);
@@ -236,6 +243,7 @@ const answers = {
   heads: (text) => { $(".before").replaceChildren(html(text)); forgive(); },
   rows: (text, told) => {
     edit(null);
+    offerBack(told.back);
     busy || rest(); // a turn that was begun meanwhile goes on behind what is there now
     const focused = element.contains(document.activeElement) && document.activeElement.dataset.do;
     turns.replaceChildren(html(text), ...[running?.heads, running?.row].filter(Boolean));
@@ -264,7 +272,7 @@ const answers = {
   tokens: (tokens) => reading?.isConnected && Object.entries(tokens).forEach(([side, list]) => showTokens(reading, side, list)),
   notice: (text) => busy || say(text),
   error: (text) => say(text, "error"),
-  back: (back) => say(lost(back), "", back),
+  back: (back) => say(lost(back)),
 };
 const answer = (text) => {
   if (!text) return;
