@@ -220,6 +220,9 @@ def test_correction_sends_what_it_says(verdict):
     assert same.prompt == fresh.prompt == deleted.prompt
     assert len({comparison.sampling for comparison in (same, fresh, deleted)}) == 1, "same seed throughout"
     assert [len(comparison.conversation.turns) for comparison in (same, fresh, deleted)] == [2, 0, 1]
+    corrected = same.conversation.turns[1]
+    row = next(row for row in finding.tables[0].rows if row[1] == corrected.prompt)
+    assert finding.tables[0].columns[3] == "Reply to the correction" and row[3] == (corrected.post or "(nothing)")
     assert finding.figures["weights_equal"] is True
     assert finding.figures["post_same_as_first_in_a_fresh_chat"] == finding.figures["questions"]
 
@@ -255,13 +258,22 @@ def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
     swapped = others[-1].result
     apart = first_divergence(swapped.base.token_ids, swapped.post.token_ids)
     assert apart is not None and rows["weights"][3] == rows["weights"][6] == apart + 1
+    assert finding.figures["weights_alone_diverge_at_token"] == apart + 1, "counted from 1 as in the table"
     assert rows["weights"][4] == round(swapped.base.margins[apart], 4)
     assert rows["weights"][7] == round(swapped.post.margins[apart], 4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reply_without_words_is_said_in_words(verdict, name):
+    for table in verdict(name).finding.tables:
+        replies = [i for i, column in enumerate(table.columns) if "repl" in column.lower()]
+        assert all(str(row[i]).strip() for row in table.rows for i in replies)
+
+
 def test_inputs_with_equal_weights_finds_no_difference_of_the_weights(twins):
     finding = perform("inputs", twins)[1].finding
-    assert finding.figures["weights_alone_part_at_token"] is None
+    assert finding.figures["weights_alone_diverge_at_token"] is None
     assert any("the weights alone make no difference" in detail for detail in finding.details)
 
 

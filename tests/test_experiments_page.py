@@ -19,7 +19,6 @@ from core.settings import Settings
 from core.ui import page as whole_page
 from core.ui.experiments import plot
 from core.ui.experiments import render as experiments_render
-from core.ui.experiments.session import View
 from tests import browser as chromium
 from tests import tiny
 from tests.browser import ask, ended
@@ -246,16 +245,6 @@ def test_texts_of_models_are_escaped_everywhere(pool):
     )
     for drawn in (experiments_render.verdict(found), experiments_render.exhibit(finding.exhibits[0])):
         assert "<script" not in drawn
-
-
-def test_a_step_that_goes_on_takes_the_place_of_its_own_last_word_alone():
-    def step(text: str, done: int) -> experiments.Step:
-        return experiments.Step(text=text, done=done, total=2)
-
-    view = View(EXPERIMENTS[0], busy=True)
-    for each in (step("Asking", 0), step("Asking", 2), step("Reading", 0), step("Reading", 1)):
-        view = view.doing(each)
-    assert view.steps == (step("Asking", 2), step("Reading", 1))
 
 
 @pytest.mark.parametrize(

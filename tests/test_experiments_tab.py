@@ -96,3 +96,13 @@ def test_closing_the_page_ends_what_is_under_way():
         pass
     running.close()
     assert ended == ["closed"]
+
+
+def test_a_step_that_goes_on_takes_the_place_of_its_own_last_word_alone():
+    def step(text: str, done: int) -> Step:
+        return Step(text=text, done=done, total=2)
+
+    view = View(EXPERIMENTS[0], busy=True)
+    for each in (step("Asking", 0), step("Asking", 2), step("Reading", 0), step("Reading", 1)):
+        view = view.doing(each)
+    assert view.steps == (step("Asking", 2), step("Reading", 1))

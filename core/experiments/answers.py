@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Framing, Result, Side
-from .lab import Lab, mean, rounded
+from .lab import Lab, in_words, mean, rounded
 from .values import Cell, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
@@ -153,9 +153,9 @@ def _replies(
         lambda i: {
             "Kind": kinds[i],
             "Prompt": replies[i].comparison.prompt,
-            "Base reply": replies[i].base.text,
+            "Base reply": in_words(replies[i].base),
             "The base": judged["base", framing][i],
-            "Post-trained reply": replies[i].post.text,
+            "Post-trained reply": in_words(replies[i].post),
             "The post-trained": judged["post", framing][i],
         },
     )

@@ -10,7 +10,7 @@ from ..checkpoints.loading import Checkpoint
 from ..judging import holds
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab
+from .lab import Lab, in_words
 from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 28
@@ -42,6 +42,7 @@ class CorrectionCase:
 
     lie: Lie
     first: Result
+    corrected: Result
     same_chat: Result
     fresh_chat: Result
     deleted: Result
@@ -62,7 +63,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     fresh_chat = yield from lab.ask("Asking again in a fresh chat", asked)
     without = [_ask(lab, lie.question, history) for lie, history in zip(LIES, histories, strict=True)]
     deleted = yield from lab.ask("Asking again with the correction deleted from the chat", without)
-    cases = [CorrectionCase(*case) for case in zip(LIES, first, same_chat, fresh_chat, deleted, strict=True)]
+    cases = [CorrectionCase(*case) for case in zip(LIES, first, corrected, same_chat, fresh_chat, deleted, strict=True)]
     return _judge(lab, cases, weights_equal=before == _fingerprints(lab))
 
 
@@ -131,11 +132,12 @@ def _table(cases: Sequence[CorrectionCase], side: Side) -> Table:
         lambda case: {
             "Question": case.lie.question,
             "Correction": case.lie.correction,
-            "First reply": case.first.side(side).text,
-            "Same chat": case.same_chat.side(side).text,
+            "First reply": in_words(case.first.side(side)),
+            "Reply to the correction": in_words(case.corrected.side(side)),
+            "Same chat": in_words(case.same_chat.side(side)),
             "Used": holds(case.same_chat.side(side).text, case.lie.value),
-            "Fresh chat": case.fresh_chat.side(side).text,
-            "Correction deleted": case.deleted.side(side).text,
+            "Fresh chat": in_words(case.fresh_chat.side(side)),
+            "Correction deleted": in_words(case.deleted.side(side)),
         },
     )
 

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..judging import Behaviour, behaviour, holds, like_an_assistant
 from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
-from .lab import Lab, mean, rounded
+from .lab import Lab, in_words, mean, rounded
 from .values import Exhibit, Finding, Plot, Series, Step, Table, shortened
 
 REPLY_TOKENS = 32
@@ -276,7 +276,7 @@ def _reply_table(readings: Sequence[Reading]) -> Table:
         lambda reading: {
             "Rung": reading.rung.name,
             "Prompt": reading.result.comparison.prompt,
-            "Reply": reading.result.post.text,
+            "Reply": in_words(reading.result.post),
             "It": reading.does,
         },
     )

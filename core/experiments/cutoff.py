@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..judging import declines, holds, years
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab
+from .lab import Lab, in_words
 from .values import Exhibit, Finding, Plot, PlotMark, Step, Table, by_side
 
 REPLY_TOKENS = 32
@@ -224,9 +224,9 @@ def _table(cases: Sequence[CutoffCase], about: Sequence[Result]) -> Table:
         lambda case: {
             "Kind": case.kind,
             "Prompt": " \u2192 ".join(_prompts(case.result.comparison)),
-            "Base reply": case.result.base.text,
+            "Base reply": in_words(case.result.base),
             "The base declines, or copies the fact": case.holds.get("base"),
-            "Post-trained reply": case.result.post.text,
+            "Post-trained reply": in_words(case.result.post),
             "The post-trained declines, or copies the fact": case.holds.get("post"),
         },
     )

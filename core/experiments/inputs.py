@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..difference import first_divergence
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Framing, Result, Side, SideResult, Turn, named
-from .lab import Lab, rounded, same_bits
+from .lab import Lab, in_words, rounded, same_bits
 from .values import Cell, Exhibit, Finding, Step, Table
 
 PROMPT = "What is a good name for a cat?"
@@ -103,7 +103,7 @@ def _judge(
             "control_identical": not broken,
             "inputs_changed": len(variants),
             **{f"{side}_replies_changed": moved[side] for side in SIDES},
-            "weights_alone_part_at_token": weights_step,
+            "weights_alone_diverge_at_token": None if weights_step is None else weights_step + 1,
         },
         tables=(_table(first, variants, changed, control, swapped, weights_step),),
         exhibits=(
@@ -164,7 +164,7 @@ def _cells(result: Result, first: Result | None = None, apart: Mapping[Side, Eff
         where = None if effect is None else "never" if effect.step is None else effect.step + 1
         name = SIDE_NAMES[side].capitalize()
         cells |= {
-            f"{name} reply": result.side(side).text,
+            f"{name} reply": in_words(result.side(side)),
             f"{name} diverges at token": where,
             f"{name} margin there": rounded(effect.margin) if effect else None,
         }

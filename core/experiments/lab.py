@@ -101,6 +101,11 @@ def same_bits(a: SideResult, b: SideResult) -> bool:
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
 
 
+def in_words(reply: SideResult) -> str:
+    """A whole reply for a table, where one without words is said in words."""
+    return reply.text if reply.text.strip() else "(nothing)"
+
+
 def rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
 

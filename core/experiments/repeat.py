@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..receipts import smallest_margin
 from ..steps import Steps, watch
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, named
-from .lab import Lab, same_bits
+from .lab import Lab, in_words, same_bits
 from .values import Exhibit, Finding, Plot, Step, Table, by_side
 
 PROMPT = "Tell me a story about a dog."
@@ -188,9 +188,9 @@ def _sweep_table(swept: Sequence[Result]) -> Table:
         swept,
         lambda result: {
             "Temperature": result.comparison.sampling.temperature,
-            "Base reply": result.base.text,
+            "Base reply": in_words(result.base),
             "Same tokens, base": _kept(swept, result, "base"),
-            "Post-trained reply": result.post.text,
+            "Post-trained reply": in_words(result.post),
             "Same tokens, post-trained": _kept(swept, result, "post"),
         },
     )

@@ -3,7 +3,7 @@
 from ..checkpoints.fingerprint import gradients, weights_sha256
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Result, Side, Turn, named
-from .lab import Lab
+from .lab import Lab, in_words
 from .values import Exhibit, Finding, Step, Table
 
 PROMPTS = (
@@ -90,6 +90,6 @@ def _chat_table(results: list[Result]) -> Table:
             "Prompt": results[i].comparison.prompt,
             "Tokens sent to base": len(results[i].base.prompt_token_ids),
             "Tokens sent to post-trained": len(results[i].post.prompt_token_ids),
-            "Post-trained replies": results[i].post.text,
+            "Post-trained replies": in_words(results[i].post),
         },
     )
