@@ -21,7 +21,10 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.compute(func, args) if not kwargs else None
         self.calls += result is not None
-        return func(*args, **(kwargs or {})) if result is None else result
+        if result is None:
+            with self:  # below another mode, composite operations come whole
+                result = func.decompose(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
     def compute(self, func: Any, args: Any) -> torch.Tensor | None:
         raise NotImplementedError

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .device import figures_device
+from .portable import Portable
 from .slots import Masks, SlotCache
 from .step import DecodeStep, Forward, record
 
@@ -66,7 +67,7 @@ class Lane:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | Portable,
         *,
         slots: int,
         length: int,

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, StaticLayer
 
 from ..errors import UserError
+from .portable import keys_and_values
 
 
 class SlotLayer(StaticLayer):
@@ -29,6 +30,7 @@ class SlotLayer(StaticLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values at this step's positions and return all of them."""
+        key_states, value_states = keys_and_values(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         # Advanced indexing, because scatter_ on bfloat16 took seven times as long on a CPU.

@@ -16,6 +16,9 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from ..errors import UserError
+from . import portable
+from .portable import Portable
 from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ _tracing = threading.Lock()  # torch.jit.trace keeps its state in module globals
 class Forward(torch.nn.Module):
     """The model's forward pass over a cache that is handed in, written in place."""
 
-    def __init__(self, model: PreTrainedModel, masks: Masks, length: int):
+    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, length: int):
         super().__init__()
         self.model, self.masks, self.length = model, masks, length
 
@@ -53,7 +56,11 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
     with _tracing, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the deprecation of torch.jit, and reminders of what is checked below
         try:
-            recorded = torch.jit.trace(forward, (zeros, zeros, *cache.tensors()), check_trace=False)
+            examples = (zeros, zeros, *cache.tensors())
+            program = portable.program(forward, examples) if isinstance(forward.model, Portable) else forward
+            recorded = torch.jit.trace(program, examples, check_trace=False)
+        except UserError:
+            raise
         except Exception:
             log.warning("this model cannot be recorded; every step calls it from Python", exc_info=True)
             return forward

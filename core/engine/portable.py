@@ -1,0 +1,181 @@
+"""A model whose every bit is the same on every machine that keeps IEEE 754, by the arithmetic of `exact`.
+
+transformers' models run unmodified under the dispatch mode of `operations`; attention is computed here as a whole.
+Knows models, no lanes and no requests.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+from transformers.pytorch_utils import Conv1D
+
+from . import exact
+from .exact import grid, magnitude, product, room, snap
+from .operations import EXACT, PASSED, Mode, aten, current, not_portable
+
+NAME = "portable"  # of the arithmetic, and of its attention in transformers' table
+POSITIONS = 17  # attention sums over at most 2**17 positions, whatever the length of the lane
+_SHARE_BITS, _VALUE_BITS = (53 - POSITIONS + 1) // 2, (53 - POSITIONS) // 2
+_SMALLEST = 2.0**-399  # the size of values that are all zero
+_TERM_BITS = 32  # of the softmax's terms, at most 1 each: 2**20 of them are exact
+
+# --- attention ----------------------------------------------------------------------------------------------------
+
+
+def keys_and_values(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """As `attention` needs them, rounded once, when a cache takes them in; as they are where the arithmetic is another.
+
+    Each position has a grid of its own. The size of its values, a power of two, is kept as one more number behind
+    them, so that it is not looked for again at every step: values [..., size + 1].
+    """
+    mode = current()
+    if mode is None:
+        return key, value
+    with mode.exactly():
+        size = magnitude(value.abs().amax(-1, keepdim=True))
+        return grid(key, room(key.shape[-1]) // 2), torch.cat([snap(value, size, _VALUE_BITS), size], -1)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, Any]:
+    """Attention of queries [rows, heads, queries, size] to what `keys_and_values` made; the signature is that of transformers' table.
+
+    The bits depend on visible positions alone, not on the lane's length nor on what lies behind the mask. One grid for
+    the values of all positions would depend on the hidden ones, so each position has its own; a sum over positions
+    needs one unit, so the *shares* are rounded such that share times size has it. A hidden share is exactly 0.
+
+    Outside the mode it is the model's own.
+    """
+    mode = current()
+    if mode is None:
+        own = sys.modules[type(module).__module__].eager_attention_forward
+        given = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **others}
+        given = {name: option for name, option in given.items() if option is not None}
+        return own(module, query, key, value, attention_mask, dropout=dropout, **given)
+    if dropout or s_aux is not None or attention_mask is None or attention_mask.dtype is not torch.float64:
+        raise not_portable("attention with dropout, sinks or another mask")
+    rows, heads, queries, size = query.shape
+    length = key.shape[2]
+    if length > 2**POSITIONS:
+        raise not_portable(f"attention over {length:,} positions")
+    with mode.exactly():
+        wide = grid(query, (room(size) + 1) // 2).reshape(rows, key.shape[1], -1, size)
+        scores = product(wide, key.transpose(2, 3)).view(rows, heads, queries, length)
+        scores.mul_(size**-0.5 if scaling is None else scaling)
+        if softcap is not None:
+            scores = exact.tanh(exact.divide(scores, softcap)).mul_(softcap)
+        scores.add_(attention_mask)
+        shares = exact.exp(scores.sub_(scores.amax(-1, keepdim=True)))
+        whole = snap(shares, 1.0, _TERM_BITS).sum(-1, keepdim=True)
+        value, sizes = value[..., :-1], value[..., -1].clamp(min=_SMALLEST)[:, :, None]  # 0 where nothing is yet
+        weights = grid(shares.view(*wide.shape[:3], length).mul_(sizes), _SHARE_BITS).div_(sizes)
+        mixed = product(weights, value).view(rows, heads, queries, -1)
+        return mixed.div_(whole).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+class Portable:
+    """A model that computes portably; in everything else it is the model. Its weights are rounded to their grids in place.
+
+    They stay in their own dtype, for rounding to a coarser unit takes no bit more.
+
+    Raises:
+        UserError: transformers computes this model's attention in a way of its own.
+    """
+
+    dtype = torch.float64  # of what it computes: masks, keys, values, logits
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise not_portable("the attention of its own that it has")
+        if model.config._experts_implementation is not None:
+            model.set_experts_implementation("eager")
+        with torch.no_grad():
+            self.mode = Mode(_round_weights(model))
+            with self.mode:
+                _renew_rotary_embeddings(model)
+
+    def __call__(self, *ids: Tensor, **inputs: Any) -> Any:
+        with self.mode:
+            return self.model(*ids, **inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def _round_weights(model: torch.nn.Module) -> frozenset[int]:
+    """Every factor of a product on the grid of its columns; their storages."""
+    storages = set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | Conv1D):
+            weight, dim = module.weight, 1 if isinstance(module, torch.nn.Linear) else 0
+            weight.copy_(grid(weight.double(), room(weight.shape[dim]) // 2, dim))
+            storages.add(weight.untyped_storage().data_ptr())
+    return frozenset(storages)
+
+
+def _renew_rotary_embeddings(model: torch.nn.Module) -> None:
+    """Frequencies come from libm's pow when a model is made: here from the mode's."""
+    for module in model.modules():
+        if "RotaryEmbedding" in type(module).__name__:
+            for name, buffer in type(module)(module.config).named_buffers():
+                setattr(module, name, buffer)
+
+
+def digest(model: torch.nn.Module) -> str:
+    """SHA-256 over all that its forward pass reads: weights and buffers by their bits, and the Python numbers of its modules.
+
+    The last come from Python's libm (`head_dim**-0.5`), the same in practice and not by proof; so they are compared.
+    """
+    whole = hashlib.sha256(exact.VERSION.encode())
+    for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, module in sorted(model.named_modules()):
+        for constant, number in sorted(vars(module).items()):
+            if isinstance(number, float):
+                whole.update(f"{name} {constant} {number.hex()}".encode())
+    return whole.hexdigest()
+
+
+def program(forward: Callable[..., Tensor], examples: tuple[Tensor, ...]) -> GraphModule:
+    """What `forward` does to tensors like these, one operation after the other, without the mode.
+
+    Raises:
+        UserError: an operation in it is neither passed nor of this file's making, whoever wrote it.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # its import takes long, and the fast arithmetic needs none
+
+    # Each example is a tensor of its own: make_fx takes one tensor in two places for one argument.
+    made = make_fx(forward, tracing_mode="real")(*(tensor.clone() for tensor in examples))
+    for node in made.graph.nodes:
+        operation = getattr(node.target, "overloadpacket", node.target)
+        if node.op == "call_function" and operation not in PASSED | EXACT | {getitem, aten.embedding}:
+            raise not_portable(str(node.target))
+    return made
