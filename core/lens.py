@@ -400,9 +400,14 @@ def coupled_agreement(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     ratio = torch.where(torch.isneginf(p) & torch.isneginf(q), 0, p - q)
     order = ratio.argsort(dim=1, descending=True)
     p, q = p.gather(1, order).exp(), q.gather(1, order).exp()
-    above = sampling.running_sum(p) / p
-    below = (sampling.running_sum(q.flip(1)).flip(1) - q) / q
+    above = _running_sum(p) / p
+    below = (_running_sum(q.flip(1)).flip(1) - q) / q
     return torch.where((p > 0) & (q > 0), 1 / (above + below), 0).sum(1).clamp(max=1)
+
+
+def _running_sum(values: torch.Tensor) -> torch.Tensor:
+    """Of each row, on the CPU: on a GPU a cumulative sum of floats has no deterministic algorithm (https://github.com/pytorch/pytorch/issues/75240)."""
+    return values.cpu().cumsum(dim=1).to(values.device)
 
 
 # --- as a file ----------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def test_weights_stay_in_their_own_dtype_on_a_grid():
 
 FUNCTIONS = {
     exact.exp: (math.exp, 2.0**-37, True, [-699.0, -40.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 88.0, 708.0]),
+    exact.share: (math.exp, 2.0**-37, True, [-40.0, -39.9, -8.0, -1e-9, 0.0]),
     exact.log: (math.log, 2.0**-49, True, [2.0**-53, 1e-9, 0.5, 0.7071, 0.7072, 0.999999, 1.000001, 2.0, 1e30, 1e-300]),
     exact.tanh: (math.tanh, 2.0**-37, False, [-30.0, -1.0, -1e-5, 0.0, 0.3, 5.0]),
     exact.erf: (math.erf, 2e-10, False, [-30.0, -6.1, -3.0, -0.5, -1e-5, 0.0, 0.1, 1.0, 2.0, 5.9]),
@@ -102,6 +103,18 @@ def test_functions_keep_the_error_that_they_state(function):
     for given, found in zip(x.tolist(), function(x).tolist(), strict=True):
         wanted = reference(given)
         assert abs(found - wanted) <= bound * (abs(wanted) if relative else 1), given
+
+
+def test_the_logarithm_of_one_number_has_the_bits_of_the_logarithm_of_many():
+    x = torch.cat(
+        [
+            exact.samples(3000).abs(),
+            2.0 ** exact.samples(3000, scale=1000.0),
+            torch.tensor([1.0, 2.0, 1e-300], dtype=torch.float64),
+        ]
+    )
+    assert [exact.log_of(y) for y in x.tolist()] == exact.log(x).tolist()
+    assert all(math.isnan(exact.log_of(y)) for y in (0.0, -1.0, math.nan))
 
 
 def test_roots_are_right_in_float32_and_within_a_bit_in_float64():

@@ -258,7 +258,10 @@ def test_the_divergence_tells_the_logits_that_the_token_was_drawn_from():
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
         seen = torch.zeros(1, VOCABULARY, dtype=torch.bool)
         seen[0, ids] = True
-        scores = sampling.score(logits[None], seen, [plain.sampling], [5])[0]
+        scores = sampling.warp(logits[None], seen, [plain.sampling])[0]
+        if temperature > 0:
+            keys = torch.tensor([sampling.key(plain.sampling.seed, 5)])
+            scores = scores + sampling.gumbel(keys, torch.arange(VOCABULARY))[0]
         assert (divergence.step, divergence.drawn, divergence.expected) == (5, drawn[5], wrong)
         assert divergence.drawn_logit == pytest.approx(float(logits[drawn[5]]), abs=1e-4)
         assert divergence.expected_logit == pytest.approx(float(logits[wrong]), abs=1e-4)
@@ -379,6 +382,7 @@ def command(folder, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_compare_writes_a_receipt_that_replays_and_diffs(command, tmp_path):
     file, other = tmp_path / "one.json", tmp_path / "two.json"
     status, out, _ = command("compare", "--prompt", "Hi", "--max-new-tokens", "12", "--receipt", str(file), "--json")
@@ -398,6 +402,7 @@ def test_compare_writes_a_receipt_that_replays_and_diffs(command, tmp_path):
     assert [change["name"] for change in found["inputs"]] == ["prompt"]
 
 
+@pytest.mark.slow
 def test_the_exit_status_of_replay_tells_the_verdict(command, original, tmp_path):
     def status(receipt, *more):
         file = tmp_path / "receipt.json"

@@ -11,6 +11,7 @@ from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Top
 
 from core.engine import sampling
 from core.types import DEFAULT_SAMPLING, Sampling
+from tests.arithmetics import Numpy, Shuffled
 
 KNOWN_KEYS = [8502297052727420365, -6771718086269025406, 7259075206555650826]
 KNOWN_NOISE = [
@@ -192,6 +193,56 @@ def test_margin_and_logprob_are_what_they_say():
     scores = sorted((logits.double() / 0.8 + noise).tolist(), reverse=True)
     assert drawn.margin == pytest.approx(scores[0] - scores[1], rel=1e-12)
     assert drawn.logprob == pytest.approx(torch.log_softmax(logits.double(), 0)[drawn.token].item(), rel=1e-12)
+
+
+# The machine's own log only guesses; whoever can win by its guess is scored again.
+MIXED = [
+    settings_of(seed=1),
+    settings_of(seed=2, temperature=0.3, top_p=0.8),
+    settings_of(seed=3, temperature=0),
+    settings_of(seed=4, min_p=0.05, top_k=40, repetition_penalty=1.3),
+]
+
+
+def draws(seed: int, words: int = 700) -> list[sampling.Draw]:
+    logits = torch.randn(len(MIXED), words, generator=torch.Generator().manual_seed(seed)) * 3
+    seen = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)) < 0.1
+    return sampling.draw(logits, seen, MIXED, [seed] * len(MIXED))
+
+
+@pytest.mark.parametrize("machine", [Shuffled, Numpy])
+def test_no_bit_of_a_draw_depends_on_the_order_of_a_sum_or_on_whose_kernels_add(machine):
+    wanted = draws(5)
+    with torch.no_grad(), machine():
+        assert draws(5) == wanted
+
+
+def test_no_bit_of_a_draw_depends_on_the_machines_log(monkeypatch):
+    wanted, own = [draws(seed) for seed in range(30)], sampling._gumbel
+
+    def other(error: float):
+        noise = torch.Generator().manual_seed(0)
+        return lambda u: own(u) + error * torch.randn(u.shape, generator=noise, dtype=torch.float64)
+
+    monkeypatch.setattr(sampling, "_gumbel", other(1e-8))
+    assert [draws(seed) for seed in range(30)] == wanted
+    monkeypatch.setattr(sampling, "_gumbel", other(0.1))
+    assert [draws(seed) for seed in range(30)] != wanted, "the guess is not asked, so nothing was tried"
+
+
+def test_few_finalists_or_many_are_the_same_draw(monkeypatch):
+    wanted = [draws(seed) for seed in range(20)]
+    monkeypatch.setattr(sampling, "_FINALISTS", 2)
+    monkeypatch.setattr(sampling, "_CLOSE", 0.5)  # as if logs were bad: often more than two can win
+    assert [draws(seed) for seed in range(20)] == wanted
+
+
+def test_among_very_many_that_are_level_the_smallest_id_is_drawn():
+    logits = torch.zeros(500)
+    logits[:7] = -1.0
+    drawn = draw_one(logits, settings_of(temperature=0))
+    assert (drawn.token, drawn.margin) == (7, 0.0)
+    assert drawn.logprob == pytest.approx(-math.log(493 + 7 / math.e))
 
 
 def test_a_single_candidate_has_no_margin():

@@ -91,10 +91,20 @@ _EXP = tuple(1.0 / math.factorial(k) for k in range(7, -1, -1))
 
 def exp(x: Tensor) -> Tensor:
     """e**x as e**(x / 2**14), squared 14 times; exactly 0 below -700, never above e**709. Relative error below 2**-37."""
-    y = _horner(x.clamp(-701.0, 709.0).mul_(2.0**-14), *_EXP)  # of at most 0.044
-    for _ in range(14):
+    return _power(x.clamp(-701.0, 709.0), 14, _EXP).masked_fill_(x < -700.0, 0.0)
+
+
+def share(x: Tensor) -> Tensor:
+    """e**x of what is at most 0, in fewer steps: never below e**-40. Relative error below 2**-37."""
+    return _power(x.clamp(min=-40.0), 12, _EXP[2:])
+
+
+def _power(x: Tensor, squarings: int, coefficients: tuple[float, ...]) -> Tensor:
+    """e**x, `x` changed in place, as e**(x / 2**squarings), whose exponent is at most 0.044."""
+    y = _horner(x.mul_(2.0**-squarings), *coefficients)
+    for _ in range(squarings):
         y.mul_(y)
-    return y.masked_fill_(x < -700.0, 0.0)
+    return y
 
 
 _LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
@@ -111,6 +121,22 @@ def log(x: Tensor) -> Tensor:
     s = f / (f + 2.0)
     y = _horner(s * s, *_LOG).mul_(s)
     return torch.where(x > 0, y.add_(n * _LN2_LOW).add_(n * _LN2_HIGH), math.nan)
+
+
+def log_of(x: float) -> float:
+    """`log` of one number, step by step in Python's floats: the same bits, without a tensor."""
+    if not x > 0:
+        return math.nan
+    fraction, n = math.frexp(x)
+    f = fraction - 1.0
+    if fraction < _ROOT_HALF:
+        f, n = fraction + fraction - 1.0, n - 1
+    s = f / (f + 2.0)
+    z = s * s
+    y = _LOG[0]
+    for coefficient in _LOG[1:]:
+        y = y * z + coefficient
+    return y * s + n * _LN2_LOW + n * _LN2_HIGH
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -235,6 +261,7 @@ def answers(device: str = "cpu") -> dict[str, str]:
         "running total": (running_total(rows, -1),),
         "softmax": (softmax(rows, -1), logsumexp(rows, -1)),
         "exp": (exp(x), exp(x * 20.0)),
+        "share": (share(-x.abs()),),
         "log": (log(x.abs()), log(exp(x))),
         "tanh": (tanh(x), sigmoid(x)),
         "erf": (erf(x), erf(x * 0.02)),
@@ -251,6 +278,7 @@ KNOWN = {
     "running total": "6e8e9398304a3e55",
     "softmax": "ad409ffa1b57b080",
     "exp": "8fe7092789b35945",
+    "share": "a9d0bec1155abf48",
     "log": "5b5961f63b4ed551",
     "tanh": "7895fe80fa2f691f",
     "erf": "a94f2709f8a3b8ac",

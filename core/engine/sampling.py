@@ -4,22 +4,31 @@ The draw is a pure function of (logits, tokens so far, sampling settings, step).
 with a state: the noise of token v at step t is computed from (seed, t, v), so it is the same for both
 siblings of a pair, in any batch, on any device.
 
+It is also the same function on every machine that keeps IEEE 754, whichever log and exp that has. Sums of probabilities
+are sums of whole numbers (`shares`), and what the machine's own log makes of the noise is a guess: those who can
+win by it, all within `_CLOSE` of the second best, are scored again with `exact.log`.
+
 Sources: the Gumbel-Max trick (Maddison, Tarlow and Minka, arXiv 1411.0030, section 2); common random
 numbers for two language models as a structural causal model (arXiv 2409.17027, 2502.01754); the
 SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014, figure 16).
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from ..types import DrawDivergence, Request, Sampling
+from . import exact
 
 VERSION = "v1"
 
 _CANDIDATES = 1024  # top-p looks at these first, and at everything only when they hold too little mass
+_FINALISTS = 8  # so many are looked at for who can win, and all only when one more could
+_CLOSE = 1e-6  # nats; no log is so far off, twice
 
 
 class Draw(NamedTuple):
@@ -36,14 +45,14 @@ _GOLDEN, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """Logical (unsigned) shift of an int64 tensor."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """The SplitMix64 finaliser on int64 with wrap-around; shape is kept."""
-    x = (x ^ _shift_right(x, 30)) * _FIRST
-    x = (x ^ _shift_right(x, 27)) * _SECOND
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_FIRST)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_SECOND)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def key(seed: int, step: int) -> int:
@@ -58,17 +67,36 @@ def uniform(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     52 bits and a half are exact in float64. With 53 the largest integer plus a half would round up to 1,
     whose noise is infinite.
     """
-    return midpoint(_shift_right(_mix(ids * _GOLDEN + keys[:, None]), 12))
+    return _uniform(keys, ids * _GOLDEN)
+
+
+def _uniform(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return midpoint(_shift_right(_mix(places + keys[:, None]), 12))
+
+
+@lru_cache(maxsize=8)
+def _places(words: int, device: torch.device) -> torch.Tensor:
+    """Where the uniforms of each id begin, which no seed changes."""
+    return torch.arange(words, device=device) * _GOLDEN
 
 
 def midpoint(integer: torch.Tensor) -> torch.Tensor:
     """The middle of the `integer`-th of 2**52 equal parts of (0, 1), float64."""
-    return (integer.double() + 0.5) * 2.0**-52
+    return integer.double().add_(0.5).mul_(2.0**-52)
 
 
 def gumbel(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise -log(-log(u)), float64 [R, V]. In float32 the uniform would round to 1 and the noise to infinity."""
-    return -torch.log(-torch.log(uniform(keys, ids)))
+    """Standard Gumbel noise -log(-log(u)), float64 [R, V], by this machine's log. In float32 the uniform would round to 1 and the noise to infinity."""
+    return _gumbel(uniform(keys, ids))
+
+
+def _gumbel(uniforms: torch.Tensor) -> torch.Tensor:
+    return torch.log(uniforms).neg_().log_().neg_()
+
+
+def noise(uniform: float) -> float:
+    """Standard Gumbel noise with the same bits on every machine."""
+    return -exact.log_of(-exact.log_of(uniform))
 
 
 # The warpers take float64 logits [R, V] and one setting for each row, float64 or int64 [R, 1]. A row
@@ -94,36 +122,45 @@ def top_p(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     these hold less than p.
     """
     off = p >= 1
-    kept, last, enough = _nucleus(logits, p, min(_CANDIDATES, logits.shape[-1]))
+    parts = shares(logits)
+    kept, last, enough = _nucleus(logits, parts, p, min(_CANDIDATES, logits.shape[-1]))
     if not bool((enough | off).all()):
-        whole_kept, whole_last, _ = _nucleus(logits, p, logits.shape[-1])
+        whole_kept, whole_last, _ = _nucleus(logits, parts, p, logits.shape[-1])
         kept, last = torch.where(enough, kept, whole_kept), torch.where(enough, last, whole_last)
     above, ties = logits > last, logits == last
     first_ties = torch.cumsum(ties, dim=1) <= kept - above.sum(dim=1, keepdim=True)
     return logits.masked_fill(~(above | (ties & first_ties) | off), -torch.inf)
 
 
-def _nucleus(logits: torch.Tensor, p: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _nucleus(
+    logits: torch.Tensor, parts: torch.Tensor, p: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Among the `count` largest logits of each row: how many are kept, the smallest of those, and whether they hold p; each [R, 1]."""
-    values = logits.topk(count).values
-    mass = running_sum(torch.exp(values - torch.logsumexp(logits, dim=1, keepdim=True)))
-    kept = 1 + (mass[:, :-1] < p).sum(dim=1, keepdim=True)  # the most likely token always stays
-    return kept, values.gather(1, kept - 1), mass[:, -1:] >= p
+    values, ids = logits.topk(count)
+    mass, wanted = parts.gather(1, ids).cumsum(dim=1), parts.sum(dim=1, keepdim=True) * p
+    kept = 1 + (mass[:, :-1] < wanted).sum(dim=1, keepdim=True)  # the most likely token always stays
+    return kept, values.gather(1, kept - 1), mass[:, -1:] >= wanted
 
 
-def running_sum(values: torch.Tensor) -> torch.Tensor:
-    """The sum of each row [R, V] up to each of its values, from left to right.
+def share_bits(count: int) -> int:
+    """How many bits one of `count` shares has, so that their sum is a whole number below 2**62."""
+    return min(50, 62 - count.bit_length())
 
-    Taken on the CPU: on a GPU a cumulative sum of floats has no deterministic algorithm, and torch refuses
-    it where those are asked for (https://github.com/pytorch/pytorch/issues/75240).
+
+def shares(logits: torch.Tensor) -> torch.Tensor:
+    """Of float64 logits [R, V], how likely each is beside the most likely one: int64 [R, V], whole numbers of 2**-share_bits(V).
+
+    Whole numbers are added exactly in any order, on a GPU too, where a running sum of floats has no deterministic
+    algorithm (https://github.com/pytorch/pytorch/issues/75240).
     """
-    return values.cpu().cumsum(dim=1).to(values.device)
+    most = logits.amax(dim=1, keepdim=True)
+    return exact.share(logits - most).mul_(2.0 ** share_bits(logits.shape[1])).round_().long()
 
 
 def min_p(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Drop tokens less likely than `share` times the most likely one (arXiv 2407.01082). 0 is off."""
-    best = logits.max(dim=1, keepdim=True).values
-    return logits.masked_fill(torch.exp(logits - best) < share, -torch.inf)
+    """Drop tokens less likely than `share` times the most likely one (arXiv 2407.01082). 0 is off: nothing is below its NaN of a logarithm."""
+    best = logits.amax(dim=1, keepdim=True)
+    return logits.masked_fill(logits - best < exact.log(share), -torch.inf)
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
@@ -164,19 +201,16 @@ def winners(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(scores == best, ids, ids.numel() - 1).min(dim=1, keepdim=True).values
 
 
-def score(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> torch.Tensor:
-    """Float64 [R, V]: warped logits plus noise (none at temperature 0), of which the largest is drawn. Arguments as of `draw`."""
-    scores = warp(logits, seen, rows)
+def _chances(logits: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> torch.Tensor | None:
+    """The uniforms [R, V] of these draws; None where no row has any noise."""
     if all(row.temperature == 0 for row in rows):
-        return scores
-    ids = torch.arange(logits.shape[-1], device=logits.device)
+        return None
     keys = torch.tensor([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], device=logits.device)
-    greedy = _column([float(row.temperature) for row in rows], scores) == 0
-    return torch.where(greedy, scores, scores + gumbel(keys, ids))
+    return _uniform(keys, _places(logits.shape[-1], logits.device))
 
 
 def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> list[Draw]:
-    """Draw one token for each row.
+    """Draw one token for each row: the one whose warped logit plus noise (none at temperature 0) is the largest.
 
     Args:
         logits: [R, V], any floating dtype; -inf marks ids that must never be drawn.
@@ -186,14 +220,61 @@ def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], ste
 
     A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it.
     """
-    scores = score(logits, seen, rows, steps)
-    tokens = winners(scores)
-    best = scores.max(dim=1, keepdim=True).values
-    runner_up = scores.scatter(1, tokens, -torch.inf).max(dim=1, keepdim=True).values
-    exact = logits.double()
-    logprobs = exact.gather(1, tokens) - torch.logsumexp(exact, dim=1, keepdim=True)
-    table = torch.cat([tokens.double(), logprobs, best - runner_up], dim=1).tolist()  # one transfer from the device
-    return [Draw(int(token), logprob, margin if margin != float("inf") else None) for token, logprob, margin in table]
+    warped, chances = warp(logits, seen, rows), _chances(logits, rows, steps)
+    cold = [row.temperature == 0 for row in rows]
+    if chances is None:
+        guesses = chances = warped
+    else:
+        guesses = _gumbel(chances).add_(warped)
+        if any(cold):
+            guesses = torch.where(torch.tensor(cold, device=guesses.device)[:, None], warped, guesses)
+    plain = logits.double()
+    whole = torch.cat([plain.amax(dim=1, keepdim=True), shares(plain).sum(dim=1, keepdim=True)], dim=1)
+    given, count = (guesses, warped, chances, plain), min(_FINALISTS, logits.shape[1])
+    table = _finalists(given, count, whole)
+    if not all(map(_others_cannot_win, table)):
+        table = _finalists(given, logits.shape[1], whole)
+    return [_decide(row, settings, logits.shape[1]) for row, settings in zip(table, rows, strict=True)]
+
+
+class _Finalists(NamedTuple):
+    """Of one row its largest logit, the sum of its shares, and of those who may win, the best guess first, all that decides."""
+
+    top: float
+    whole: float
+    ids: list[float]
+    guesses: list[float]
+    warped: list[float]
+    chances: list[float]
+    logits: list[float]
+
+
+def _finalists(given: Sequence[torch.Tensor], count: int, whole: torch.Tensor) -> list[_Finalists]:
+    """The `count` best of each row, in one transfer from the device; `given` and `whole` in the order of _Finalists."""
+    ids = given[0].topk(count).indices
+    table = torch.cat([whole, ids.double(), *(each.gather(1, ids) for each in given)], dim=1).tolist()
+    return [_Finalists(*row[:2], *(row[at : at + count] for at in range(2, len(row), count))) for row in table]
+
+
+def _others_cannot_win(row: _Finalists) -> bool:
+    """Whether whoever is not among them is too far behind the second best, or nobody."""
+    last, second = row.guesses[-1], row.guesses[min(1, len(row.guesses) - 1)]
+    return last < second - _CLOSE or last == -math.inf or math.isnan(row.guesses[0])
+
+
+def _decide(row: _Finalists, settings: Sampling, words: int) -> Draw:
+    """The draw among the finalists of one row, in Python's floats, which are IEEE 754's."""
+    if not math.isfinite(row.top) or math.isnan(row.guesses[0]):
+        return Draw(int(row.ids[0]), math.nan, math.nan)
+    least = row.guesses[min(1, len(row.guesses) - 1)] - _CLOSE
+    scored = [
+        (warped if settings.temperature == 0 else warped + noise(chance), -id, logit)
+        for id, guess, warped, chance, logit in zip(*row[2:], strict=True)
+        if guess >= least
+    ]
+    (score, token, logit), (second, *_) = sorted([*scored, (-math.inf, 0.0, 0.0)], reverse=True)[:2]
+    logprob = logit - row.top - exact.log_of(math.ldexp(row.whole, -share_bits(words)))
+    return Draw(int(-token), logprob, score - second if second > -math.inf else None)
 
 
 def divergence(logits: torch.Tensor, seen: torch.Tensor, request: Request, step: int, drawn: Draw) -> DrawDivergence:
@@ -207,16 +288,20 @@ def divergence(logits: torch.Tensor, seen: torch.Tensor, request: Request, step:
     index = step - request.prefilled
     expected = request.expected[index]
     known = 0 <= expected < logits.shape[1]
-    scores = score(logits, seen, [request.sampling], [step])
+    warped, chances = warp(logits, seen, [request.sampling]), _chances(logits, [request.sampling], [step])
+
+    def score(id: int) -> float:
+        return float(warped[0, id]) + (0.0 if chances is None else noise(float(chances[0, id])))
+
     return DrawDivergence(
         step=index,
         drawn=drawn.token,
         expected=expected,
-        drawn_logit=_finite(logits[0, drawn.token]),
-        expected_logit=_finite(logits[0, expected]) if known else None,
-        behind=_finite(scores[0, drawn.token] - scores[0, expected]) if known else None,
+        drawn_logit=_finite(float(logits[0, drawn.token])),
+        expected_logit=_finite(float(logits[0, expected])) if known else None,
+        behind=_finite(score(drawn.token) - score(expected)) if known else None,
     )
 
 
-def _finite(value: torch.Tensor) -> float | None:
-    return float(value) if bool(torch.isfinite(value)) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
