@@ -29,6 +29,7 @@ def ask(client: Client, comparison) -> dict:
     return client.predict(comparison, api_name="/compare")
 
 
+@pytest.mark.slow
 def test_compare_returns_what_the_page_would_show(client, pool):
     lease = pool.wait("embedded")
     expected = compare(lease, Comparison.model_validate(ASKED))
@@ -42,10 +43,12 @@ def test_compare_returns_what_the_page_would_show(client, pool):
         assert answer[side]["prompt_sha256"] == expected.side(side).prompt_sha256
 
 
+@pytest.mark.slow
 def test_pairs_names_what_can_be_asked_for(client, pool):
     assert client.predict(api_name="/pairs") == [pair.model_dump() for pair in pool.pairs]
 
 
+@pytest.mark.slow
 def test_the_comparisons_of_the_documentation_run(client):
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENTATION, re.DOTALL)]
     assert len(examples) == 2
@@ -56,6 +59,7 @@ def test_the_comparisons_of_the_documentation_run(client):
             assert f"`{field}`" in DOCUMENTATION, f"{field} is not in docs/api.md"
 
 
+@pytest.mark.slow
 def test_many_at_once_get_the_replies_of_one_alone(client):
     asked = [{**ASKED, "sampling": {**SHORT, "seed": seed}} for seed in range(6)]
     alone = [ask(client, each) for each in asked]
@@ -66,6 +70,7 @@ def test_many_at_once_get_the_replies_of_one_alone(client):
     assert len({tuple(answer["base"]["token_ids"]) for answer in alone}) > 1, "the seeds differ"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -95,6 +100,7 @@ def test_what_cannot_be_run_is_one_sentence(client, asked, sentence):
     assert "\n" not in said and "Traceback" not in said and len(said) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -120,11 +126,13 @@ def test_bytes_that_are_no_request_are_refused_and_tell_nothing_of_the_machine(u
     assert "Traceback" not in text and str(Path(__file__).parent.parent) not in text
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_large_is_refused(url):
     answer = httpx.post(f"{url}/gradio_api/call/compare", content=b"x" * 9_000_000)
     assert answer.status_code == 413
 
 
+@pytest.mark.slow
 def test_only_the_documented_endpoints_are_offered(client):
     offered = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
     assert {"/compare", "/pairs"} <= offered

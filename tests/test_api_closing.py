@@ -59,6 +59,7 @@ def stopped(ticket) -> bool:
     return ticket.stopped.is_set()
 
 
+@pytest.mark.slow
 def test_a_client_that_cancels_frees_both_slots(slow):
     url, tickets = slow
     with client(url) as someone:
@@ -68,6 +69,7 @@ def test_a_client_that_cancels_frees_both_slots(slow):
         both(tickets, stopped)
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_cancelled_frees_both_slots(slow):
     url, tickets = slow
     with client(url) as someone:
@@ -109,6 +111,7 @@ def test_a_client_that_cancels_during_the_first_step_frees_both_slots(
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_frees_both_slots(slow):
     url, tickets = slow
     event = httpx.post(f"{url}/gradio_api/call/compare", json={"data": [ASKED]}, timeout=60).json()["event_id"]

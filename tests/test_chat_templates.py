@@ -134,7 +134,13 @@ typed = st.lists(st.one_of(anything, known, spelled), max_size=4).map("".join)
 reasoned = st.sampled_from(["", "<think>hm</think>", "<think>\nI see.\n</think>\n\n", "why</think>"])
 four = lambda texts: st.tuples(texts, texts, texts, texts)  # noqa: E731
 each_shape = pytest.mark.parametrize("shape", SHAPES)
-each_kind = pytest.mark.parametrize("kind", [tiny.tokenizer, byte_fallback], ids=["byte level", "byte fallback"])
+each_kind = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(tiny.tokenizer, id="byte level"),
+        pytest.param(byte_fallback, id="byte fallback", marks=pytest.mark.slow),
+    ],
+)
 often = settings(deadline=None, max_examples=8, derandomize=True, database=None)
 
 

@@ -115,6 +115,7 @@ def test_a_wide_terminal_shows_columns_and_loses_nothing_of_what_is_longer_than_
     assert shown.getvalue().count("\x1b[?25h") == shown.getvalue().count("\x1b[?25l"), "the cursor is there again"
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_shows_one_reply_after_the_other_while_they_are_written(says, on):
     says(SHORT, LONG, pause=0.0015)
     shown = on(80)
@@ -262,6 +263,7 @@ def test_ctrl_c_ends_with_status_130_and_what_was_written_is_printed_and_has_a_r
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_the_replies_to_end(says, ctrl_c, monkeypatch, capsys):
     says("word " * 200, "other " * 200, pause=0.05)
     monkeypatch.setattr(Ticket, "cancel", lambda ticket: None)

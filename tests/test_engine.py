@@ -54,7 +54,7 @@ def varied_requests(count: int, seed: int, longest: int = 60) -> list:
 # --- equal to the definition, for every family ----------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", [pytest.param("eager", marks=pytest.mark.slow), "sdpa"])
 @pytest.mark.parametrize("family", families())
 def test_replies_equal_a_naive_decoder(family, attention):
     """Slots, chunked prefill, masks and positions change nothing: tokens equal a full forward per token without a cache.

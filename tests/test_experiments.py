@@ -329,6 +329,7 @@ def test_two_copies_of_the_same_weights_show_no_difference(twins, name):
     assert finding.sentence.startswith("No difference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["answers", "costume"])
 def test_other_weights_do_show_a_difference(verdict, name):
     assert verdict(name).finding.figures["no_difference"] is False
@@ -371,6 +372,7 @@ def test_nonsense_in_the_form_of_an_answer_is_no_answer(question, reply, does):
 # --- one function call per token ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ledger_counts_passes_and_copies(verdict, lease):
     finding = verdict("ledger").finding
     usage = finding.exhibits[0].result.post.usage

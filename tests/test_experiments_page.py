@@ -212,6 +212,7 @@ def test_a_class_that_runs_the_same_experiment_at_once_gets_the_same_verdict(url
     assert len({(result.base.token_ids, result.post.token_ids) for result in first}) == 1
 
 
+@pytest.mark.slow
 def test_an_unknown_experiment_is_one_sentence_at_the_endpoint(url):
     with pytest.raises(Exception, match="There is no experiment 'x'; choose one of"):
         Client(url, verbose=False).predict("x", api_name="/experiment")

@@ -220,6 +220,7 @@ def test_scores_equal_a_plain_forward_pass_for_other_families(family):
     assert torch.allclose(torch.cat(rows), expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_scoring_changes_no_bit_of_a_reply_and_a_reply_none_of_a_score(lease):
     engine = lease.post.engine
     asked = request(range(20), max_new_tokens=60)

@@ -55,6 +55,7 @@ def said(house: House, updates: list[dict]) -> str:
     return updates[-1][house.visitor.sidebar.own.notice]
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_brought_is_loaded_chosen_and_asked(house, guest, folders):
     sidebar = house.visitor.sidebar
     updates = bring(house, guest, *folders[:2])
@@ -68,6 +69,7 @@ def test_a_pair_that_is_brought_is_loaded_chosen_and_asked(house, guest, folders
     assert updates[-1][sidebar.pair]["choices"] == later.arrive()[sidebar.pair]["choices"], "of who comes later too"
 
 
+@pytest.mark.slow
 def test_a_post_trained_model_without_a_template_is_asked_as_a_transcript_and_that_is_said(house, guest, folders):
     sidebar = house.visitor.sidebar
     bring(house, guest, folders[0], folders[2])
@@ -80,6 +82,7 @@ def test_a_post_trained_model_without_a_template_is_asked_as_a_transcript_and_th
     assert "no chat template" not in guest.values[sidebar.bare]
 
 
+@pytest.mark.slow
 def test_a_page_that_is_started_with_a_pair_without_a_template_begins_so(folders):
     own = Settings(device="cpu", base=str(folders[0]), post=str(folders[2]))
     with Pool(own, HuggingFaceHub()) as pool:
@@ -87,6 +90,7 @@ def test_a_page_that_is_started_with_a_pair_without_a_template_begins_so(folders
     assert sidebar.framing_post.value == "transcript" and "tiny-bare has no chat template" in sidebar.bare.value
 
 
+@pytest.mark.slow
 def test_a_pair_whose_template_is_known_only_once_it_is_there_is_fitted_then(house, guest, folders, monkeypatch):
     tab, sidebar = house.compare, house.visitor.sidebar
     bring(house, guest, folders[0], folders[2])

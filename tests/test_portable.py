@@ -14,7 +14,7 @@ from core.engine.portable import Portable
 from core.engine.step import record
 from core.errors import UserError
 from tests.arithmetics import Numpy, Shuffled
-from tests.engines import FAMILIES, VOCABULARY, random_model
+from tests.engines import VOCABULARY, families, random_model
 
 PROMPT = [(5 * i) % 150 + 1 for i in range(21)]
 FORCED = [7, 130, 42, 8]
@@ -105,8 +105,10 @@ def test_a_recording_that_may_fuse_is_thrown_away(monkeypatch, llama, caplog):
     assert "a recorded step differs from the model" in caplog.text
 
 
-@pytest.mark.parametrize("machine", [Shuffled, Numpy])
-@pytest.mark.parametrize("family", ["Llama", "GPT-2", "Gemma 3"])
+@pytest.mark.parametrize("machine", [Shuffled, pytest.param(Numpy, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["Llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("GPT-2", "Gemma 3"))]
+)
 def test_other_orders_and_other_kernels_give_the_same_bits(machine, family):
     model = Portable(random_model(family))
     here = figures(lane_of(model))
@@ -116,7 +118,7 @@ def test_other_orders_and_other_kernels_give_the_same_bits(machine, family):
     assert other.calls > 100
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families())
 def test_a_family_is_near_its_own_float64_and_has_no_narrow_bits(family):
     model, plain = Portable(random_model(family)), random_model(family, dtype=torch.float64)
     found = figures(lane_of(model))

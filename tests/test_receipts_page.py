@@ -495,6 +495,7 @@ def test_there_is_a_sentence_when_there_is_nothing_to_export(visitor, url):
 # --- the endpoint -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_replay_endpoint_gives_the_verdict(url, receipt):
     client = Client(url, verbose=False)
     assert client.predict(canonical.dump(receipt), api_name="/replay")["outcome"] == "identical"

@@ -12,10 +12,17 @@ from core.engine import reference, slots, step
 from core.engine.lane import Lane
 from core.errors import UserError
 from core.types import Deviation
-from tests.engines import VOCABULARY, families, random_model, running
+from tests.engines import FAMILIES, VOCABULARY, random_model, running
 
-EVERY_FAMILY = pytest.mark.parametrize("family", families())
-BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+QUICK = {("Llama", torch.float32), ("Llama", torch.bfloat16), ("Gemma 3", torch.float32)}
+EVERY_FAMILY_AND_DTYPE = pytest.mark.parametrize(
+    "family, dtype",
+    [
+        pytest.param(family, dtype, id=f"{family}-{dtype}", marks=() if (family, dtype) in QUICK else pytest.mark.slow)
+        for family in FAMILIES
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+)
 
 
 def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> Deviation:
@@ -92,8 +99,7 @@ def can_have(fault: str, model: PreTrainedModel) -> bool:
     return bool(rotary(model)) or "rotary" not in fault
 
 
-@BOTH_DTYPES
-@EVERY_FAMILY
+@EVERY_FAMILY_AND_DTYPE
 def test_a_family_is_right_and_each_planted_fault_is_noticed(family, dtype, monkeypatch):
     model = random_model(family, dtype=dtype)
     assert found(model).within
@@ -137,8 +143,7 @@ FAR_FAULTS = {
 }
 
 
-@BOTH_DTYPES
-@EVERY_FAMILY
+@EVERY_FAMILY_AND_DTYPE
 def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, dtype, monkeypatch):
     monkeypatch.setattr(reference, "CHECKED", 128)
     monkeypatch.setattr(lane_module, "record", lambda forward, cache, vocabulary: forward)
@@ -211,6 +216,7 @@ def test_experts_are_known_by_every_name_that_configurations_have_for_them(name)
     assert not reference.is_bounded(model)
 
 
+@pytest.mark.slow
 def test_experts_chosen_in_a_narrow_dtype_are_measured_and_not_refused(monkeypatch):
     """In float32 they are held to the bound as all are; in bfloat16 the smallest difference can choose another expert."""
     changes = {"num_local_experts": 4, "num_experts_per_tok": 2}

@@ -85,6 +85,7 @@ def test_the_command_runs_the_same_comparison(chat, monkeypatch, capsys):
     assert Comparison.model_validate(json.loads(capsys.readouterr().out)["comparison"]) == asked(chat)
 
 
+@pytest.mark.slow
 def test_the_python_code_runs_the_same_comparison(chat, scripted):
     url = scripted("a base reply", "a post-trained reply")
     names: dict = {}
@@ -94,6 +95,7 @@ def test_the_python_code_runs_the_same_comparison(chat, scripted):
     assert names["answer"]["post"]["text"].endswith("a post-trained reply")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_the_http_call_runs_the_same_comparison(chat, scripted):
     url = scripted("a base reply", "a post-trained reply")
