@@ -6,6 +6,7 @@ Knows names and folders, no model: whoever only asks for the list waits for no l
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -24,6 +25,7 @@ class Pair(Value):
     title: str
     base: str
     post: str
+    arithmetic: Literal["fast", "portable"] = "fast"  # on a processor, where nobody says otherwise
 
     def spec(self, side: Side) -> str:
         """What names a side's model: a folder, or a Hub id with an optional revision."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from . import prompts, reasoning
@@ -83,13 +84,15 @@ class Lease:
         self.release()
 
 
-_Key = tuple[
-    str, str | None, int
-]  # a model's spec, what it is merged into if it is an adapter, and its place in the pair
+class _Key(NamedTuple):
+    spec: str
+    merged_into: str | None  # if it is an adapter
+    number: int  # in the pair: 0 or 1
+    arithmetic: str
 
 
 def _keys(pair: Pair) -> tuple[_Key, _Key]:
-    return (pair.base, None, 0), (pair.post, pair.base, 1)
+    return _Key(pair.base, None, 0, pair.arithmetic), _Key(pair.post, pair.base, 1, pair.arithmetic)
 
 
 @dataclass(eq=False)
@@ -250,15 +253,15 @@ class Pool:
         except UserError as error:
             failure = type(error)(*error.args)
         except Exception as error:
-            log.exception("loading %s failed", entry.key[0])
-            what = label(entry.key[0])
+            log.exception("loading %s failed", entry.key.spec)
+            what = label(entry.key.spec)
             failure = UserError(
                 f"{what} could not be loaded ({type(error).__name__}: {sources.reason(error, what)}); its files are damaged or of a kind that the app does not know: choose another model."
             )
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
-        spec, adapter_base, index = entry.key
+        spec, adapter_base, index, arithmetic = entry.key
         name = label(spec)
 
         def report(text: str, fraction: float | None) -> None:
@@ -274,7 +277,8 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    return loading.load(source, self.hub, self.settings, place(self.settings, index), report)
+                    placement = place(self.settings, index, arithmetic)
+                    return loading.load(source, self.hub, self.settings, placement, report)
                 except NotEnoughMemory:
                     if not self._make_room():
                         raise

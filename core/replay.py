@@ -10,13 +10,14 @@ with the same settings, reuses nothing, and compares token by token. The rules o
   of the coarser of the two dtypes at the size of the logits, over the temperature, or `_OBSERVED` times
   the largest drift seen at the steps before, whichever is more. The drift counts for at most `_OBSERVED`
   times the roundoff, since a receipt's margins are its maker's word. Between two runs with the same
-  certified fingerprint nothing is allowed.
+  certified fingerprint nothing is allowed, and in portable arithmetic the machine is not in it.
 - not replayable: other weights, another sampler, a pair or a prompt that cannot be had here.
 
 This file knows no page; progress is a generator's.
 """
 
 import re
+from collections.abc import Sequence
 
 from .compare import Run
 from .engine import SAMPLER_VERSION
@@ -32,7 +33,6 @@ from .types import (
     Divergence,
     DrawDivergence,
     EngineInfo,
-    Outcome,
     Receipt,
     Reply,
     Side,
@@ -130,12 +130,29 @@ def _start(lease: Lease, receipt: Receipt) -> Run:
     return run
 
 
-def warnings(receipt: Receipt, here: dict[Side, EngineInfo]) -> list[str]:
-    """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse."""
-    return [
-        f"On the {named(sides)} side {name} was {there or 'not recorded'}, here it is {now or 'not there'}."
-        for (name, there, now), sides in engine_changes(receipt.engines, here).items()
-    ]
+def warnings(receipt: Receipt, here: dict[Side, EngineInfo], diverged: Sequence[Side] = ()) -> list[str]:
+    """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse.
+
+    In the same portable arithmetic nothing lets rounding in; where such a reply diverged, the versions that differ are
+    told, for the code of the models is a library's.
+    """
+    told = []
+    for (name, there, now), sides in engine_changes(receipt.engines, here).items():
+        version = name in next(iter(here.values())).versions
+        where = [side for side in sides if not _same_portably(receipt, here, side) or (version and side in diverged)]
+        if where and name == "draw":
+            told.append(
+                f"On the {named(where)} side it was drawn with its machine's own logarithms, as all receipts until version 0.1.0: where a margin is below 1e-9 another token can be drawn here."
+            )
+        elif where:
+            told.append(
+                f"On the {named(where)} side {name} was {there or 'not recorded'}, here it is {now or 'not there'}."
+            )
+    return told
+
+
+def _same_portably(receipt: Receipt, here: dict[Side, EngineInfo], side: Side) -> bool:
+    return here[side].is_portable and here[side].same_bits(receipt.side(side).engine)
 
 
 # --- the run ------------------------------------------------------------------------------------------
@@ -168,9 +185,14 @@ def _verdict(run: Run, receipt: Receipt) -> Verdict:
         if reply.error is not None:
             raise UserError(f"The {SIDE_NAMES[side]} side failed during the replay: {reply.error}")
         sides[side] = _judge(run, side, recorded, reply, engines[side])
-    diverged = any(verdict.divergence for verdict in sides.values())
-    outcome: Outcome = "diverged" if diverged else "identical"
-    return Verdict(outcome=outcome, warnings=tuple(warnings(receipt, engines)), base=sides["base"], post=sides["post"])
+    diverged = [side for side in SIDES if sides[side].divergence]
+    return Verdict(
+        outcome="diverged" if diverged else "identical",
+        warnings=tuple(warnings(receipt, engines, diverged)),
+        base=sides["base"],
+        post=sides["post"],
+        portable=all(_same_portably(receipt, engines, side) for side in SIDES),
+    )
 
 
 # --- the judgement ------------------------------------------------------------------------------------
@@ -184,7 +206,7 @@ def _judge(run: Run, side: Side, recorded: SideReceipt, reply: Reply, here: Engi
         return SideVerdict(tokens=same, drift=drift, divergence=None)
     if found is None:
         return SideVerdict(tokens=same, drift=drift, divergence=_ended_apart(run, side, recorded, reply, same))
-    no_drift_allowed = recorded.engine.fingerprint == here.fingerprint and here.certified
+    no_drift_allowed = here.same_bits(recorded.engine)
     allowance = 0.0 if no_drift_allowed else _allowance(found, recorded, here, drift)
     divergence = _drew_another(run, side, found, recorded, allowance)
     return SideVerdict(tokens=same, drift=drift, divergence=divergence)

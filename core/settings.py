@@ -13,6 +13,7 @@ from .installation import COMMAND
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+ARITHMETICS = ("fast", "portable")
 OWN_PAIRS = ("everyone", "nobody")  # who may bring models of their own through the page, where the operator says it
 EMBEDDED = "embedded"  # the id of the pair that ships in checkpoints/
 
@@ -27,7 +28,16 @@ QUIET = {
 }
 
 
-_OF_MODELS = ("base", "post", "device", "dtype", "slots", "threads", "context")  # settings that are flags as they stand
+_OF_MODELS = (
+    "base",
+    "post",
+    "device",
+    "dtype",
+    "arithmetic",
+    "slots",
+    "threads",
+    "context",
+)  # settings that are flags as they stand
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Settings:
     post: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    arithmetic: str | None = None  # None is what the pair's row says
     slots: int | None = None
     threads: int | None = None
     context: int | None = None
@@ -109,6 +120,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         default="auto",
         help="default: bfloat16 where the machine computes in it, else float32",
+    )
+    models.add_argument(
+        "--arithmetic",
+        choices=ARITHMETICS,
+        help="portable gives the same bits on every machine and takes about twice as long (default: what the pair's row says; fast for your own)",
     )
     models.add_argument(
         "--slots", type=int, metavar="N", help="replies written at once by each model (default: 4 on cpu, 16 on a GPU)"

@@ -377,18 +377,36 @@ class EngineInfo(Value):
     certification: str
     # None where it was not measured, as in what was written before it was: there it is no field either.
     deviation: Deviation | None = Field(default=None, exclude_if=lambda measured: measured is None)
+    # Whose logarithms the draw has: those of the machine's libraries, as before 0.2, or the same everywhere.
+    draw: Literal["libm", "exact"] = Field(default="libm", exclude_if=lambda whose: whose == "libm")
+    # "fast", or the version of the portable arithmetic with a digest of all that its forward pass reads.
+    arithmetic: str = Field(default="fast", exclude_if=lambda which: which == "fast")
+    computed_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
     @property
-    def fingerprint(self) -> "EngineInfo":
-        """What two engines that give the same bits have in common: everything but what was measured of them."""
-        return self.model_copy(update={"deviation": None})
+    def is_portable(self) -> bool:
+        """Whether its bits are the same on every machine."""
+        return self.arithmetic != "fast"
+
+    def same_bits(self, other: "EngineInfo") -> bool:
+        """Whether the same request gives the same tokens from both, whatever else there is.
+
+        In portable arithmetic that hangs on the arithmetic, the model and the rule of the draw alone; else on everything but
+        what was measured, and on the certification.
+        """
+        if self.is_portable:
+            what = ("sampler", "draw", "arithmetic", "computed_sha256")
+            return all(getattr(self, name) == getattr(other, name) for name in what)
+        return self.certified and self.model_copy(update={"deviation": None}) == other.model_copy(
+            update={"deviation": None}
+        )
 
     def texts(self) -> dict[str, str]:
         """What it says, by the names that people read. How it was checked is told in other words, so it is left out."""
         plain = {
             name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             for name, value in self
-            if name not in ("versions", "certification", "deviation")
+            if name not in ("versions", "certification", "deviation") and value is not None
         }
         return plain | self.versions
 
@@ -534,6 +552,8 @@ class Verdict(Value):
     warnings: tuple[str, ...] = ()
     base: SideVerdict | None = None
     post: SideVerdict | None = None
+    # Whether both runs were in the same portable arithmetic, on the same numbers.
+    portable: bool = Field(default=False, exclude_if=lambda portable: not portable)
 
     def side(self, side: Side) -> SideVerdict | None:
         return self.base if side == "base" else self.post

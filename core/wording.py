@@ -17,7 +17,8 @@ def headline(verdict: Verdict) -> str:
         return f"Diverged: the replay is not the recorded run ({' and '.join(SIDE_NAMES[side] for side in sides)})."
     drifts = [found.drift for side in SIDES if (found := verdict.side(side))]
     if all(drift == 0 for drift in drifts):
-        return "Identical, bit for bit."
+        where = ": in portable arithmetic any machine gives these bits" if verdict.portable else ""
+        return f"Identical, bit for bit{where}."
     return "Identical: every token is the same."
 
 
@@ -67,7 +68,7 @@ def judgement(divergence: Divergence) -> str:
     if divergence.within_drift:
         return f"{moved}; other hardware or libraries may round that far (up to {_nats(divergence.allowance)}), so this is numeric drift."
     if divergence.allowance == 0:
-        return f"{moved}; the engine fingerprint is the same and certified, so nothing may move: the receipt is not of this run, or this is a fault of the app worth reporting."
+        return f"{moved}; the engine fingerprint is the same, so nothing may move: the receipt is not of this run, or this is a fault of the app worth reporting."
     return f"{moved}; rounding explains {_nats(divergence.allowance)} at most, so something else differs."
 
 

@@ -77,7 +77,10 @@ def test_while_it_runs_the_page_knows_what_was_asked_by_whom_it_is_answered_and_
     *_, view, end = session.compare(pool, CHAT, "Three", CHOICES)
     for live in (view.live, end.live):
         assert (live.comparison, live.caveats) == (end.chat[-1].comparison(CHAT), "")
-        assert live.models == {"base": Model(PAIR.base, "b" * 64), "post": Model(PAIR.post, "c" * 64)}
+        assert {side: (model.name, model.weights_sha256) for side, model in live.models.items()} == {
+            "base": (PAIR.base, "b" * 64),
+            "post": (PAIR.post, "c" * 64),
+        }
     assert (view.box, end.box) == (None, None), "the box is the visitor's own"
     assert end.live.snapshot.post.text == "a post-trained reply"
     assert set(end.live.ends) == set(SIDES), "both ended by themselves"
@@ -337,7 +340,7 @@ def test_who_wrote_a_turn_is_told_by_its_receipts_and_else_by_the_pair():
     half = record("One", failed="base")
     models = session.models_of(half, lambda pair, side: f"{pair} {side}")
     assert models["base"] == Model("embedded base")
-    assert models["post"] == Model("Tiny", "b" * 64, half.post.engine.deviation)
+    assert models["post"] == Model("Tiny", "b" * 64, half.post.engine)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from core.engine.engine import lane_sizes, sentence
-from core.engine.lane import Lane, PrefillStore, prefix_key
+from core.engine.lane import Lane
 from core.engine.scheduler import NO_SLOT, Job, Scheduler
 from core.engine.slots import Masks, SlotCache, kv_bytes_per_token, layer_kinds
+from core.engine.store import PrefillStore, prefix_key
 from core.errors import UserError
 from core.types import Queued
 from tests.engines import VOCABULARY, random_model, request

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import core.engine.lane
 from core.engine import exact, operations, portable
 from core.engine.lane import Lane
 from core.engine.operations import Mode
 from core.engine.portable import Portable
-from core.engine.step import record
 from core.errors import UserError
 from tests.arithmetics import Numpy, Shuffled
 from tests.engines import VOCABULARY, families, random_model
@@ -25,12 +23,6 @@ def no_gradients():
     """Not inference mode, in which the modes that stand for other machines would see composite operations."""
     with torch.no_grad():
         yield
-
-
-@pytest.fixture(autouse=True)
-def unrecorded(monkeypatch):
-    """Recording takes seconds, and gives the same bits, which has a test of its own."""
-    monkeypatch.setattr(core.engine.lane, "record", lambda forward, cache, vocabulary: forward)
 
 
 def lane_of(model, *, slots=1, length=64, chunk=16) -> Lane:
@@ -90,18 +82,19 @@ def test_what_an_earlier_occupant_left_does_not_matter(llama, wanted):
     assert torch.equal(figures(lane), wanted)
 
 
-def test_a_recorded_step_is_the_step(monkeypatch, llama, wanted):
-    monkeypatch.setattr(core.engine.lane, "record", record)
+def test_a_recorded_step_is_the_step(llama, wanted):
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = lane_of(llama, slots=2)
+        lane.record_beside(lambda: False)
         assert isinstance(lane._forward, torch.jit.ScriptModule)
         assert torch.equal(figures(lane, company=2), wanted)
 
 
-def test_a_recording_that_may_fuse_is_thrown_away(monkeypatch, llama, caplog):
+def test_a_recording_that_may_fuse_is_thrown_away(llama, caplog):
     """As torch.jit does by default: a product and a sum in one rounding."""
-    monkeypatch.setattr(core.engine.lane, "record", record)
-    assert not isinstance(lane_of(llama)._forward, torch.jit.ScriptModule)
+    lane = lane_of(llama)
+    lane.record_beside(lambda: False)
+    assert not isinstance(lane._forward, torch.jit.ScriptModule)
     assert "a recorded step differs from the model" in caplog.text
 
 
@@ -184,10 +177,9 @@ def test_a_planted_fault_depends_on_the_order_of_sums(name, monkeypatch):
 
 def test_a_function_of_torchs_own_is_refused_in_a_recording(monkeypatch):
     """Its bits differ only on another machine, so nothing but its name can tell."""
-    monkeypatch.setattr(core.engine.lane, "record", record)
     monkeypatch.setitem(operations.REPLACED, operations.aten.silu, lambda mode, x: F.silu(x))
     with pytest.raises(UserError, match=r"has no form for aten.silu.default; use --arithmetic fast\."):
-        lane_of(Portable(random_model()))
+        lane_of(Portable(random_model())).record_beside(lambda: False)
 
 
 x = exact.samples(3, 4)

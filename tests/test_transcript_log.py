@@ -17,7 +17,7 @@ from core.ui.compare.log import Log
 from core.ui.compare.session import Live
 from core.ui.markdown import markdown
 from core.ui.markup import visible
-from tests.values import COMPARISON, record, side_receipt
+from tests.values import COMPARISON, ENGINE, record, side_receipt
 
 
 def live(base: Reply, post: Reply, ends=None) -> Live:
@@ -366,8 +366,8 @@ def test_what_anybody_wrote_is_text_in_every_field_of_a_row(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_so_it_is_in_names_in_reasoning_in_errors_in_code_and_in_what_was_sent(text):
     def drawn(text: str) -> str:
-        deviation = Deviation(nats=0.1, bound=0.5, token=1)
-        names = {side: render.model(side, render.Model(text, "a" * 64, deviation)) for side in SIDES}
+        engine = ENGINE.model_copy(update={"deviation": Deviation(nats=0.1, bound=0.5, token=1)})
+        names = {side: render.model(side, render.Model(text, "a" * 64, engine)) for side in SIDES}
         thought = Turn(prompt="", base="", post="", reasoning_base=text, reasoning_post=text)
         pieces = (Piece(text, "system"), Piece(text, "template", control=True), Piece(text, "prompt"))
         prompt = Prompt(pieces, (1, 2), 1, notes=(text,), remembers=text)

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..engine import Engine
+from ..engine import Engine, portable
 from ..engine.device import Placement, deterministic_cuda
 from ..engine.slots import layer_kinds
 from ..errors import NotEnoughMemory, UserError
@@ -69,7 +69,7 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
         digest = weights_sha256(model)
         report(f"Checking that neighbours do not change the bits of {source.name}", None)
         vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0])
-        engine = Engine(model, vocabulary, shape, attention)
+        engine = Engine(model, vocabulary, shape, portable.NAME if placement.portable else attention)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..engine import Engine
 from ..engine.device import Placement
@@ -45,7 +45,7 @@ def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Setti
     slots = settings.slots or (16 if gpu else 4)
     chunk = 256 if gpu else 64
     wanted = min(usable_context(text), settings.context or (16384 if gpu else 4096))
-    per_token = kv_bytes_per_token(text, placement.dtype)
+    per_token = kv_bytes_per_token(text, placement.cache_dtype)
     context = wanted
     while True:
         sizes = lane_sizes(context, chunk)
@@ -62,7 +62,7 @@ def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Setti
 
 def check_room_for_another(engine: Engine) -> None:
     """Raises NotEnoughMemory when a second model of this size, with a lane for itself, does not fit beside what is loaded."""
-    needed = _model_bytes(engine.model, engine.context * (engine.shape.slots + 2)) + SPARE_BYTES
+    needed = _model_bytes(engine, engine.context * (engine.shape.slots + 2)) + SPARE_BYTES
     free = free_bytes(engine.device)
     if needed > free:
         raise NotEnoughMemory(
@@ -72,10 +72,10 @@ def check_room_for_another(engine: Engine) -> None:
 
 def bytes_in_use(engine: Engine) -> int:
     """Bytes that a loaded model takes: its weights, and its caches of keys and values."""
-    return _model_bytes(engine.model, sum(engine.shape.sizes) * (engine.shape.slots + 1))
+    return _model_bytes(engine, sum(engine.shape.sizes) * (engine.shape.slots + 1))
 
 
-def _model_bytes(model: PreTrainedModel, positions: int) -> int:
+def _model_bytes(engine: Engine, positions: int) -> int:
     """Bytes of the weights, and of the keys and values of so many positions."""
-    caches = positions * kv_bytes_per_token(model.config.get_text_config(), model.dtype)
-    return sum(parameter.nbytes for parameter in model.parameters()) + caches
+    caches = positions * kv_bytes_per_token(engine.model.config.get_text_config(), engine.cache_dtype)
+    return sum(parameter.nbytes for parameter in engine.model.parameters()) + caches

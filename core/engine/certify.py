@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import portable
 from .lane import Lane
 
 
@@ -25,11 +26,18 @@ class Level:
     @property
     def description(self) -> str:
         rows = "all slots in one pass" if self.together else "one pass for each slot"
+        if self.attention == portable.NAME:
+            return f"portable arithmetic, {self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
 
 
 def levels(preferred: str, threads: int) -> list[Level]:
-    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time."""
+    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time.
+
+    Portable arithmetic is one level of its own: nothing steps down from a promise.
+    """
+    if preferred == portable.NAME:
+        return [Level(preferred, threads, True)]
     steps = [
         Level(preferred, threads, True),
         Level("eager", threads, True),

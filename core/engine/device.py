@@ -1,11 +1,16 @@
 """On what a model runs: the device, the dtype, and the settings under which a GPU repeats its bits."""
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from ..errors import UserError
 from ..settings import Settings
+from . import exact
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -14,23 +19,48 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    portable: bool = False
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return torch.float64 if self.portable else self.dtype
 
 
-def place(settings: Settings, index: int = 0) -> Placement:
-    """The device and dtype for the `index`-th model of a pair: with two GPUs, one model each.
+def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Placement:
+    """On what the `index`-th model of a pair runs: with two GPUs, one model each.
+
+    Args:
+        arithmetic: what the pair is served in on a processor, where the settings do not say.
 
     Raises:
-        UserError: the device that was asked for is not there.
+        UserError: the device that was asked for is not there, or cannot compute as it was asked to.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = next(name for name in present if present[name]) if settings.device == "auto" else settings.device
     if not present[kind]:
         raise UserError(f"--device {kind} was asked for, but torch finds none here; use --device cpu.")
     device = torch.device("cuda", index % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
+    portable = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable" and _is_ieee(device)
     if settings.dtype != "auto":
-        return Placement(device, getattr(torch, settings.dtype))
-    fast_bfloat16 = kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32)
+        return Placement(device, getattr(torch, settings.dtype), portable)
+    fast_bfloat16 = portable or kind != "cpu" or torch.cpu._is_avx512_bf16_supported()  # portable only stores in it
+    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32, portable)
+
+
+@cache
+def _is_ieee(device: torch.device) -> bool:
+    """Whether this device gives the known answers, on which portable arithmetic rests; one that does not runs fast, and says so.
+
+    Raises:
+        UserError: it has no float64 at all.
+    """
+    if device.type == "mps":
+        raise UserError("Portable arithmetic needs float64, which this GPU has not; use --device cpu.")
+    wrong = exact.self_test(str(device))
+    if wrong:
+        log.warning("no portable arithmetic here: %s of this machine's gives other answers", ", ".join(wrong))
+    return not wrong
 
 
 def figures_device(device: torch.device) -> torch.device:

@@ -24,10 +24,12 @@ from transformers import PreTrainedModel
 from .. import __version__
 from ..errors import UserError
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
-from . import certify, reference, sampling
+from . import certify, exact, portable, reference, sampling
 from .lane import Lane
+from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import SlotCache
+from .step import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ Emit = Callable[[Event], None]
 
 
 class Scored(NamedTuple):
-    """Logits float32 [rows, vocabulary] of one chunk: row i predicts the token at position `first + i`."""
+    """Logits, float32 or float64, [rows, vocabulary] of one chunk: row i predicts the token at position `first + i`."""
 
     first: int
     logits: torch.Tensor
@@ -126,7 +128,7 @@ class Engine:
         model: a decoder with full or sliding-window attention, in evaluation mode, on its device.
         vocabulary: number of ids that the tokenizer knows; logits beyond are padding and never drawn.
         shape: slots, chunk, lane lengths and threads.
-        attention: what to try first, "sdpa" or "eager".
+        attention: what to try first, "sdpa" or "eager"; or portable.NAME, which is never stepped down from.
         context: how many tokens a prompt and its reply may have together; by default what the longest lane holds.
 
     Certification runs on the worker thread before the first request; the constructor waits for it.
@@ -136,10 +138,12 @@ class Engine:
         self, model: PreTrainedModel, vocabulary: int, shape: Shape, attention: str, context: int | None = None
     ):
         self.model, self.vocabulary, self.shape = model, vocabulary, shape
+        self._computing: PreTrainedModel | Portable = model
         self.context = context or shape.sizes[-1]
         self.level = certify.levels(attention, shape.threads)[0]
         self.certified = False
         self.deviation: Deviation | None = None
+        self._computed_sha256: str | None = None
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
@@ -147,6 +151,7 @@ class Engine:
         self._scheduler = Scheduler(shape.sizes, shape.slots)
         self._lanes: dict[int, Lane] = {}
         self._scoring_cache: SlotCache | None = None
+        self._recorder = Recorder()
         self._closed = False
         self._failure: BaseException | None = None
         ready = threading.Event()
@@ -231,6 +236,11 @@ class Engine:
             raise UserError("These weights were just unloaded to make room; press Compare again.")
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._computing.dtype
+
+    @property
     def closed(self) -> bool:
         """Whether it has stopped, because it was closed or because its worker failed."""
         return self._closed
@@ -252,6 +262,9 @@ class Engine:
         )
         return EngineInfo(
             sampler=sampling.VERSION,
+            draw="exact",
+            arithmetic=exact.VERSION if self.level.attention == portable.NAME else "fast",
+            computed_sha256=self._computed_sha256,
             dtype=str(self.model.dtype).removeprefix("torch."),
             attention=self.level.attention,
             slots=self.shape.slots,
@@ -277,6 +290,7 @@ class Engine:
         try:
             with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 self._certify()
+                self._recorder.ask(self._lanes[self.shape.sizes[0]])  # the others when they are used
                 ready.set()
                 while not self._closed:
                     self._round()
@@ -286,6 +300,7 @@ class Engine:
         finally:
             self._closed = True
             self._fail_everything()
+            self._recorder.close()
             self._lanes.clear()
             ready.set()
 
@@ -313,11 +328,17 @@ class Engine:
         for level in certify.levels(self.level.attention, self.shape.threads):
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
-            if level.attention != self.model.config._attn_implementation:
+            if level.attention == portable.NAME:
+                self._computing = Portable(self.model)
+                self._computed_sha256 = portable.digest(self.model)
+            elif level.attention != self.model.config._attn_implementation:
                 self.model.set_attn_implementation(level.attention)
             self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
-            self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
+            if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
+                self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
+            else:
+                self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
             self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
             if self.certified and measured.within:
                 break
@@ -326,7 +347,7 @@ class Engine:
 
     def _new_lane(self, size: int) -> Lane:
         return Lane(
-            self.model,
+            self._computing,
             slots=self.shape.slots,
             length=size,
             chunk=self.shape.chunk,
@@ -383,6 +404,7 @@ class Engine:
             if job.started is None:
                 job.started = perf_counter()
                 self._emit(job, Started())
+                self._recorder.ask(lane)
                 lane.begin()
                 job.read = job.reused = lane.reusable(token_ids) if job.request.reuse else 0
             start = job.read

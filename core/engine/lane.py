@@ -5,55 +5,18 @@ Decode is always [slots, 1], whoever is there; empty slots run along. Prefill ru
 is being served, neither do the bits. A lane knows tensors and slot numbers, not requests.
 """
 
-import hashlib
 import inspect
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
+from . import portable
 from .device import figures_device
 from .portable import Portable
 from .slots import Masks, SlotCache
 from .step import DecodeStep, Forward, record
-
-Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of positions
-
-
-class PrefillStore:
-    """Keys and values of complete, aligned prefill chunks, by the tokens up to their end; the oldest go first.
-
-    Only chunks made by prefill are kept, never what decoding wrote (its bits differ), so a reused chunk
-    is bit for bit what a cold start computes.
-    """
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._chunks: OrderedDict[bytes, Chunk] = OrderedDict()
-
-    def get(self, key: bytes) -> Chunk | None:
-        if key in self._chunks:
-            self._chunks.move_to_end(key)
-        return self._chunks.get(key)
-
-    def put(self, key: bytes, chunk: Chunk) -> None:
-        if key in self._chunks:
-            return
-        self._chunks[key] = chunk
-        self.bytes += _size(chunk)
-        while self.bytes > self.max_bytes:
-            self.bytes -= _size(self._chunks.popitem(last=False)[1])
-
-
-def _size(chunk: Chunk) -> int:
-    return sum(tensor.nbytes for tensor in chunk)
-
-
-def prefix_key(token_ids: Sequence[int], end: int) -> bytes:
-    """Digest of the first `end` token ids."""
-    return hashlib.sha256(",".join(map(str, token_ids[:end])).encode()).digest()
+from .store import PrefillStore, prefix_key
 
 
 class Lane:
@@ -89,7 +52,9 @@ class Lane:
         self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
         self._forward: DecodeStep = Forward(model, self.masks, length)
         self._allocate()
-        self._forward = record(self._forward, self._writing[0], vocabulary)
+        self.recorded = not isinstance(model, Portable)  # or asked for: that takes seconds, see `record_beside`
+        if self.recorded:
+            self._forward = record(self._forward, self._writing[0], vocabulary)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
@@ -104,6 +69,23 @@ class Lane:
                 past_key_values=cache,
                 use_cache=True,
             )
+
+    def record_beside(self, given_up: Callable[[], bool]) -> None:
+        """Record the step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
+
+        Nothing that they use is touched: caches are copied, and the mode is another one.
+        """
+        assert isinstance(self.model, Portable)
+        cache = SlotCache.over(
+            [tensor.clone() for tensor in self._writing[0].tensors()], self._writing[0].positions.clone()
+        )
+        forward = Forward(self.model.beside(given_up), self.masks, self.length)
+        try:
+            recorded = record(forward, cache, self.vocabulary)
+        except portable.GivenUp:
+            return
+        if recorded is not forward:
+            self._forward = recorded
 
     def begin(self) -> None:
         """Forget the prompt that was read last. Nothing of one request is left for the next, not even behind a mask."""
@@ -130,11 +112,12 @@ class Lane:
         return self._prefill(self._reading, token_ids, start, [last])
 
     def repeat(self, end: int) -> list[torch.Tensor]:
-        """As if a prompt up to `end` had been read that repeats the first chunk; returns the keys and values up to there."""
+        """As if a prompt up to `end` had been read that repeats the first chunk; returns the keys and values up to there, as the model's own cache has them."""
         for tensor in self._reading.tensors():
             for start in range(self.chunk, end, self.chunk):
                 tensor[:, :, start : start + self.chunk].copy_(tensor[:, :, : self.chunk])
-        return [tensor[:, :, :end] for tensor in self._reading.tensors()]
+        kept = [tensor[:, :, :end] for tensor in self._reading.tensors()]
+        return portable.plain(kept) if isinstance(self.model, Portable) else kept
 
     def scoring_cache(self) -> SlotCache:
         """An empty cache for `score`, allocated at its first chunk and freed with the last reference to it."""
@@ -143,13 +126,13 @@ class Lane:
     def score(self, cache: SlotCache, token_ids: Sequence[int], start: int, first: int) -> torch.Tensor:
         """One prefill pass over the chunk that begins at `start`, in a cache of `scoring_cache`.
 
-        Returns the logits [rows, vocabulary], float32, at those of its tokens that predict position
+        Returns the logits [rows, vocabulary], float32 or float64, at those of its tokens that predict position
         `first` or later (row by row the positions that follow); the last token of all predicts nothing.
         """
         end = min(start + self.chunk, len(token_ids) - 1)
         rows = range(max(start, first - 1) - start, end - start)
         logits = self._prefill(cache, token_ids[:-1], start, rows or [0])
-        return logits[: len(rows)].float()
+        return logits[: len(rows)].to(torch.promote_types(logits.dtype, torch.float32))
 
     def _prefill(self, cache: SlotCache, token_ids: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
         """One [1, chunk] pass over the chunk at `start`; the logits [rows, vocabulary] at these of its tokens."""

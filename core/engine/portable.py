@@ -25,6 +25,7 @@ NAME = "portable"  # of the arithmetic, and of its attention in transformers' ta
 POSITIONS = 17  # attention sums over at most 2**17 positions, whatever the length of the lane
 _SHARE_BITS, _VALUE_BITS = (53 - POSITIONS + 1) // 2, (53 - POSITIONS) // 2
 _SMALLEST = 2.0**-399  # the size of values that are all zero
+_ROUNDED = "rounded_by_portable"  # on a weight: which values rounding changed, from what, to what
 _TERM_BITS = 32  # of the softmax's terms, at most 1 each: 2**20 of them are exact
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -42,6 +43,11 @@ def keys_and_values(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     with mode.exactly():
         size = magnitude(value.abs().amax(-1, keepdim=True))
         return grid(key, room(key.shape[-1]) // 2), torch.cat([snap(value, size, _VALUE_BITS), size], -1)
+
+
+def plain(kept: list[Tensor]) -> list[Tensor]:
+    """Keys and values of every layer in turn, without the sizes that stand behind the values."""
+    return [tensor if i % 2 == 0 else tensor[..., :-1] for i, tensor in enumerate(kept)]
 
 
 def attention(
@@ -101,7 +107,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 class Portable:
     """A model that computes portably; in everything else it is the model. Its weights are rounded to their grids in place.
 
-    They stay in their own dtype, for rounding to a coarser unit takes no bit more.
+    They stay in their own dtype, for rounding to a coarser unit takes no bit more. `as_loaded` has them as they were.
 
     Raises:
         UserError: transformers computes this model's attention in a way of its own.
@@ -121,6 +127,16 @@ class Portable:
             with self.mode:
                 _renew_rotary_embeddings(model)
 
+    def beside(self, given_up: Callable[[], bool]) -> "Portable":
+        """The same model for another thread, whose operations end when they are not wanted any more.
+
+        Raises:
+            GivenUp: by whatever it computes then.
+        """
+        other = object.__new__(Portable)
+        other.model, other.mode = self.model, _Wanted(self.mode.prepared, given_up)
+        return other
+
     def __call__(self, *ids: Tensor, **inputs: Any) -> Any:
         with self.mode:
             return self.model(*ids, **inputs)
@@ -129,15 +145,46 @@ class Portable:
         return getattr(self.model, name)
 
 
+class GivenUp(Exception):
+    """What was being computed is not wanted any more."""
+
+
+class _Wanted(Mode):
+    """A mode that looks, before each operation, whether anybody still wants the result."""
+
+    def __init__(self, prepared: frozenset[int], given_up: Callable[[], bool]):
+        super().__init__(prepared)
+        self.given_up = given_up
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.given_up():
+            raise GivenUp
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def _round_weights(model: torch.nn.Module) -> frozenset[int]:
     """Every factor of a product on the grid of its columns; their storages."""
     storages = set()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | Conv1D):
             weight, dim = module.weight, 1 if isinstance(module, torch.nn.Linear) else 0
-            weight.copy_(grid(weight.double(), room(weight.shape[dim]) // 2, dim))
+            rounded = grid(weight.double(), room(weight.shape[dim]) // 2, dim).to(weight.dtype)
+            places = (rounded != weight).flatten().nonzero().flatten()
+            if len(places):  # a second time nothing changes, so that what was noted stays
+                setattr(weight, _ROUNDED, (places, weight.flatten()[places], rounded.flatten()[places]))
+            weight.copy_(rounded)
             storages.add(weight.untyped_storage().data_ptr())
     return frozenset(storages)
+
+
+def as_loaded(weight: Tensor) -> Tensor:
+    """A weight with the values that were loaded, where rounding changed them; what has changed since is left as it is."""
+    if not hasattr(weight, _ROUNDED):
+        return weight.detach()
+    places, loaded, rounded = getattr(weight, _ROUNDED)
+    values = weight.detach().flatten().clone()
+    values[places] = torch.where(values[places] == rounded, loaded, values[places])
+    return values.view(weight.shape)
 
 
 def _renew_rotary_embeddings(model: torch.nn.Module) -> None:
@@ -149,19 +196,28 @@ def _renew_rotary_embeddings(model: torch.nn.Module) -> None:
 
 
 def digest(model: torch.nn.Module) -> str:
-    """SHA-256 over all that its forward pass reads: weights and buffers by their bits, and the Python numbers of its modules.
+    """SHA-256 over all that its forward pass reads: weights and buffers by their values, and the Python numbers of its modules.
 
     The last come from Python's libm (`head_dim**-0.5`), the same in practice and not by proof; so they are compared.
     """
     whole = hashlib.sha256(exact.VERSION.encode())
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        whole.update(f"{name} {tuple(tensor.shape)}".encode())
+        whole.update(value_bytes(tensor.detach()))
     for name, module in sorted(model.named_modules()):
         for constant, number in sorted(vars(module).items()):
             if isinstance(number, float):
                 whole.update(f"{name} {constant} {number.hex()}".encode())
     return whole.hexdigest()
+
+
+def value_bytes(tensor: Tensor) -> Any:
+    """The values as contiguous little-endian bytes, however they are stored: bfloat16 where that is exact, else float32 or as they are."""
+    tensor = tensor.cpu().contiguous()
+    if tensor.dtype in (torch.float32, torch.float16):
+        narrow = tensor.bfloat16()
+        tensor = narrow if torch.equal(narrow.float(), tensor.float()) else tensor.float()
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def program(forward: Callable[..., Tensor], examples: tuple[Tensor, ...]) -> GraphModule:

@@ -5,7 +5,7 @@ gives the same wrong bits to everybody. So two prompts also go through the unmod
 without cache, slots or recording, with the masks that the library makes. They go twice, in the dtype that is
 served and in the next wider one (from float32 the long one goes once: it is near enough to the truth itself).
 How far the first is from the second is what the dtype itself does to this model on these prompts; the engine
-may be `TOLERANCE` times as far from the second, and no farther. A lane that is too long to be read whole is checked at
+may be `TOLERANCE` times as far from the second, and no farther; in portable arithmetic by `PORTABLE`. A lane that is too long to be read whole is checked at
 its end too, behind keys and values that stand in for what would have been read.
 """
 
@@ -23,16 +23,19 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import UserError
 from ..types import Deviation
-from .lane import Lane, PrefillStore
+from .lane import Lane
+from .portable import Portable
 from .slots import layer_kinds
+from .store import PrefillStore
 
 TOLERANCE = 3.0  # no family of docs/families.md needs more than 2, and the mildest planted fault exceeds 4
 FLOOR = 1e-3  # nats; smaller differences are of no consequence, whatever the dtype does
+PORTABLE = 1e-2  # nats; portable arithmetic has no narrow dtype to explain more, and was seen to be off by less than a tenth of it
 CHECKED = 1024  # tokens; of a longer lane these first positions are checked, and its last chunk
 MULTIPLICATIONS = (
     10**12
 )  # on a CPU, in one pass: a model too large for CHECKED tokens is checked on fewer, at least 256
-LONG = 256  # tokens; in float64 a prompt of more takes as long as all the rest of loading a model
+LONG = 256  # tokens; in float64, or portably, a prompt of more takes as long as all the rest of loading a model
 DECODED = 8  # tokens at the end of a prompt that are written one by one
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 AtOnce = type | tuple[()]
@@ -56,8 +59,10 @@ def deviation(model: PreTrainedModel, lanes: Sequence[Lane], new_lane: Callable[
     check is shortened for the model and for a lane of `new_lane(length)` alike. Of a lane longer than the check
     the end is looked at apart.
     """
-    longest = min(longest_check(model), max(lane.length for lane in lanes))
-    found = [_held_against_the_model(model, lanes, longest)]
+    portable = isinstance(lanes[0].model, Portable)  # whose bits do not depend on the lane: one is sample enough
+    longest = LONG if portable else longest_check(model)
+    longest = min(longest, max(lane.length for lane in lanes))
+    found = [_held_against_the_model(model, lanes[:1] if portable else lanes, longest)]
     found += [_far_from_the_start(model, lane) for lane in lanes if lane.length > longest]
     config = model.config.get_text_config()
     if "sliding_attention" in layer_kinds(config) and config.sliding_window >= longest > 1:
@@ -111,7 +116,7 @@ def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longe
         _expected(model, first, ends, vocabulary),
         _expected(model, second, _places(len(second), chunk), vocabulary),
     ]
-    bound = max(TOLERANCE * max(moved for _, moved in prompts), FLOOR)
+    bound = _bound(lanes[0], max(moved for _, moved in prompts))
     differences = [
         found
         for lane, length in zip(lanes, lengths, strict=True)
@@ -133,7 +138,12 @@ def _far_from_the_start(model: PreTrainedModel, lane: Lane) -> Deviation:
     behind = lane.repeat(start)
     expected, moved = _expected(model, last, _places(chunk, chunk), lane.vocabulary, behind=behind)
     rows = {start + place: row for place, row in zip(expected.places, expected.logprobs, strict=True)}
-    return _largest(model, list(_reading_and_writing(lane, token_ids, start, rows)), max(TOLERANCE * moved, FLOOR))
+    return _largest(model, list(_reading_and_writing(lane, token_ids, start, rows)), _bound(lane, moved))
+
+
+def _bound(lane: Lane, moved: float) -> float:
+    """How far a lane may be from the model, in nats, where the model's own dtype is off by `moved`."""
+    return PORTABLE if isinstance(lane.model, Portable) else max(TOLERANCE * moved, FLOOR)
 
 
 def _largest(model: PreTrainedModel, differences: list[tuple[int, float]], bound: float) -> Deviation:

@@ -123,7 +123,7 @@ def layer_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of keys and values that one position of one row takes, over all layers."""
+    """Bytes of keys and values that one position of one row takes, over all layers; the sizes that portable arithmetic keeps, one number a head, are within what is spared."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * head_size * dtype.itemsize

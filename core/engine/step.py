@@ -12,13 +12,15 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from ..errors import UserError
 from . import portable
-from .portable import Portable
+from .portable import GivenUp, Portable
 from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
             examples = (zeros, zeros, *cache.tensors())
             program = portable.program(forward, examples) if isinstance(forward.model, Portable) else forward
             recorded = torch.jit.trace(program, examples, check_trace=False)
-        except UserError:
+        except (UserError, GivenUp):
             raise
         except Exception:
             log.warning("this model cannot be recorded; every step calls it from Python", exc_info=True)
@@ -73,3 +75,47 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
             log.warning("a recorded step differs from the model; every step calls it from Python")
             return forward
     return recorded
+
+
+class Recordable(Protocol):
+    """What serves before it is recorded."""
+
+    recorded: bool  # or asked for
+
+    def record_beside(self, given_up: Callable[[], bool]) -> None:
+        """Record it on a thread of one's own, as long as that is wanted."""
+
+
+class Recorder:
+    """Records one after the other, on a thread that begins with the first."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[Recordable | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def ask(self, it: Recordable) -> None:
+        """Have it recorded, unless it is, or was asked for."""
+        if it.recorded:
+            return
+        it.recorded = True
+        self._asked.put(it)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Give up what is under way; returns when it has ended."""
+        self._closed = True
+        self._asked.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)  # of this thread alone
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            while (it := self._asked.get()) is not None and not self._closed:
+                try:
+                    it.record_beside(lambda: self._closed)
+                except Exception:  # it goes on as it is
+                    log.exception("it could not be recorded")

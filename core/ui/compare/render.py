@@ -17,7 +17,7 @@ from ...types import (
     SIDE_NAMES,
     SIDES,
     Comparison,
-    Deviation,
+    EngineInfo,
     Framing,
     Lens,
     Record,
@@ -43,7 +43,7 @@ class Model:
 
     name: str
     weights_sha256: str | None = None
-    deviation: Deviation | None = None
+    engine: EngineInfo | None = None
 
 
 # --- which column is whose -------------------------------------------------------------------------------
@@ -57,8 +57,13 @@ def heads(models: Mapping[Side, str], turn: int) -> str:
 
 def model(side: Side, model: Model) -> str:
     """Which model, which stage of training, and its weights' fingerprint with how they were checked."""
-    checked = f"; {model.deviation}" if model.deviation else ""
-    sha256 = model.weights_sha256
+    engine, sha256 = model.engine, model.weights_sha256
+    checked = f"; {engine.deviation}" if engine and engine.deviation else ""
+    portable = (
+        "<small title='Portable arithmetic: the same bits on every machine'>portable</small>"
+        if engine and engine.is_portable
+        else ""
+    )
     weights = (
         f"<code class='weights' title='sha256 of the weights: {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
         if sha256
@@ -66,7 +71,7 @@ def model(side: Side, model: Model) -> str:
     )
     return (
         f"<p class='model {side}'><i class='dot' aria-hidden='true'></i><b>{html.escape(model.name)}</b>"
-        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}</p>"
+        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}{portable}</p>"
     )
 
 

@@ -60,9 +60,7 @@ class Live:
     @classmethod
     def of(cls, run: Run, said: str = "") -> "Live":
         models = {
-            side: render.Model(
-                run.checkpoint(side).info.name, run.checkpoint(side).weights_sha256, run.engine(side).deviation
-            )
+            side: render.Model(run.checkpoint(side).info.name, run.checkpoint(side).weights_sha256, run.engine(side))
             for side in SIDES
         }
         return cls(run.comparison, run.snapshot(), models, {}, " ".join(filter(None, (said, _caveats(run)))))
@@ -352,7 +350,7 @@ def models_of(record: Record, name_of: Callable[[str, Side], str]) -> dict[Side,
     for side in SIDES:
         receipt = record.receipt(side)
         found[side] = (
-            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine.deviation)
+            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine)
             if receipt
             else render.Model(name_of(record.pair, side))
         )
