@@ -4,14 +4,14 @@ Both engines put their events into one queue, so a slow side never stalls the ot
 stream, for whatever reason, cancels both requests. This file knows no widgets.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
 
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
-from .engine import Engine, LogitsDial, Stoppable, WeightsDial
+from .engine import Engine, LogitsDial, Reread, Stoppable, WeightsDial
 from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt
@@ -139,6 +139,7 @@ class Run:
         sides: whom to ask; only a run of both has a result.
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
             computed from scratch, and the first token that differs is reported (`divergence`).
+        read: which of the recorded replies are read, not written again; the same in portable arithmetic.
 
     Raises:
         UserError: a prompt does not fit or cannot be built, or the dial needs a pair with the same tokens. Nothing has been started then.
@@ -151,6 +152,7 @@ class Run:
         *,
         sides: tuple[Side, ...] = SIDES,
         recorded: Mapping[Side, SideReceipt] | None = None,
+        read: Collection[Side] = (),
     ):
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
@@ -160,7 +162,10 @@ class Run:
             self._writers[side] = _Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
-        self._engines = {side: _engine(lease, comparison, side) for side in sides}
+        self._engines = {
+            side: Reread(lease.side(side).engine) if side in read else _engine(lease, comparison, side)
+            for side in sides
+        }
         try:
             for side, writer in self._writers.items():
                 request = Request(

@@ -523,7 +523,7 @@ class Divergence(Value):
     `recorded_margin` is how far the recorded token was ahead when it was recorded, `replayed_margin` how
     far the replayed one was ahead of the recorded one here. `shift`, their sum, is how far the two runs'
     numbers must have moved against each other; it is held against `allowance`, what different hardware or
-    libraries may do in this arithmetic (see core/replay.py). All in nats after warping; None is unknown.
+    libraries may do in this arithmetic (see core/verdict.py). All in nats after warping; None is unknown.
     """
 
     step: int

@@ -35,6 +35,11 @@ def side_sentences(side: Side, verdict: SideVerdict) -> list[str]:
             f"Recorded: {_choice(divergence, 'recorded')}. Replayed: {_choice(divergence, 'replayed')}.",
             "One reply ends where the other goes on, which rounding cannot do: the receipt or the models are not what they say.",
         ]
+    if divergence.recorded == divergence.replayed:
+        return [
+            f"{first[: -len('they diverge.')]}the same token was drawn by another margin: {divergence.recorded_margin!r} recorded, {divergence.replayed_margin!r} here.",
+            judgement(divergence),
+        ]
     return [
         first,
         f"Recorded: {_choice(divergence, 'recorded')}, ahead by {_nats(divergence.recorded_margin)}. Replayed: {_choice(divergence, 'replayed')}, ahead of it by {_nats(divergence.replayed_margin)}.",

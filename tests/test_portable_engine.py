@@ -5,7 +5,7 @@ from time import monotonic, sleep
 
 import pytest
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 from core import receipts, replay, wording
 from core.checkpoints import memory
@@ -23,7 +23,7 @@ from core.pool import Pool
 from core.receipts import engine_changes
 from core.settings import Settings
 from core.steps import finish
-from core.types import EngineInfo, Receipt
+from core.types import Dial, EngineInfo, Receipt
 from tests import tiny
 from tests.engines import answer, bits, random_model, request, running
 from tests.test_replay import asked, resealed, settings_for
@@ -40,12 +40,10 @@ def asked_of(model, *, crowd: int = 0, **how) -> tuple[list[tuple], EngineInfo]:
 def test_a_reply_and_what_is_compared_of_the_engine_are_the_same_however_it_runs():
     wanted, info = asked_of(random_model())
     assert len(wanted) == 12
-    ways = {"slots": 2, "crowd": 5}, {"chunk": 8}, {"sizes": (256,), "crowd": 3}
-    for way in ways:
-        found, other = asked_of(random_model(), **way)
-        assert found == wanted, way
-        assert info.same_bits(other) and other.same_bits(info)
-        assert engine_changes({"base": info, "post": info}, {"base": other, "post": other})
+    found, other = asked_of(random_model(), slots=2, chunk=8, sizes=(256,), crowd=3)
+    assert found == wanted
+    assert info.same_bits(other) and other.same_bits(info)
+    assert engine_changes({"base": info, "post": info}, {"base": other, "post": other}), "shown, though not compared"
 
 
 def test_it_says_what_it_is_and_other_numbers_are_another():
@@ -194,9 +192,15 @@ def test_the_arithmetic_is_in_the_flags_that_another_process_is_given():
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pair")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "pair"
+    folder.mkdir()
     tiny.save_pair(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(folder):
     with Pool(settings_for(folder, arithmetic="portable"), HuggingFaceHub()) as pool:
         yield pool
 
@@ -242,3 +246,108 @@ def test_what_receipts_of_before_say_of_their_engine_is_what_they_said():
     read = EngineInfo.model_validate(fields)
     assert (read.arithmetic, read.draw, read.computed_sha256) == ("fast", "libm", None)
     assert read.model_dump(mode="json") == fields
+
+
+# --- checked by reading -------------------------------------------------------------------------------------------
+
+
+def test_reading_says_what_writing_again_says(pool, original):
+    read, written = (finish(replay.replay(pool, original, again=again)) for again in (False, True))
+    assert read == written and read.outcome == "identical" and read.portable
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"repetition_penalty": 1.3, "top_k": 20},
+        {"temperature": 0.0},
+        {"max_new_tokens": 1},
+        {"more": {"prefill_base": (40, 41), "prefill_post": (42,)}},
+        {"more": {"dial": Dial(amount=0.5)}},
+    ],
+    ids=str,
+)
+def test_every_setting_is_read_as_it_was_written(pool, more):
+    with pool.wait(pool.default.id) as lease:
+        receipt = receipts.answer(compare(lease, asked(pool, **more))).receipt
+    verdict = finish(replay.replay(pool, receipt))
+    assert (verdict.outcome, verdict.base.drift, verdict.post.drift) == ("identical", 0, 0)
+
+
+def test_nothing_is_written_when_it_is_read(pool, original, monkeypatch):
+    monkeypatch.setattr("core.engine.lane.Lane.write", lambda *given: pytest.fail("a decode pass"))
+    assert finish(replay.replay(pool, original)).outcome == "identical"
+
+
+def test_a_reply_that_goes_on_where_the_receipt_ends_or_ends_before_is_told(pool, original):
+    side = original.base
+    shorter = resealed(original, token_ids=side.token_ids[:-2], margins=side.margins[:-2])
+    found = finish(replay.replay(pool, shorter)).base.divergence
+    assert (found.step, found.recorded.id, found.replayed.id) == (len(side.token_ids) - 2, None, side.token_ids[-2])
+    longer = resealed(original, token_ids=(*side.token_ids, 7), margins=(*side.margins, 1.0))
+    found = finish(replay.replay(pool, longer)).base.divergence
+    assert (found.step, found.recorded.id, found.replayed.id) == (len(side.token_ids), 7, None)
+
+
+def test_an_id_that_no_vocabulary_has_is_where_it_departs(pool, original):
+    ids = (*original.base.token_ids[:4], 10**6, *original.base.token_ids[5:])
+    found = finish(replay.replay(pool, resealed(original, token_ids=ids))).base.divergence
+    assert (found.step, found.recorded.id, found.replayed.id) == (4, 10**6, original.base.token_ids[4])
+    assert finish(replay.replay(pool, original)).outcome == "identical"
+
+
+def changed(folder, name, change):
+    """The pair with other numbers in its base."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "tiny-base", dtype=torch.bfloat16)
+    change(model)
+    tiny.save_pair(folder.parent / name)
+    model.save_pretrained(folder.parent / name / "tiny-base")
+    return settings_for(folder.parent / name, arithmetic="portable")
+
+
+def one_weight(model):
+    model.model.layers[0].mlp.up_proj.weight.data[3, 3] += 0.05
+
+
+def eight_bits(model):
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            unit = weight.data.float().abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127
+            weight.data.copy_((weight.data.float() / unit).round() * unit)
+
+
+FORGERIES = {
+    "another dtype": lambda folder: settings_for(folder, arithmetic="fast", dtype="float32"),
+    "one weight changed": lambda folder: changed(folder, "one-weight", one_weight),
+    "quantised to 8 bits": lambda folder: changed(folder, "eight-bits", eight_bits),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_receipt_of_other_numbers_that_claims_to_be_of_these_is_caught_at_its_first_token(
+    name, folder, pool, original
+):
+    with Pool(FORGERIES[name](folder), HuggingFaceHub()) as other, other.wait(other.default.id) as lease:
+        found = receipts.answer(compare(lease, asked(other))).receipt.base
+    own = {field: getattr(original.base, field) for field in ("engine", "weights_sha256", "checkpoint")}
+    forged = resealed(original, **{**dict(found), **own})
+    divergence = finish(replay.replay(pool, forged)).base.divergence
+    assert divergence.step == 0 and divergence.allowance == 0 and not divergence.within_drift
+
+
+def test_another_temperature_is_caught_at_its_first_token(pool, original):
+    with pool.wait(pool.default.id) as lease:
+        found = receipts.answer(compare(lease, asked(pool, temperature=1.01))).receipt.base
+    forged = resealed(original, **{**dict(found), "sampling": original.base.sampling})
+    divergence = finish(replay.replay(pool, forged)).base.divergence
+    assert divergence.step == 0
+    words = wording.side_sentences("base", finish(replay.replay(pool, forged)).base)
+    if divergence.recorded.id == divergence.replayed.id:
+        assert "the same token was drawn by another margin" in words[0]
+
+
+def test_a_reading_that_is_closed_frees_the_engine(pool, original):
+    replaying = replay.replay(pool, original)
+    next(replaying)
+    replaying.close()
+    assert finish(replay.replay(pool, original)).outcome == "identical"

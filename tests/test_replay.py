@@ -11,6 +11,7 @@ import torch
 
 import app
 from core import pairs, receipts, replay, wording
+from core import verdict as judging_of_replays
 from core.compare import Run, compare
 from core.engine import sampling
 from core.hub import HuggingFaceHub
@@ -290,8 +291,8 @@ def test_another_dtype_is_a_warning_and_its_rounding_is_told_from_a_forgery(fold
             assert judged.divergence is None or judged.divergence.within_drift
             assert judged.drift > 0, "the numbers moved"
         ids = original.base.token_ids
-        far = replay._allowance(_divergence(logit=20.0), original.base, original.base.engine, 0.0)
-        assert far == pytest.approx(4 * 20 * replay._ROUNDOFF[here])
+        far = judging_of_replays._allowance(_divergence(logit=20.0), original.base, original.base.engine, 0.0)
+        assert far == pytest.approx(4 * 20 * judging_of_replays._ROUNDOFF[here])
         forged = resealed(
             original,
             token_ids=((ids[0] + 1) % 300, *ids[1:]),

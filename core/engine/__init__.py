@@ -5,6 +5,17 @@ This package knows tensors and token ids. It does not know people, prompts, pair
 
 from .dial import LogitsDial, WeightsDial
 from .engine import Engine, Scored, Scoring, Stoppable, Ticket
+from .reading import Reread
 from .sampling import VERSION as SAMPLER_VERSION
 
-__all__ = ["SAMPLER_VERSION", "Engine", "LogitsDial", "Scored", "Scoring", "Stoppable", "Ticket", "WeightsDial"]
+__all__ = [
+    "SAMPLER_VERSION",
+    "Engine",
+    "LogitsDial",
+    "Reread",
+    "Scored",
+    "Scoring",
+    "Stoppable",
+    "Ticket",
+    "WeightsDial",
+]

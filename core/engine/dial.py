@@ -84,7 +84,7 @@ class LockStep:
         self.dial, self.request, self.emit = dial, request, emit
         self._voices: list[_Voice] = []
         self._cancelled = False
-        _on_a_thread(self._write, emit)
+        on_a_thread(self._write, emit)
 
     def cancel(self) -> None:
         """Stop both models at their next step; the tokens written so far stand. Safe from any thread."""
@@ -214,7 +214,7 @@ class OwnModel:
         self.dial, self.request, self.emit, self.size = dial, request, emit, size
         self._ticket: Ticket | None = None
         self._cancelled = False
-        _on_a_thread(self._write, emit)
+        on_a_thread(self._write, emit)
 
     def cancel(self) -> None:
         """Stop at the next step; the tokens written so far stand. Safe from any thread."""
@@ -225,7 +225,7 @@ class OwnModel:
     def _write(self) -> Event:
         while not self.dial.one_at_a_time.acquire(timeout=0.1):
             if self._cancelled:
-                return Finish(reason="stopped", usage=_nothing_done(self.request))
+                return Finish(reason="stopped", usage=nothing_done(self.request))
         try:
             self.dial.check_room()
             return self._write_with_own_model()
@@ -251,13 +251,16 @@ class OwnModel:
             engine.close()
 
 
-def _nothing_done(request: Request) -> Usage:
+def nothing_done(request: Request) -> Usage:
+    """Of a request that ends before anything was computed."""
     nothing = dict.fromkeys(("reused_tokens", "output_tokens", "prefill_passes", "decode_passes"), 0)
     seconds = dict.fromkeys(("seconds_queued", "seconds_to_first_token", "seconds_decoding"), 0.0)
     return Usage.model_validate({"prompt_tokens": len(request.token_ids), **nothing, **seconds})
 
 
-def _on_a_thread(write: Callable[[], Event], emit: Emit) -> None:
+def on_a_thread(write: Callable[[], Event], emit: Emit) -> None:
+    """Emit what `write` returns, or a failure of it."""
+
     def run() -> None:
         try:
             emit(write())
