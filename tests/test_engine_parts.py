@@ -202,7 +202,7 @@ def test_nothing_of_a_prompt_is_left_for_the_next_not_even_behind_a_mask():
 def test_a_lane_that_may_keep_nothing_keeps_nothing():
     with torch.inference_mode():
         for room, tokens in ((0, 0), (10**9, 16)):
-            made = lane(store_bytes=room)
+            made = lane(store=PrefillStore(room))
             made.begin()
             made.read(range(16), 0)
             made.keep(range(16), 0)

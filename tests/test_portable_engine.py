@@ -25,7 +25,7 @@ from core.settings import Settings
 from core.steps import finish
 from core.types import Dial, EngineInfo, Receipt
 from tests import tiny
-from tests.engines import answer, bits, random_model, request, running
+from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.test_replay import asked, resealed, settings_for
 
 PROMPT = tuple(range(1, 40))
@@ -82,6 +82,19 @@ def test_weights_keep_their_fingerprint_and_a_value_that_changed_is_seen_whether
         assert weights_sha256(model) != before
         flat[index] = kept
     assert weights_sha256(model) == before
+
+
+def test_what_was_written_is_kept_for_the_next_turn_and_no_bit_changes():
+    with running(random_model(), portable.NAME, chunk=8, sizes=(64, 128)) as engine:
+        first = answer(engine, request(PROMPT, max_new_tokens=20, temperature=0.9))[0]
+        then = request([*PROMPT, *tokens(first), 5, 6, 7], max_new_tokens=6)
+        again = answer(engine, then)[0]
+        assert again[-1].usage.reused_tokens == 56, "39 were asked and 20 written, of which the last was not read"
+        fresh = answer(engine, then.model_copy(update={"reuse": False}))[0]
+        assert fresh[-1].usage.reused_tokens == 0 and bits(fresh) == bits(again)
+    with running(random_model(), chunk=8, sizes=(128,)) as engine:
+        answer(engine, request(PROMPT, max_new_tokens=20, temperature=0.9))
+        assert answer(engine, then)[0][-1].usage.reused_tokens == 32, "not what was written, where its bits may differ"
 
 
 def test_lanes_are_recorded_while_they_serve_and_no_bit_changes():

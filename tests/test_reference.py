@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from core.engine import lane as lane_module
 from core.engine import reference, slots, step
 from core.engine.lane import Lane
+from core.engine.store import PrefillStore
 from core.errors import UserError
 from core.types import Deviation
 from tests.engines import FAMILIES, VOCABULARY, random_model, running
@@ -27,7 +28,7 @@ EVERY_FAMILY_AND_DTYPE = pytest.mark.parametrize(
 
 def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> Deviation:
     def new_lane(length: int) -> Lane:
-        sizes = {"slots": 3, "chunk": 16, "vocabulary": VOCABULARY, "store_bytes": 2**20}
+        sizes = {"slots": 3, "chunk": 16, "vocabulary": VOCABULARY, "store": PrefillStore(2**20)}
         return Lane(model, length=length, attention=model.config._attn_implementation, **sizes)
 
     with torch.inference_mode():

@@ -30,6 +30,7 @@ from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import SlotCache
 from .step import Recorder
+from .store import PrefillStore
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ class Engine:
         self._lanes: dict[int, Lane] = {}
         self._scoring_cache: SlotCache | None = None
         self._recorder = Recorder()
+        self._shared_store: PrefillStore | None = None  # of lanes whose bits do not depend on their length
         self._closed = False
         self._failure: BaseException | None = None
         ready = threading.Event()
@@ -329,7 +331,7 @@ class Engine:
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
             if level.attention == portable.NAME:
-                self._computing = Portable(self.model)
+                self._computing, self._shared_store = Portable(self.model), PrefillStore(STORE_BYTES)
                 self._computed_sha256 = portable.digest(self.model)
             elif level.attention != self.model.config._attn_implementation:
                 self.model.set_attn_implementation(level.attention)
@@ -354,7 +356,7 @@ class Engine:
             vocabulary=self.vocabulary,
             attention=self.level.attention,
             together=self.level.together,
-            store_bytes=STORE_BYTES // len(self.shape.sizes),
+            store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
         )
 
     def _round(self) -> None:
@@ -531,6 +533,8 @@ class Engine:
     def _finish(self, job: Job) -> None:
         reason = job.finish_reason()
         assert reason is not None
+        if job.written and job.request.reuse:  # the last token was drawn and not read
+            self._lanes[job.size].keep_written(job.slot, [*job.request.token_ids, *job.written[:-1]])
         self._scheduler.release(job)
         self._emit(job, Finish(reason=reason, usage=job.usage()))
 

@@ -23,6 +23,7 @@ class Lane:
     """`slots` rows of `length` positions over one model.
 
     Args:
+        store: what is kept of prompts; lanes of portable arithmetic may share one, for no bit depends on the lane.
         vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
@@ -38,14 +39,14 @@ class Lane:
         vocabulary: int,
         attention: str,
         together: bool = True,
-        store_bytes: int = 0,
+        store: PrefillStore | None = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
         self.device = next(model.get_input_embeddings().parameters()).device
         self._figures_device = figures_device(self.device)
         self.masks = Masks(config, model.dtype, attention)
-        self.store = PrefillStore(store_bytes)
+        self.store = store or PrefillStore(0)
         self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._reading = SlotCache.empty(config, 1, length, chunk, self.device)
         rows = slots if together else 1
@@ -154,8 +155,17 @@ class Lane:
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way."""
         if self.store.max_bytes:
-            chunk = [tensor[:, :, start : start + self.chunk].clone() for tensor in self._reading.tensors()]
+            chunk = [tensor[:, :, start : start + self.chunk] for tensor in self._reading.tensors()]
             self.store.put(prefix_key(token_ids, start + self.chunk), chunk)
+
+    def keep_written(self, slot: int, token_ids: Sequence[int]) -> None:
+        """In portable arithmetic also the complete chunks of what a slot holds of these tokens: writing gives the bits that reading gives."""
+        if isinstance(self.model, Portable) and self.store.max_bytes:
+            cache, row = self._place(slot)
+            for start in range(0, len(token_ids) - self.chunk + 1, self.chunk):
+                whole = slice(start, start + self.chunk)
+                chunk = [tensor[row : row + 1, :, whole] for tensor in cache.tensors()]
+                self.store.put(prefix_key(token_ids, start + self.chunk), chunk)
 
     def adopt(self, slot: int) -> None:
         """Copy the prompt that was just read into a slot, over whatever was there."""

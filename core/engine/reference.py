@@ -26,7 +26,6 @@ from ..types import Deviation
 from .lane import Lane
 from .portable import Portable
 from .slots import layer_kinds
-from .store import PrefillStore
 
 TOLERANCE = 3.0  # no family of docs/families.md needs more than 2, and the mildest planted fault exceeds 4
 FLOOR = 1e-3  # nats; smaller differences are of no consequence, whatever the dtype does
@@ -266,7 +265,7 @@ def _differences(lane: Lane, prompts: Sequence[Expected], length: int) -> Iterat
         start = lane.reusable(_read_part(token_ids))
         rows = dict(zip(expected.places, expected.logprobs, strict=True))
         yield from _reading_and_writing(lane, token_ids, start, rows)
-    lane.store = PrefillStore(lane.store.max_bytes)
+    lane.store.clear()
 
 
 def _reading_and_writing(

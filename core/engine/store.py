@@ -12,8 +12,8 @@ Chunk = list[torch.Tensor]  # keys and values of every layer for one chunk of po
 class PrefillStore:
     """Keys and values of complete, aligned prefill chunks, by the tokens up to their end; the oldest go first.
 
-    Only chunks made by prefill are kept, never what decoding wrote (its bits differ), so a reused chunk
-    is bit for bit what a cold start computes.
+    Only chunks made by prefill are kept, never what decoding wrote but where its bits are the same, so a
+    reused chunk is bit for bit what a cold start computes.
     """
 
     def __init__(self, max_bytes: int):
@@ -26,10 +26,15 @@ class PrefillStore:
             self._chunks.move_to_end(key)
         return self._chunks.get(key)
 
+    def clear(self) -> None:
+        self._chunks.clear()
+        self.bytes = 0
+
     def put(self, key: bytes, chunk: Chunk) -> None:
+        """Keep a copy, unless it is there."""
         if key in self._chunks:
             return
-        self._chunks[key] = chunk
+        self._chunks[key] = chunk = [tensor.clone() for tensor in chunk]
         self.bytes += _size(chunk)
         while self.bytes > self.max_bytes:
             self.bytes -= _size(self._chunks.popitem(last=False)[1])
