@@ -68,7 +68,7 @@ def pool():
     from core.hub import HuggingFaceHub
     from core.pool import Pool
 
-    pool = Pool(settings.Settings(), HuggingFaceHub())
+    pool = Pool(settings.Settings(arithmetic="fast"), HuggingFaceHub())  # the portable one has tests of its own
     yield pool
     pool.close()
 
