@@ -34,6 +34,7 @@ MAX_THREADS = 128  # every reply under way holds one
 
 def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
+    security_headers.no_downloads()
     processes = NewProcesses(pool.settings)
     with gr.Blocks(
         title="Same Seed: base and post-trained, side by side",

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+import gradio as gr
+from gradio import processing_utils
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,21 +36,17 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-# Routes of Gradio that fetch other URLs or that this page does not use.
-BLOCKED = (
-    "/gradio_api/file=http",
-    "/gradio_api/file/http",
-    "/gradio_api/proxy=",
-    "/gradio_api/deep_link",
-    "/gradio_api/vibe",
-    "/gradio_api/process_recording",
-    "/monitoring",
+# The routes that the page and its clients use. Gradio has many more: some fetch addresses, some tell tokens.
+ROUTES = re.compile(
+    r"/|/(config|login|logout|theme\.css|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(app_id|cancel|info|queue/(join|data)|reset|startup-events|upload|upload_progress)/?"
+    r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*"
 )
 MAX_BODY_BYTES = 8_000_000  # a receipt or a long conversation; nobody has to send more
 
 
 class Hardened:
-    """ASGI middleware: blocks routes and adds the headers."""
+    """ASGI middleware: only routes that are needed, and the headers."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -57,10 +55,7 @@ class Hardened:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", "")).lower()
-        while "//" in path:
-            path = path.replace("//", "/")
-        if path.startswith(BLOCKED):
+        if not ROUTES.fullmatch(scope["path"].removeprefix(scope.get("root_path", ""))):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
 
@@ -71,6 +66,22 @@ class Hardened:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+async def _not_downloaded(url: str, *_: object, **__: object) -> NoReturn:
+    raise gr.Error(
+        "This page takes files, not addresses; save the file on your machine and drop it here.", print_exception=False
+    )
+
+
+def no_downloads() -> None:
+    """Gradio downloads the address in any file value, whatever the component; from now on it refuses.
+
+    Every download of Gradio goes through these two, and a test calls every event of the page with an address.
+    """
+    for name in ("async_ssrf_protected_download", "async_ssrf_protected_get"):
+        assert hasattr(processing_utils, name), f"Gradio downloads in another way now: {name} is gone"
+        setattr(processing_utils, name, _not_downloaded)
 
 
 def asked_here(headers: Mapping[str, str]) -> bool:
