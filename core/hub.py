@@ -6,13 +6,14 @@ test hands in its own.
 
 import fnmatch
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
-from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 from tqdm import tqdm
 
 from .errors import UserError
@@ -23,6 +24,8 @@ UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
 
 # What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
 UNREACHABLE = (OSError, httpx2.HTTPError)
+
+SPARE_DISK = 2**28  # bytes that a download leaves free
 
 ReportFraction = Callable[[float], None]  # fraction of the bytes that are here, 0 to 1
 
@@ -98,8 +101,9 @@ class HuggingFaceHub:
         """The snapshot folder with the wanted files of this commit, `only` some of them where that is said, downloading what is missing.
 
         Raises:
-            UserError: the download broke off, or the disk is full.
+            UserError: it does not fit onto the disk, or the download broke off.
         """
+        _check_disk(repository, only)
         total = max(1, sum(repository.wanted().values()))
         try:
             return Path(
@@ -118,6 +122,23 @@ class HuggingFaceHub:
             raise UserError(
                 f"Downloading {repository.id} broke off ({reason}); try again, what has arrived is kept."
             ) from error
+
+
+def _check_disk(repository: Repository, only: Sequence[str]) -> None:
+    """Raises UserError when what is missing of a repository does not fit onto the disk."""
+    missing = sum(
+        size
+        for name, size in repository.wanted().items()
+        if any(fnmatch.fnmatch(name, pattern) for pattern in only)
+        and not isinstance(try_to_load_from_cache(repository.id, name, revision=repository.revision), str)
+    )
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free - SPARE_DISK
+    if missing and missing > free:
+        raise UserError(
+            f"{repository.id} needs {missing / 1e6:,.0f} MB of disk, and {max(0, free) / 1e6:,.0f} MB can be taken here; make room, or choose a smaller model."
+        )
 
 
 def is_cached(id: str, revision: str | None) -> bool:

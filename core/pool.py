@@ -269,7 +269,8 @@ class Pool:
 
         report(f"Looking for {name}", None)
         source = sources.find(spec, self.hub, adapter_base)
-        loading.check_kind(source, self.hub)
+        placement = place(self.settings, index, arithmetic)
+        loading.check_kind(source, self.hub, placement)
         for each in (source, source.adapter_of):
             if each is not None:
                 sources.bring(each, self.hub, report)
@@ -277,7 +278,6 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    placement = place(self.settings, index, arithmetic)
                     return loading.load(source, self.hub, self.settings, placement, report)
                 except NotEnoughMemory:
                     if not self._make_room():

@@ -10,9 +10,12 @@ This file knows no page; progress is a generator's.
 
 import re
 
+from .checkpoints.sources import HERE, whereabouts
 from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
+from .installation import COMMAND
+from .pairs import at_commits
 from .pool import Lease, Pool, Progress
 from .steps import Steps
 from .types import SIDE_NAMES, SIDES, Receipt, Side, SideReceipt, Verdict
@@ -21,18 +24,22 @@ from .verdict import judge, same_portably, warnings
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def replay(pool: Pool, receipt: Receipt, pair: str | None = None, *, again: bool = False) -> Steps[Progress, Verdict]:
+def replay(
+    pool: Pool, receipt: Receipt, pair: str | None = None, *, again: bool = False, any_commit: bool = False
+) -> Steps[Progress, Verdict]:
     """Run a receipt again, yielding progress; returns the verdict. Closing the generator stops it and frees the slots.
 
     Args:
         pair: take this pair instead of the one that the receipt names; its weights must be the same.
         again: write every reply again, also where reading it would tell as much.
+        any_commit: download the recorded commits if need be. Else only those that are here are loaded: a stranger's
+            receipt does not choose what a server downloads.
 
     Raises:
         UserError: a side failed while it was run.
     """
     try:
-        with (yield from _open(pool, receipt, pair or receipt.comparison.pair)) as lease:
+        with (yield from _open(pool, receipt, pair or receipt.comparison.pair, any_commit)) as lease:
             return (yield from _run(lease, receipt, again))
     except Unreplayable as error:
         return Verdict(outcome="not replayable", reasons=tuple(error.args))
@@ -41,7 +48,7 @@ def replay(pool: Pool, receipt: Receipt, pair: str | None = None, *, again: bool
 # --- can it be replayed here? -------------------------------------------------------------------------
 
 
-def _open(pool: Pool, receipt: Receipt, pair: str) -> Steps[Progress, Lease]:
+def _open(pool: Pool, receipt: Receipt, pair: str, any_commit: bool) -> Steps[Progress, Lease]:
     """A lease on the pair, at the recorded commits where the pair's own are others.
 
     Raises:
@@ -60,6 +67,11 @@ def _open(pool: Pool, receipt: Receipt, pair: str) -> Steps[Progress, Lease]:
     commits = _commits(receipt)
     if reasons and commits:
         lease.release()
+        if not any_commit and whereabouts(at_commits(lease.pair, commits)) != HERE:
+            raise Unreplayable(
+                *reasons,
+                f"It was made at other commits of these models, which this app does not fetch for a receipt; on a machine of your own run `{COMMAND} replay FILE.json`, which does.",
+            )
         try:
             lease = yield from pool.open(pair, commits)
         except UserError as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, T5Config
+from transformers import AutoModelForCausalLM, BertConfig, GPTNeoConfig, LlamaConfig, T5Config, modeling_utils
 
 from core import pairs, prompts
 from core.checkpoints import loading, memory, sources
@@ -18,7 +18,7 @@ from core.checkpoints.loading import Checkpoint
 from core.checkpoints.siblings import Kinship, kinship
 from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
-from core.engine.device import place
+from core.engine.device import Placement, place
 from core.engine.engine import STORE_BYTES
 from core.engine.slots import kv_bytes_per_token
 from core.errors import NotEnoughMemory, UserError
@@ -390,6 +390,77 @@ def test_what_cannot_continue_text_is_refused_before_anything_is_downloaded(tmp_
     assert set(hub.asked) == {("config.json",)}
 
 
+def test_what_this_machine_can_never_hold_is_refused_before_anything_is_downloaded(pair, monkeypatch):
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 1000)
+    hub = FolderHub(pair[0])
+    settings = Settings(base="owner/name", post="owner/name@v1", device="cpu")
+    with Pool(settings, hub) as pool, pytest.raises(UserError, match="The weights of name take 0 GB and this machine"):
+        pool.wait(pool.default.id)
+    assert set(hub.asked) == {("config.json",)}
+
+
+@pytest.mark.parametrize(
+    ("files", "fits"),
+    [
+        ({"model.safetensors": 2000}, True),
+        ({"model.safetensors": 2004}, False),
+        ({"model-00001-of-00002.safetensors": 1500, "model-00002-of-00002.safetensors": 1500}, False),
+        ({"model.safetensors": 2000, "consolidated.safetensors": 2000, "README.md": 9**9}, True),
+        ({"weights.safetensors": 3000}, False),
+    ],
+    ids=str,
+)
+def test_weights_are_as_large_in_memory_as_in_their_files_but_for_the_dtype(files, fits, monkeypatch):
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 1000)
+    given = files, LlamaConfig(dtype="float32"), Placement(torch.device("cpu"), torch.bfloat16), "name"
+    if fits:
+        memory.check_size(*given)
+    else:
+        with pytest.raises(UserError, match="take 0 GB"):
+            memory.check_size(*given)
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 10**400},
+        {"num_attention_heads": 10**9},
+        {"vocab_size": 10**12},
+        {"max_position_embeddings": -(10**12)},
+        {"model_type": "mixtral", "num_local_experts": 10**7},
+        {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 1e12}},
+        {"layer_types": ["full_attention"], "layers_block_type": [10**9]},
+    ],
+    ids=lambda absurd: str(absurd)[:60],
+)
+def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy, absurd):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **absurd}))
+    with pytest.raises(UserError, match=r"The config\.json of spoiled says .*, and no model here may have more than"):
+        loading.read_config(copy, "spoiled")
+
+
+def test_tables_beside_the_weights_count_as_memory():
+    """GPT-Neo keeps a square of its positions for each layer."""
+    small, large = (
+        memory.weight_bytes(GPTNeoConfig(max_position_embeddings=positions, num_layers=2, attention_types=[[["global"], 2]]), torch.float32)
+        for positions in (64, 2**17)
+    )  # fmt: skip
+    assert large - small > 2**34
+
+
+@pytest.mark.parametrize("where", ["attn_implementation", "experts_implementation"])
+def test_a_config_chooses_no_implementation(copy, load, monkeypatch, where):
+    """transformers would fetch the kernel of this name and run it."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, where: "somebody/kernel"}))
+    asked = []
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *given, **named: asked.append(given))
+    assert reply(load(copy))
+    assert asked == []
+
+
 def test_a_reply_ends_where_its_own_template_ends_a_turn_whatever_the_tokenizer_calls_its_end():
     """As adapters that were trained on another template than their base's."""
     model, tokenizer = tiny.model(), tiny.tokenizer(tiny.CHATML)
@@ -438,7 +509,8 @@ def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_estimate_of_the_weights_is_their_size(tied):
     model = tiny.model(tie_word_embeddings=tied)
-    assert memory.weight_bytes(model.config, torch.bfloat16) == sum(p.nbytes for p in model.parameters())
+    held = [*model.to(torch.bfloat16).parameters(), *(buffer.float() for buffer in model.buffers())]
+    assert memory.weight_bytes(model.config, torch.bfloat16) == sum(tensor.nbytes for tensor in held)
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -121,6 +123,22 @@ def test_progress_grows_to_the_whole(server):
     HuggingFaceHub().download(HuggingFaceHub().look_up("owner/name", None), done.append)
     assert done == sorted(done)
     assert done[0] >= 0 and done[-1] == 1
+
+
+def test_what_does_not_fit_onto_the_disk_is_refused_before_anything_is_asked_for(server, monkeypatch):
+    repository = HuggingFaceHub().look_up("owner/name", None)
+    server()
+    free = SimpleNamespace(free=hub.SPARE_DISK + 300_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(UserError, match=r"owner/name needs 0 MB of disk, and 0 MB can be taken here"):
+        HuggingFaceHub().download(repository, lambda done: None)
+
+
+def test_what_is_here_takes_no_disk(server, monkeypatch):
+    repository = HuggingFaceHub().look_up("owner/name", None)
+    folder = HuggingFaceHub().download(repository, lambda done: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert HuggingFaceHub().download(repository, lambda done: None) == folder
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])

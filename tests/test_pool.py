@@ -83,7 +83,7 @@ def memory(home, monkeypatch) -> Memory:
             (home / name / file).touch()
     memory = Memory()
     monkeypatch.setattr(loading, "load", memory.load)
-    monkeypatch.setattr(loading, "check_kind", lambda source, hub: None)
+    monkeypatch.setattr(loading, "check_kind", lambda source, hub, placement: None)
     return memory
 
 

@@ -12,9 +12,10 @@ import torch
 import app
 from core import pairs, receipts, replay, wording
 from core import verdict as judging_of_replays
+from core.checkpoints import sources
 from core.compare import Run, compare
 from core.engine import sampling
-from core.hub import HuggingFaceHub
+from core.hub import HuggingFaceHub, Repository
 from core.pool import Pool, Progress
 from core.prompts import digest
 from core.settings import Settings
@@ -147,7 +148,7 @@ import sys, threading
 from pathlib import Path
 from tests.test_replay import asked, run, settings_for
 from core import receipts, replay
-from core.hub import HuggingFaceHub
+from core.hub import HuggingFaceHub, Repository
 from core.pool import Pool
 from core.prompts import digest
 from core.steps import finish
@@ -367,6 +368,40 @@ def test_commits_do_not_move_a_pair_that_lies_in_folders(pool, original):
     assert verdict_of(pool, resealed(original, checkpoint=from_hub)).outcome == "identical"
     verdict = verdict_of(pool, resealed(original, checkpoint=from_hub, weights_sha256="e" * 64))
     assert len(verdict.reasons) == 1
+
+
+class FolderHub:
+    """The pair of a folder as two repositories, and which commits were asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.asked = folder, set[str | None]()
+
+    def look_up(self, id: str, revision: str | None) -> Repository:
+        self.asked.add(revision)
+        files = {file.name: file.stat().st_size for file in self._place(id).iterdir()}
+        return Repository(id, revision or "0" * 40, files)
+
+    def download(self, repository: Repository, report, only=()) -> Path:
+        return self._place(repository.id)
+
+    def _place(self, id: str) -> Path:
+        return self.folder / id.removeprefix("owner/")
+
+
+def test_a_strangers_receipt_does_not_choose_which_commits_are_fetched(folder, original, monkeypatch):
+    hub = FolderHub(folder)
+    with Pool(Settings(base="owner/tiny-base", post="owner/tiny-chat", threads=1), hub) as pool:
+        recorded = original.base.checkpoint.model_copy(update={"revision": "a" * 40})
+        receipt = resealed(original, checkpoint=recorded, weights_sha256="e" * 64)
+        refused = verdict_of(pool, receipt, pair=pool.default.id)
+        assert refused.outcome == "not replayable" and hub.asked == {None}
+        assert "other commits of these models" in refused.reasons[-1] and " replay FILE.json`" in refused.reasons[-1]
+        verdict_of(pool, receipt, pair=pool.default.id, any_commit=True)
+        assert hub.asked == {None, "a" * 40}, "on a machine of one's own it does"
+        monkeypatch.setattr(sources, "is_cached", lambda id, revision: True)
+        kept = recorded.model_copy(update={"revision": "b" * 40})
+        verdict_of(pool, resealed(receipt, checkpoint=kept), pair=pool.default.id)
+        assert hub.asked == {None, "a" * 40, "b" * 40}, "and what the operator has is loaded"
 
 
 # --- the command line ---------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Loading: a source -> a model in memory with its tokenizer and its engine, fingerprinted and certified."""
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
     attention = first_attention(config, placement)
     try:
-        model = read_weights(weights_folder, placement, attention, under.name)
+        model = read_weights(weights_folder, config, placement, attention, under.name)
         if source.adapter_of:
             from .adapters import merge_adapter  # its library takes a second to import, and only adapters need it
 
@@ -85,18 +87,24 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
 
-def check_kind(source: Source, hub: Hub) -> None:
+def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
     """Raises UserError where no download could make a model of this source that can be served here."""
     under = source.adapter_of or source
-    read_config(configuration(under, hub), under.name)
+    config = read_config(configuration(under, hub), under.name)
+    if under.repository is not None:
+        memory.check_size(under.repository.files, config, placement, under.name)
 
 
 def read_config(folder: Path, name: str) -> PreTrainedConfig:
     """The model's configuration.
 
+    It chooses no implementation: a name of a stranger's would make transformers fetch a kernel of that name and run it.
+
     Raises:
-        UserError: transformers does not know this kind of model, or it is not a decoder that writes text.
+        UserError: transformers does not know this kind of model, it is not a decoder that writes text, or a number in it
+            is out of range.
     """
+    _check_numbers(folder / "config.json", name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
@@ -109,11 +117,43 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
         raise UserError(
             f"{name} is a {config.model_type} model, not a decoder that continues text; choose a causal language model."
         )
+    config._attn_implementation, config._experts_implementation = "eager", None  # of all parts of it
     layer_kinds(config.get_text_config())
     return config
 
 
-def read_weights(folder: Path, placement: Placement, attention: str, name: str) -> PreTrainedModel:
+# What a number in a config may be, by its name, the first that fits; transformers makes lists and modules as long as it says.
+_BOUNDS = (
+    (re.compile(r".*(_size|_dim|_rank|_length|_positions?|_embeddings|_ctx|_embd|_inner)"), 2**28),
+    (re.compile(r".*(layer|block).*|.*depth.*"), 1_000),
+    (re.compile(r".*expert.*|.*group.*"), 4_096),
+    (re.compile(r".*head.*"), 2**16),
+)
+
+
+def _check_numbers(file: Path, name: str) -> None:
+    """Raises UserError, before anything is built of it, where a number in a config is absurd."""
+    try:
+        pending = [("", json.loads(file.read_text("utf-8")))]
+    except (OSError, ValueError, RecursionError):
+        return  # whoever reads it next says what is wrong with it
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.items()
+        elif isinstance(value, list):
+            pending += ((key, each) for each in value)
+        elif isinstance(value, (int, float)):
+            limit = next((limit for names, limit in _BOUNDS if names.fullmatch(key)), None)
+            if limit is not None and not -limit <= value <= limit:
+                raise UserError(
+                    f"The config.json of {name} says {key[:40]}: {str(value)[:20]}, and no model here may have more than {limit:,}; its files are damaged or not meant to be loaded."
+                )
+
+
+def read_weights(
+    folder: Path, config: PreTrainedConfig, placement: Placement, attention: str, name: str
+) -> PreTrainedModel:
     """The model with the whole of its weights.
 
     Raises:
@@ -123,6 +163,7 @@ def read_weights(folder: Path, placement: Placement, attention: str, name: str) 
         deterministic_cuda()
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=config,
         dtype=placement.dtype,
         device_map={"": placement.device},
         attn_implementation=attention,

@@ -1,5 +1,8 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
+import re
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -10,7 +13,7 @@ from ..engine import Engine
 from ..engine.device import Placement
 from ..engine.engine import STORE_BYTES, Shape, lane_sizes
 from ..engine.slots import kv_bytes_per_token, usable_context
-from ..errors import NotEnoughMemory
+from ..errors import NotEnoughMemory, UserError
 from ..settings import Settings, usable_cores
 
 SPARE_BYTES = 2**29  # left free when deciding whether something fits
@@ -27,11 +30,34 @@ def free_bytes(device: torch.device) -> int:
     return free
 
 
+def total_bytes(device: torch.device) -> int:
+    """All memory of the GPU, or of this process's share of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    total, limit = psutil.virtual_memory().total, Path("/sys/fs/cgroup/memory.max")
+    given = limit.read_text().strip() if limit.exists() else "max"
+    return total if given == "max" else min(total, int(given))
+
+
 def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of the weights in `dtype`, from the shapes alone."""
+    """Bytes of the weights in `dtype` and of the tables beside them, from the shapes alone."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return sum(parameter.nbytes for parameter in model.parameters())  # tied ones count once
+    return sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))  # tied ones count once
+
+
+def check_size(files: Mapping[str, int], config: PreTrainedConfig, placement: Placement, name: str) -> None:
+    """Raises UserError when the weights alone, by the sizes of their files, are more than this machine could ever hold."""
+    weights = [file for file in files if file.endswith(".safetensors")]
+    own = [file for file in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", file)]
+    written = sum(files[file] for file in own or weights)
+    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    needed = written * placement.dtype.itemsize // dtype.itemsize
+    there = total_bytes(placement.device)
+    if needed > there:
+        raise UserError(
+            f"The weights of {name} take {needed / 2**30:,.0f} GB and this machine has {there / 2**30:,.0f} GB of memory for them; choose a smaller model."
+        )
 
 
 def choose_shape(config: PreTrainedConfig, placement: Placement, settings: Settings, weights: int, free: int) -> Shape:

@@ -27,6 +27,6 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     receipt = receipts.read(read_file(flags.file))
     with Pool(settings, HuggingFaceHub()) as pool, Saying() as progress:
         chosen = pool.default.id if flags.pair or flags.base else None
-        verdict = finish(replay(pool, receipt, chosen, again=flags.again), progress)
+        verdict = finish(replay(pool, receipt, chosen, again=flags.again, any_commit=True), progress)
     say(verdict.model_dump_json(indent=2) if flags.json else "\n".join(wording.verdict_lines(verdict)))
     return {"identical": 0, "diverged": 1, "not replayable": 2}[verdict.outcome]
