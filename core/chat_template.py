@@ -1,7 +1,7 @@
 """Running a chat template as it stands: with its date pinned, and what it reads, writes and looks for.
 
-A chat template is somebody else's program, in the sandbox of transformers. What it makes of a conversation
-is in rendering.py.
+A chat template is somebody else's program, in the sandbox of transformers and in a process apart (apart.py). What it
+makes of a conversation is in rendering.py.
 """
 
 import re
@@ -13,7 +13,9 @@ from functools import lru_cache
 from string import ascii_letters
 from typing import Any, Protocol
 
-from jinja2 import Environment, TemplateError, meta
+from jinja2 import Environment, TemplateError
+
+from . import apart
 
 # The library hands no functions to templates, so a macro takes the place of its strftime_now. The line break
 # at its end is trimmed, and the template begins at the start of a line as it would without it.
@@ -39,7 +41,8 @@ class HasTemplate(Protocol):
 
     chat_template: Any
 
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+    @property
+    def special_tokens_map(self) -> dict[str, Any]: ...
 
 
 def of(tokenizer: HasTemplate) -> str:
@@ -57,25 +60,19 @@ def apply(
     add_generation_prompt: bool = True,
 ) -> str:
     """The text of a conversation. Raises one of FAULTS."""
-    text: str = tokenizer.apply_chat_template(
-        chat,
-        chat_template=_PIN_DATE + of(tokenizer),
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        pinned_date=_directives(today),
-        **switches,
+    variables = {**tokenizer.special_tokens_map, "pinned_date": _directives(today), **switches}
+    return apart.ask(
+        _PIN_DATE + of(tokenizer), do="render", chat=chat, begin_reply=add_generation_prompt, variables=variables
     )
-    return text
 
 
 @lru_cache
 def _switches(template: str) -> tuple[str, ...]:
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        names = meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
-    except TemplateError:
+        names = apart.ask(_GENERATION.sub("", template), do="names").split("\n")
+    except FAULTS:
         return ()
-    return tuple(sorted(name for name in names - set(environment.globals) if not _NO_SWITCH.fullmatch(name)))
+    return tuple(name for name in names if name and not _NO_SWITCH.fullmatch(name))
 
 
 def switches(tokenizer: HasTemplate) -> tuple[str, ...]:
@@ -91,6 +88,7 @@ def as_dict(role: str, text: str, reasoning: str = "", key: str = "", *, in_part
     return {"role": role, "content": [part] if in_parts else text} | ({key: reasoning} if reasoning else {})
 
 
+@apart.one_budget()
 def ends_of_reply(tokenizer: HasTemplate, control: Collection[str]) -> tuple[str, ...]:
     """The control tokens that the template writes right behind a reply, the last one of a conversation too.
 

@@ -16,7 +16,7 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 
-from . import chat_template, reasoning
+from . import apart, chat_template, reasoning
 from .detokenizer import Detokenizer
 from .errors import UserError
 from .reasoning import Marks
@@ -31,6 +31,9 @@ class Tokenizer(Protocol):
     unk_token_id: Any
 
     @property
+    def special_tokens_map(self) -> dict[str, Any]: ...
+
+    @property
     def backend_tokenizer(self) -> Any: ...
 
     @property
@@ -38,7 +41,6 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: Any, **options: Any) -> Any: ...
     def __len__(self) -> int: ...
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
     def convert_ids_to_tokens(self, ids: int) -> Any: ...
     def decode(self, token_ids: list[int]) -> Any: ...
 
@@ -193,6 +195,7 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
     return pieces
 
 
+@apart.one_budget()
 def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Comparison) -> Prompt:
     """The tokenizer's chat template, with the date pinned."""
     if not chat_template.of(tokenizer):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
-from . import chat_template
+from . import apart, chat_template
 from .chat_template import ANSWER, PART, REASONING, REASONING_KEYS, as_dict
 from .detokenizer import Detokenizer, HasBackend
 
@@ -65,6 +65,7 @@ class Marks:
 # --- what a template marks ----------------------------------------------------------------------------
 
 
+@apart.one_budget()
 def marks(tokenizer: chat_template.HasTemplate) -> Marks | None:
     """The marks of the chat template; None where it has none that can be told."""
     template = chat_template.of(tokenizer)
