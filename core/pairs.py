@@ -72,10 +72,16 @@ def spelled(megabytes: int) -> str:
 
 
 def known_pairs(settings: Settings) -> tuple[Pair, ...]:
-    """The rows of pairs.toml, after the person's own pair when --base and --post name one."""
+    """The rows of pairs.toml, or those of them that --pairs lists, after the person's own pair when --base and --post name one.
+
+    Raises:
+        UserError: --pairs names no row.
+    """
     rows = TypeAdapter(tuple[Pair, ...]).validate_python(
         tomllib.loads((HOME / "pairs.toml").read_text("utf-8"))["pair"]
     )
+    if settings.pairs:
+        rows = tuple(find_pair(rows, id) for id in settings.pairs)
     if settings.base is None or settings.post is None:
         return rows
     return (_own(settings.base, settings.post), *rows)
@@ -107,7 +113,8 @@ def default_pair(settings: Settings) -> Pair:
         UserError: --pair names no row.
     """
     rows = known_pairs(settings)
-    wanted = rows[0].id if settings.base is not None and settings.pair == EMBEDDED else settings.pair
+    chosen = settings.base is not None or bool(settings.pairs)
+    wanted = rows[0].id if chosen and settings.pair == EMBEDDED else settings.pair
     return find_pair(rows, wanted)
 
 

@@ -50,6 +50,7 @@ class Settings:
     share: bool = False
     auth: tuple[tuple[str, str], ...] = ()
     pair: str = EMBEDDED
+    pairs: tuple[str, ...] = ()  # the only ones of pairs.toml that there are here; () is all of them
     base: str | None = None
     post: str | None = None
     device: str = "auto"
@@ -80,7 +81,8 @@ class Settings:
                 raise UserError(f"--{name} must be 1 or more.")
         host, share = given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host, given.get("share", False)
         root_path = environment.get("GRADIO_ROOT_PATH", "")
-        local = is_loopback(host) and not share and not root_path
+        pairs = _listed(given.get("pairs"), environment) if hasattr(flags, "pairs") else ()
+        local = is_loopback(host) and not share and not root_path and not pairs
         return cls(
             host=host,
             port=given["port"] if "port" in given else _port(environment.get("GRADIO_SERVER_PORT")),
@@ -88,6 +90,7 @@ class Settings:
             share=share,
             auth=read_auth(given.get("auth"), environment),
             pair=given.get("pair") or cls.pair,
+            pairs=pairs,
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
         )
@@ -152,6 +155,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         choices=OWN_PAIRS,
         help="who may bring models of their own through the page (or set SAME_SEED_OWN_PAIRS; default: who sits at this machine, where only they can reach it)",
     )
+    server.add_argument(
+        "--pairs",
+        metavar="ID,ID",
+        help="the only pairs to offer, of those that the command pairs lists (or set SAME_SEED_PAIRS; default: all of them)",
+    )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 
 
@@ -181,6 +189,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _listed(flag: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The ids that the operator lists, if any: of the page alone, a command of one's own machine knows all pairs."""
+    said = environment.get("SAME_SEED_PAIRS") or None if flag is None else flag
+    ids = tuple(dict.fromkeys(id.strip() for id in (said or "").split(",") if id.strip()))
+    if said is not None and not ids:
+        raise UserError("--pairs (or SAME_SEED_PAIRS) names the pairs to offer, with commas between them.")
+    return ids
 
 
 def _own_pairs(flag: str | None, environment: Mapping[str, str]) -> Any:

@@ -258,6 +258,22 @@ def test_an_unknown_pair_is_refused_without_a_trace(pool, memory):
     assert memory.loads == []
 
 
+def test_a_page_with_a_list_knows_no_other_pair(memory):
+    """Menu, API, links and receipts ask the pool alone."""
+    with Pool(Settings(device="cpu", pairs=("b", "a2")), NoHub()) as pool:
+        assert [pair.id for pair in pool.pairs] == ["b", "a2"] and pool.default.id == "b"
+        for ask in (pool.wait, pool.peek, pool.start_loading):
+            with pytest.raises(UserError, match="There is no pair 'a' here"):
+                ask("a")
+        assert memory.loads == []
+        use(pool, "a2")
+    with Pool(Settings(device="cpu", pairs=("b", "a2"), pair="a2"), NoHub()) as pool:
+        assert pool.default.id == "a2"
+    for wrong in (Settings(pairs=("b", "z")), Settings(pairs=("b",), pair="a")):
+        with pytest.raises(UserError, match=r"There is no pair '[za]' here"):
+            Pool(wrong, NoHub())
+
+
 @pytest.mark.slow
 def test_one_visitors_choice_does_not_disturb_anothers_reply(home, monkeypatch):
     """On real engines: while one reply is written, another pair is asked for and refused, and no token changes."""

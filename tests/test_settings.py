@@ -81,6 +81,18 @@ def test_only_who_sits_here_may_bring_models_unless_the_operator_says_else():
     assert read("--own-pairs", "nobody", SAME_SEED_OWN_PAIRS="everyone").own_pairs == "nobody", "the flag wins"
 
 
+def test_the_operator_lists_the_pairs_of_the_page():
+    assert read().pairs == ()
+    assert read("--pairs", " b, a,b,").pairs == read(SAME_SEED_PAIRS="b,a").pairs == ("b", "a")
+    assert read("--pairs", "a", SAME_SEED_PAIRS="b").pairs == ("a",), "the flag wins"
+    assert read("--pairs", "a").own_pairs == "nobody"
+    assert read("--pairs", "a", "--own-pairs", "everyone").own_pairs == "everyone"
+    with pytest.raises(UserError, match=r"--pairs .* names the pairs to offer"):
+        read("--pairs", " , ")
+    command = argparse.Namespace(pair="c")
+    assert Settings.read(command, {"SAME_SEED_PAIRS": "a"}).pairs == (), "a command of one's own machine knows all"
+
+
 def test_passwords_come_from_a_file_or_the_environment(tmp_path):
     file = tmp_path / "auth"
     file.write_text("ada:pass:word\n\n  bob:x  \n", "utf-8")
