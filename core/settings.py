@@ -47,6 +47,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
+    address: str = ""  # of the page, where the environment says it
     share: bool = False
     auth: tuple[tuple[str, str], ...] = ()
     pair: str = EMBEDDED
@@ -87,6 +88,7 @@ class Settings:
             host=host,
             port=given["port"] if "port" in given else _port(environment.get("GRADIO_SERVER_PORT")),
             root_path=root_path,
+            address=root_path if "://" in root_path else _space(environment.get("SPACE_HOST")),
             share=share,
             auth=read_auth(given.get("auth"), environment),
             pair=given.get("pair") or cls.pair,
@@ -198,6 +200,10 @@ def _listed(flag: str | None, environment: Mapping[str, str]) -> tuple[str, ...]
     if said is not None and not ids:
         raise UserError("--pairs (or SAME_SEED_PAIRS) names the pairs to offer, with commas between them.")
     return ids
+
+
+def _space(host: str | None) -> str:
+    return f"https://{host}" if host else ""
 
 
 def _own_pairs(flag: str | None, environment: Mapping[str, str]) -> Any:

@@ -38,18 +38,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(pool: Any, port: int | None = None) -> Iterator[str]:
+def served(pool: Any, port: int | None = None, **settings: Any) -> Iterator[str]:
     """The whole page over this pool; yields its address."""
-    demo, url = _in_an_event_loop(lambda: _serve(pool, port or free_port()))
+    demo, url = _in_an_event_loop(lambda: _serve(pool, Settings(port=port or free_port(), **settings)))
     try:
         yield url.rstrip("/")
     finally:
         demo.close(verbose=False)
 
 
-def _serve(pool: Any, port: int) -> tuple[gr.Blocks, str]:
+def _serve(pool: Any, settings: Settings) -> tuple[gr.Blocks, str]:
     demo = whole_page.build(pool)
-    _, url, _ = whole_page.launch(demo, Settings(port=port), prevent_thread_lock=True, quiet=True)
+    _, url, _ = whole_page.launch(demo, settings, prevent_thread_lock=True, quiet=True)
     return demo, url
 
 

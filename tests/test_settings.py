@@ -81,6 +81,12 @@ def test_only_who_sits_here_may_bring_models_unless_the_operator_says_else():
     assert read("--own-pairs", "nobody", SAME_SEED_OWN_PAIRS="everyone").own_pairs == "nobody", "the flag wins"
 
 
+def test_the_address_of_the_page_is_what_a_proxy_or_a_space_says():
+    assert read(GRADIO_ROOT_PATH="https://a.example/seed").address == "https://a.example/seed"
+    assert read(SPACE_HOST="owner-seed.hf.space", GRADIO_ROOT_PATH="/seed").address == "https://owner-seed.hf.space"
+    assert read().address == Settings().address == ""
+
+
 def test_the_operator_lists_the_pairs_of_the_page():
     assert read().pairs == ()
     assert read("--pairs", " b, a,b,").pairs == read(SAME_SEED_PAIRS="b,a").pairs == ("b", "a")

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio import processing_utils
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
+from .logins import Logins
 
 # Gradio's own scripts need 'unsafe-inline' and 'unsafe-eval'; nothing may come from another host.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -46,10 +49,10 @@ MAX_BODY_BYTES = 8_000_000  # a receipt or a long conversation; nobody has to se
 
 
 class Hardened:
-    """ASGI middleware: only routes that are needed, and the headers."""
+    """ASGI middleware: only routes that are needed, only for the page's own origin, and the headers."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, address: str = ""):
+        self.app, self.address = app, address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,6 +62,11 @@ class Hardened:
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
 
+        if not is_own_origin(Headers(scope=scope), self.address):
+            said = "Another page may not ask this one. Behind a proxy, let it pass on the name that it was asked by (Host)."
+            await PlainTextResponse(said, 403)(scope, receive, send)
+            return
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
@@ -66,6 +74,22 @@ class Hardened:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def is_own_origin(headers: Mapping[str, str], address: str = "") -> bool:
+    """Whether a request comes from the page that it asks, as far as its browser says from where it comes.
+
+    A page elsewhere can choose neither of the names that are compared: for X-Forwarded-Host its browser would ask first.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    names = (headers.get("host", ""), headers.get("x-forwarded-host", "").split(",")[0], urlsplit(address).netloc)
+    return _host(urlsplit(origin).netloc) in {_host(name) for name in names if name.strip()}
+
+
+def _host(name: str) -> str:
+    return re.sub(r":(80|443)$", "", name.strip().lower())
 
 
 async def _not_downloaded(url: str, *_: object, **__: object) -> NoReturn:
@@ -91,10 +115,10 @@ def asked_here(headers: Mapping[str, str]) -> bool:
     return not passed_on and is_loopback(re.sub(r":\d+$", "", headers.get("host", "")))
 
 
-def app_kwargs() -> dict[str, Any]:
-    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it."""
+def app_kwargs(address: str = "") -> dict[str, Any]:
+    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set."""
     return {
-        "middleware": [Middleware(Hardened)],
+        "middleware": [Middleware(Hardened, address=address), Middleware(Logins)],
         "max_body_size": MAX_BODY_BYTES,
         "openapi_url": None,
         "docs_url": None,
