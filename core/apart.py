@@ -2,7 +2,7 @@
 
 A chat template is a program, and no sandbox inside this process can end one that loops or builds a string of
 gigabytes. So templates run in a few processes that are kept (core/template_process.py), are watched while they work, and
-are ended and started anew when they take too much. A template that was ended once has a process of its own from then
+are ended and started anew when they take too much. The patterns by which a tokenizer cuts texts are tried there first. A template that was ended once has a process of its own from then
 on, so that whoever uses another one waits for nobody.
 """
 
@@ -41,6 +41,11 @@ _KEPT = (
     "LANG",
     "LD_LIBRARY_PATH",
 )  # no tokens, no passwords
+
+_ALONE = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}  # threads would take memory from what it may have
 
 
 class TooMuch(Exception):
@@ -179,7 +184,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"},
+            env=environment | _ALONE | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._watched = psutil.Process(self._running.pid)
 

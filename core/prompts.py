@@ -98,6 +98,7 @@ def digest(token_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
 
 
+@apart.one_budget()
 def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:
     """The prompt of one side.
 
@@ -195,7 +196,6 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
     return pieces
 
 
-@apart.one_budget()
 def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Comparison) -> Prompt:
     """The tokenizer's chat template, with the date pinned."""
     if not chat_template.of(tokenizer):

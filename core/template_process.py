@@ -1,4 +1,4 @@
-"""What runs in the process that core/apart.py starts: chat templates, which are other people's programs.
+"""What runs in the process that core/apart.py starts: chat templates, which are other people's programs, and their patterns.
 
 It reads requests, which it trusts, and writes answers, which nobody has to trust: whether it went well, and a text.
 It is started by its path, with nothing of this product around it.
@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import IO, Any
 
 MEMORY = 2**30  # bytes that a template may take, where the system can hold a process to it
@@ -62,14 +63,31 @@ def names(template: str) -> str:
     return "\n".join(sorted(meta.find_undeclared_variables(environment.parse(template)) - set(environment.globals)))
 
 
+@lru_cache(8)
+def tokenizer(template: str) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(template)
+
+
+def encode(template: str, text: str) -> str:
+    """Cut a text as this tokenizer does, and say only that it could."""
+    tokenizer(template).encode(text, add_special_tokens=False)
+    return ""
+
+
 def answer(do: str, **request: Any) -> bytes:
-    known: dict[str, Callable[..., str]] = {"prepare": prepare, "render": render, "names": names}
+    known: dict[str, Callable[..., str]] = {"prepare": prepare, "render": render, "names": names, "encode": encode}
     try:
         return DONE + known[do](**request).encode("utf-8", "surrogatepass")
     except MemoryError:
         return b"it takes more memory than a template may"
     except Exception as error:  # of somebody else's program, in every way
         return (str(error)[:1000] or type(error).__name__).encode("utf-8", "surrogatepass")
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # how the tokenizers' engine for patterns gives up
+            raise
+        return b"it tries too many ways to cut this text"
 
 
 def hold_memory() -> None:

@@ -1,13 +1,17 @@
 """A chat template is a stranger's program: whatever it does ends in one sentence, and costs nobody else anything."""
 
+import json
 import threading
 from datetime import date
 from io import BytesIO
+from pathlib import Path
 
 import psutil
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from core import apart, chat_template, prompts, template_process
+from core.checkpoints.tokenizers import read_tokenizer
 from core.errors import UserError
 from tests import tiny
 from tests.test_prompts import asked
@@ -111,3 +115,52 @@ def test_what_stands_between_two_processes_is_whole():
         template_process.read(BytesIO(b"\0\0"))
     with pytest.raises(ValueError, match="too long"):
         template_process.read(BytesIO(b"\xff\xff\xff\xff"))
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------
+
+
+def cutting(folder: Path, pattern: str, part: str = "pre_tokenizer") -> PreTrainedTokenizerFast:
+    """A tokenizer of a stranger, read from its folder, that has this pattern."""
+    tiny.tokenizer(tiny.CHATML).save_pretrained(folder)
+    spelling = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    replace = {"type": "Replace", "pattern": {"Regex": pattern}, "content": "x"}
+    spelling[part] = {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, spelling["pre_tokenizer"]]},
+        "normalizer": replace,
+        "decoder": {"type": "Sequence", "decoders": [spelling["decoder"], replace]},
+    }[part]
+    (folder / "tokenizer.json").write_text(json.dumps(spelling))
+    return read_tokenizer(folder, "stranger")
+
+
+@pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer"])
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("(?=(a+)+b)", "it tries too many ways to cut this text"),
+        pytest.param(r"(?=a*a*a*\d)", "it takes more than", marks=pytest.mark.slow),
+    ],
+)
+def test_a_pattern_that_never_ends_is_one_sentence(tmp_path, monkeypatch, part, pattern, sentence):
+    tokenizer = cutting(tmp_path, pattern, part)
+    monkeypatch.setattr(apart, "SECONDS", 0.3)
+    for framing in ("document", "chat"):
+        with pytest.raises(UserError) as refusal:
+            prompts.build(asked("a" * 300, framing), "post", tokenizer, tokenizer)
+        assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+    prompts.build(asked("Hello", "document"), "post", tokenizer, tokenizer)
+
+
+def test_honest_patterns_give_the_tokens_that_they_gave(tmp_path):
+    tokenizer = cutting(tmp_path, r"\p{N}{1,3}|\s+(?!\S)|\s+")
+    plain = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    text = "Hello 12345  there\n\n\u00e9 <|im_end|> x"
+    assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]
+    assert isinstance(tokenizer, PreTrainedTokenizerFast) and len(tokenizer) == len(plain)
+
+
+def test_a_pattern_by_which_tokens_are_read_is_refused(tmp_path):
+    with pytest.raises(UserError, match="stranger reads its tokens by a pattern of its own"):
+        cutting(tmp_path, "a+", "decoder")

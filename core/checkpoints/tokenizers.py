@@ -1,11 +1,12 @@
 """Tokenizers: reading one from a folder, and the ids at which a reply ends."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from .. import chat_template, pairs
+from .. import apart, chat_template, pairs
 from ..errors import UserError
 from ..pairs import Pair
 from ..prompts import control_tokens
@@ -20,7 +21,51 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
         raise UserError(f"{name} has no tokenizer that can be loaded here: {reason(error, name, folder)}.") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name} has only a slow tokenizer; the engine needs one with a tokenizer.json.")
+    return _tried_apart(tokenizer, name)
+
+
+def _tried_apart(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer, which cuts no text by a stranger's pattern before a process apart could (apart.py).
+
+    Some patterns take years for a line of text, and nothing can end that here.
+    """
+    backend = tokenizer.backend_tokenizer
+    normalizer, cutter, reader = (
+        json.loads(part.__getstate__()) if part is not None else None
+        for part in (backend.normalizer, backend.pre_tokenizer, backend.decoder)
+    )
+    if _REGEX in json.dumps(reader):
+        raise UserError(
+            f"{name} reads its tokens by a pattern of its own, which is not run here; choose another model."
+        )
+    if _REGEX not in json.dumps([normalizer, cutter]):
+        return tokenizer
+    kinds = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    added = [
+        {"id": id, **{kind: getattr(token, kind) for kind in kinds}}
+        for id, token in backend.get_added_tokens_decoder().items()
+    ]
+    cuts = {"version": "1.0", "added_tokens": added, "normalizer": normalizer, "pre_tokenizer": cutter}
+    empty = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "post_processor": None, "decoder": None}
+    tokenizer.cuts = json.dumps(cuts | empty)
+    tokenizer.__class__ = type("TriedApart", (_TriedApart, type(tokenizer)), {})
     return tokenizer
+
+
+_REGEX = '{"Regex": '
+
+
+class _TriedApart:
+    cuts: str  # a tokenizer.json with no vocabulary
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        try:
+            apart.ask(self.cuts, do="encode", text=text)
+        except (apart.TooMuch, apart.Refused) as error:
+            raise UserError(
+                f"The patterns of this model's tokenizer cannot cut this text ({error}); change the text or choose another model."
+            ) from None
+        return super().__call__(text, **options)  # type: ignore[misc]
 
 
 def tokenizers_at_hand(pair: Pair) -> dict[Side, PreTrainedTokenizerFast] | None:
