@@ -6,11 +6,15 @@ JSON, not what is in it.
 
 import hashlib
 import json
+from collections.abc import Callable
+from itertools import count
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
 from .errors import UserError
+
+_MOST_OBJECTS = 5_000  # of one text; a conversation of 1,000 turns has little more than 1,000
 
 
 def text(value: Any) -> str:
@@ -39,21 +43,21 @@ def dump(value: BaseModel) -> Any:
     return value.model_dump(mode="json")
 
 
-class _Ambiguous(ValueError):
-    """JSON that two readers could read differently."""
+class _Refused(ValueError):
+    """JSON that two readers could read differently, or that is too much."""
 
 
 def parse(data: bytes, what: str, limit: int) -> Any:
     """JSON data from bytes, at most `limit` of them.
 
     Raises:
-        UserError: it is too large, not UTF-8, not JSON, names a key twice, or holds NaN or an infinity.
+        UserError: it is too large, has too many objects (the reading ends there), is not UTF-8, not JSON, names a key twice, or holds NaN or an infinity.
     """
     if len(data) > limit:
         raise UserError(f"This {what} is {len(data):,} bytes long, and at most {limit:,} are read; use a smaller one.")
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
-    except _Ambiguous as error:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_reader(), parse_constant=_refuse)
+    except _Refused as error:
         raise UserError(f"This {what} cannot be read: {error}.") from None
     except (ValueError, RecursionError):
         raise UserError(f"This {what} is damaged: it does not hold JSON; ask for it again.") from None
@@ -79,17 +83,25 @@ def checked_text(data: Any, what: str) -> str:
     return written
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Ambiguous(f"it names {key[:60]!r} twice")
-        found[key] = value
-    return found
+def _reader() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes the objects of one text, and ends its reading where there are too many."""
+    number = count(1)
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if next(number) > _MOST_OBJECTS:
+            raise _Refused(f"it holds more than {_MOST_OBJECTS:,} objects, so it is not one of ours")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise _Refused(f"it names {key[:60]!r} twice")
+            found[key] = value
+        return found
+
+    return read
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise _Ambiguous(f"it holds {constant}, which is not a number")
+    raise _Refused(f"it holds {constant}, which is not a number")
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The one exception that people are shown.
 
     UserError            one sentence: what is wrong and what to do about it
-    ├── TooLong          a conversation does not fit into a model's context
+    ├── TooLong          a conversation is longer than one may be, or does not fit into a model's context
     ├── NotEnoughMemory  another model does not fit beside those that are loaded
     └── Unreplayable     a receipt that cannot be run on this machine (other weights, other sampler)
 
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class TooLong(UserError):
-    """A conversation does not fit into a model's context; a shorter one may."""
+    """A conversation is longer than any may be, or does not fit into a model's context; a shorter one may."""
 
 
 class NotEnoughMemory(UserError):

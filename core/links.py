@@ -153,13 +153,14 @@ def decode(fragment: str) -> Shared:
         raise UserError(
             f"This link is longer than {MAX_CHARACTERS:,} characters, so it is not one of ours; ask for the receipt instead."
         )
-    data = canonical.parse(_unpack(packed), "link", MAX_JSON_BYTES)
+    json = _unpack(packed)
+    data = canonical.parse(json, "link", MAX_JSON_BYTES)
     if isinstance(data, dict) and data.get("version") != VERSION:
         raise UserError(
             f"This link was made by another version of Same Seed (this one reads version {VERSION} of links); ask for a new one."
         )
     try:
-        return Shared.model_validate_json(canonical.text(data), strict=True)
+        return Shared.model_validate_json(json, strict=True)
     except ValidationError as error:
         raise UserError(f"This link does not hold a comparison that this version can read; {explain(error)}") from None
 

@@ -18,9 +18,10 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
-from .errors import UserError
+from .errors import TooLong, UserError
 
 Side = Literal["base", "post"]
 SIDES: tuple[Side, Side] = ("base", "post")
@@ -33,6 +34,9 @@ def named(sides: Iterable[Side]) -> str:
 
 
 MAX_CHARACTERS = 400_000  # of any one text; the context length is the limit that people meet
+MAX_TURNS = 1_000  # of a conversation
+MAX_IN_ALL = 2_000_000  # characters of a conversation: its system prompt and everything in its turns
+MAX_TOKENS = 2**18  # of any one list of token ids
 MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly, also in a browser
 
 
@@ -106,15 +110,37 @@ class Turn(Value):
     def reasoning(self, side: Side) -> str:
         return self.reasoning_base if side == "base" else self.reasoning_post
 
+    @property
+    def characters(self) -> int:
+        return sum(map(len, (self.prompt, self.base, self.post, self.reasoning_base, self.reasoning_post)))
+
     def message(self, side: Side) -> Message:
         return Message(role="assistant", text=self.reply(side), reasoning=self.reasoning(side))
 
 
+class _TooManyCharacters(ValueError): ...
+
+
 class Conversation(Value):
-    """The system prompt and every turn before this one. The whole of it is sent again on every turn."""
+    """The system prompt and every turn before this one. The whole of it is sent again on every turn.
+
+    At most MAX_TURNS turns and MAX_IN_ALL characters, wherever it comes from.
+    """
 
     system: Text = ""
-    turns: Annotated[tuple[Turn, ...], FailFast()] = ()
+    turns: Annotated[tuple[Turn, ...], FailFast(), Field(max_length=MAX_TURNS)] = ()
+
+    @model_validator(mode="after")
+    def _not_too_long(self) -> "Conversation":
+        if self.characters > MAX_IN_ALL:
+            raise _TooManyCharacters(
+                f"it has {self.characters:,} characters, and at most {MAX_IN_ALL:,} fit; start a new chat"
+            )
+        return self
+
+    @property
+    def characters(self) -> int:
+        return len(self.system) + sum(turn.characters for turn in self.turns)
 
     def messages(self, side: Side) -> tuple[Message, ...]:
         """One side's own history: the person's words are shared, the replies are that side's alone."""
@@ -162,8 +188,10 @@ Switches = Annotated[
 ]
 
 
-TokenIds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()]  # a million bad entries are one mistake
-Margins = Annotated[tuple[float | None, ...], FailFast()]
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]  # what the library tokenizers can hold
+# A million bad entries are one mistake.
+TokenIds = Annotated[tuple[TokenId, ...], FailFast(), Field(max_length=MAX_TOKENS)]
+Margins = Annotated[tuple[float | None, ...], FailFast(), Field(max_length=MAX_TOKENS)]
 
 
 class Dial(Value):
@@ -466,7 +494,7 @@ class SideReceipt(Value):
     sampling: Sampling
     prompt_tokens: int
     prompt_sha256: Digest
-    token_ids: Annotated[tuple[int, ...], FailFast()]
+    token_ids: TokenIds
     output_sha256: Digest
     reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
     finish_reason: FinishReason
@@ -595,8 +623,11 @@ class Record(Value):
         return cls(turn=turn, system=comparison.conversation.system, base=base, post=post, **in_common(comparison, cls))
 
     def comparison(self, before: tuple["Record", ...]) -> Comparison:
-        """The comparison that this turn was, given the records before it."""
-        conversation = Conversation(system=self.system, turns=tuple(record.turn for record in before))
+        """The comparison that this turn was, given the records before it. Raises TooLong where these are more than a conversation holds."""
+        try:
+            conversation = Conversation(system=self.system, turns=tuple(record.turn for record in before))
+        except ValidationError as error:
+            raise explain(error) from None
         return Comparison(conversation=conversation, prompt=self.turn.prompt, **in_common(self, Comparison))
 
     def receipt(self, side: Side) -> SideReceipt | None:
@@ -744,11 +775,16 @@ def _mean(values: Sequence[float]) -> float:
 
 def explain(error: ValidationError) -> UserError:
     """The first thing that is wrong with a value, as a sentence."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the value"
-    reason = first["msg"]
+    reason, turns = first["msg"].removeprefix("Value error, "), where.endswith("turns")
     if first["type"] == "int_from_float":
         reason = "use a whole number"
+    if first["type"] == "too_long":
+        reason = f"there are more than {first['ctx']['max_length']:,}; {'start a new chat' if turns else 'use fewer'}"
     if first["type"] in ("string_unicode", "string_sub_type"):
         reason = "it holds half of a surrogate pair, which is not text; remove it"
-    return UserError(f"{where}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))
+    characters = isinstance(first.get("ctx", {}).get("error"), _TooManyCharacters)
+    too_long = characters or (first["type"] == "too_long" and turns)
+    kind = TooLong if too_long else UserError
+    return kind(f"{where}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))

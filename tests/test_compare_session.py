@@ -12,6 +12,7 @@ from core.links import Shared
 from core.steps import Stop
 from core.types import (
     DEFAULT_SAMPLING,
+    MAX_TURNS,
     SIDE_NAMES,
     SIDES,
     Chat,
@@ -95,6 +96,14 @@ def test_nothing_is_sent_where_nothing_was_typed(pool, prompt):
 def test_a_value_that_cannot_be_is_a_sentence_and_the_prompt_stays_in_its_box(pool):
     [view] = session.compare(pool, CHAT, "Three \ud800", CHOICES)
     assert "half of a surrogate pair" in view.notice and (view.tone, view.chat) == ("error", CHAT)
+
+
+def test_a_conversation_that_holds_no_more_is_a_sentence_and_can_go_on_as_a_new_one(pool):
+    chat = CHAT[:1] * (MAX_TURNS + 1)
+    [view] = session.compare(pool, chat, "Three", CHOICES)
+    assert view == View(
+        chat, notice="turns: there are more than 1,000; start a new chat.", tone="error", box="Three", full=True
+    )
 
 
 def test_while_the_models_are_loaded_the_chat_stays_and_the_line_says_how_far_that_is(pool):

@@ -84,8 +84,8 @@ def test_a_history_of_fifty_turns_fits():
 
 def test_too_long_a_conversation_is_refused_with_its_size_and_the_receipt_offered():
     noise = random.Random(3).randbytes(150_000).hex()
-    for prompt in (noise, "a" * 400_000):
-        turns = (Turn(prompt=prompt, base=prompt, post=prompt),) * (4 if prompt[0] == "a" else 1)
+    for prompt in (noise, "\U0001f600" * 400_000):
+        turns = (Turn(prompt=prompt, base=prompt, post=prompt),)
         comparison = values.COMPARISON.model_copy(update={"conversation": Conversation(turns=turns)})
         with pytest.raises(UserError, match=r"too long for a link \([\d,]+ characters.*receipt"):
             links.encode(SHARED.model_copy(update={"comparison": comparison}))
@@ -323,6 +323,21 @@ def test_the_sentence_says_what_is_wrong():
     assert "another version" in refused(HOSTILE["another version"])
     assert "longer than" in refused(HOSTILE["10 MB"])
     assert "not those of its sha256" in refused(HOSTILE["token ids of another reply"])
+
+
+def test_a_link_of_many_turns_is_refused_where_the_reading_of_it_has_come_to_enough_of_them():
+    turn = {"prompt": "a", "base": "b", "post": "c"}
+    asked = {**canonical.dump(values.COMPARISON), "conversation": {"system": "", "turns": [turn] * 90_000}}
+    data = json.dumps({**data_of(SHARED), "comparison": asked}).encode()
+    assert len(packed(data, 9)) < 20_000
+    assert "more than 5,000 objects" in refused(packed(data))
+    assert "more than 5,000 objects" in refused(packed(data[:-1000])), "it never came to where this is no JSON"
+    few = {**asked, "conversation": {"system": "", "turns": [turn] * 1001}}
+    assert "turns: there are more than 1,000" in refused(
+        packed(json.dumps({**data_of(SHARED), "comparison": few}).encode())
+    )
+    most = {**asked, "conversation": {"system": "", "turns": [turn] * 1000}}
+    assert links.decode(packed(json.dumps({**data_of(SHARED), "comparison": most}).encode()))
 
 
 @settings(deadline=None, max_examples=300)

@@ -5,17 +5,23 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from core.errors import TooLong, UserError
 from core.types import (
     DEFAULT_SAMPLING,
     MAX_CHARACTERS,
+    MAX_IN_ALL,
     MAX_SEED,
+    MAX_TOKENS,
+    MAX_TURNS,
     Comparison,
     Conversation,
     Message,
     Sampling,
+    SideReceipt,
     Turn,
     explain,
 )
+from tests import values
 
 ASKED = {"pair": "embedded", "prompt": "Hello", "sampling": DEFAULT_SAMPLING.model_dump(), "today": "2026-01-31"}
 
@@ -35,6 +41,48 @@ def test_each_side_sees_the_persons_words_and_its_own_replies_only():
     )
     assert [message.text for message in conversation.messages("post")] == ["Be kind.", "Hi", "P1"]
     assert [message.role for message in Conversation().messages("base")] == [], "no system prompt, no system message"
+
+
+TURN = Turn(prompt="a", base="b", post="c")
+FULL = Turn(prompt="a", base="b" * (MAX_IN_ALL // 5 - 1), post="")
+
+
+@pytest.mark.parametrize(
+    ("longest", "longer", "sentence"),
+    [
+        ({"turns": [TURN] * MAX_TURNS}, {"turns": [TURN] * (MAX_TURNS + 1)}, "turns: there are more than 1,000; start a new chat."),
+        ({"turns": [FULL] * 5}, {"turns": [FULL] * 5, "system": "x"}, "2,000,001 characters, and at most 2,000,000 fit; start a new chat."),
+        ({"turns": [FULL] * 5}, {"turns": [*[FULL] * 5, Turn(prompt="", base="", post="", reasoning_post="x")]}, "2,000,001 characters"),
+    ],
+)  # fmt: skip
+def test_a_conversation_has_an_end_in_turns_and_in_characters(longest, longer, sentence):
+    assert Conversation.model_validate(longest)
+    with pytest.raises(ValidationError) as raised:
+        Conversation.model_validate(longer)
+    explained = explain(raised.value)
+    assert sentence in str(explained) and isinstance(explained, TooLong)
+
+
+def test_the_turn_behind_more_than_a_conversation_holds_is_refused_in_a_sentence():
+    chat = (values.record("One"),) * (MAX_TURNS + 1)
+    assert chat[-1].comparison(chat[:-1]).conversation.turns == tuple(record.turn for record in chat[:-1])
+    with pytest.raises(TooLong, match="more than 1,000; start a new chat"):
+        chat[-1].comparison(chat)
+
+
+@pytest.mark.parametrize("ids", [[0] * (MAX_TOKENS + 1), [2**32], [-1], [10**400]])
+def test_token_ids_are_bounded_wherever_they_stand(ids):
+    for kind, value, field in (
+        (Comparison, ASKED, "prefill_base"),
+        (Comparison, ASKED, "prefill_post"),
+        (SideReceipt, values.side_receipt(1, 2).model_dump(), "token_ids"),
+    ):
+        for given in (ids, tuple(ids)):
+            with pytest.raises(ValidationError) as raised:
+                kind.model_validate({**value, field: given})
+            explained = explain(raised.value)
+            assert str(explained).startswith(field) and type(explained) is UserError and len(str(explained)) < 200
+    assert Comparison.model_validate({**ASKED, "prefill_base": [0, 2**32 - 1]}).prefill_base == (0, 2**32 - 1)
 
 
 def test_values_are_frozen():

@@ -14,6 +14,7 @@ import pytest
 
 from core import links, receipts
 from core.types import SIDES, Conversation, Dial, Turn
+from core.ui.versions import Aside
 from core.ui.visitor import Kept, Opened, Session
 from tests.pairs import PAIR, OnePair, tiny_lease
 from tests.rooms import Guest, House, event
@@ -310,6 +311,42 @@ def test_every_change_is_told_as_an_order_of_its_own(house, guest):
     assert one.pop("serial") != two.pop("serial")
     assert one == two == visitor.keep(session)
     assert one == {"do": "keep", "kept": guest.kept, "ran": True, "aside": False}
+
+
+def test_a_system_prompt_is_kept_once_for_the_turns_that_share_it(guest):
+    """A link of 150,000 characters with 1,000 turns would be 400 MB in a browser."""
+    systems = ["Be kind.", "Be kind.", "", "", "Be brief.", "Be kind."]
+    records = tuple(record(str(turn), system=system) for turn, system in enumerate(systems))
+    aside = tuple(Aside(index=6 + n, parent=5, record=records[0]) for n in range(2))
+    kept = Kept(records=records, aside=aside)
+    text = kept.model_dump_json()
+    assert Kept.model_validate_json(text) == kept
+    assert [each.get("system") for each in json.loads(text)["records"]] == [
+        "Be kind.",
+        None,
+        "",
+        None,
+        "Be brief.",
+        "Be kind.",
+    ]
+    assert [each["record"].get("system") for each in json.loads(text)["aside"]] == [None, None]
+    told = {"records": [each.model_dump(mode="json") for each in records]}
+    assert Kept.model_validate_json(json.dumps(told)).records == records, "as browsers kept them before"
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        Kept.model_construct(records=(record("One"),) * 1002),
+        Kept.model_construct(records=(record("One", "x" * 400_000),) * 6),
+        Kept.model_construct(aside=tuple(Aside(index=n, parent=-1, record=record("One")) for n in range(201))),
+    ],
+    ids=["turns", "characters", "versions"],
+)
+def test_no_more_is_taken_from_a_browser_than_a_conversation_holds(house, guest, kept):
+    guest.kept = kept.model_dump_json()
+    guest.arrive()
+    assert guest.session.notice.endswith("this is a new chat.") and guest.prompts == []
 
 
 def test_a_conversation_that_is_replaced_is_kept_and_one_that_is_new_begins_empty(house, guest):

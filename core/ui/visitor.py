@@ -8,10 +8,12 @@ tab of the browser, the only one that writes it.
 
 import secrets
 from collections.abc import Callable
+from itertools import pairwise
 from threading import Lock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gradio as gr
+from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .. import links
 from ..errors import UserError
@@ -19,11 +21,11 @@ from ..links import Shared
 from ..pairs import find_pair
 from ..pool import Pool
 from ..steps import Stop
-from ..types import Chat, Comparison, Record, Turn, Value
+from ..types import MAX_TURNS, Chat, Comparison, Record, Turn, Value
 from . import markup
 from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
-from .versions import Aside, Versions
+from .versions import MOST_ASIDE, Aside, Versions
 
 SECONDS_IDLE = 7200  # after which a session is forgotten here
 _ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_READ + 1})"
@@ -41,12 +43,47 @@ class Opened(Value):
 
 
 class Kept(Value):
-    """What a browser keeps of one conversation."""
+    """What a browser keeps of one conversation: in JSON a system prompt stands only where it is not that of the turn before."""
 
     version: Literal[1] = 1
-    records: Chat = ()
-    aside: tuple[Aside, ...] = ()  # versions of turns that are not in sight (see Versions.of)
+    records: Annotated[
+        Chat, FailFast(), Field(max_length=MAX_TURNS + 1)
+    ] = ()  # the last of them with all turns before it
+    # Versions of turns that are not in sight (see Versions.of).
+    aside: Annotated[tuple[Aside, ...], FailFast(), Field(max_length=MOST_ASIDE)] = ()
     opened: Opened | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_again(cls, data: Any) -> Any:
+        for before, record in pairwise(_kept_records(data)):
+            record.setdefault("system", before.get("system"))
+        return data
+
+    @model_serializer(mode="wrap")
+    def _said_once(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialize(self)
+        for before, record in reversed([*pairwise(_kept_records(data))]):
+            if record["system"] == before["system"]:
+                del record["system"]
+        return data
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "Kept":
+        if self.records:
+            self.records[-1].comparison(self.records[:-1])
+        return self
+
+
+def _kept_records(data: Any) -> list[dict[str, Any]]:
+    """Every record in the data of a `Kept`, which may be anything, in its order."""
+
+    def listed(name: str) -> list[dict[str, Any]]:
+        each = data.get(name) if isinstance(data, dict) else None
+        return [item for item in each if isinstance(item, dict)] if isinstance(each, list | tuple) else []
+
+    nodes = (node.get("record") for node in listed("aside"))
+    return [*listed("records"), *(record for record in nodes if isinstance(record, dict))]
 
 
 class Session:
@@ -237,7 +274,7 @@ class Visitor:
         try:
             kept = Kept.model_validate_json(found.get("kept") or "{}")
             session.versions, opened = Versions.of(kept.records, kept.aside), kept.opened
-        except (ValueError, TypeError):  # a ValidationError is a ValueError
+        except (ValueError, TypeError, UserError):  # a ValidationError is a ValueError
             session.notice = UNREADABLE
         session.opened = opened
         if found.get("fresh"):

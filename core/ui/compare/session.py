@@ -196,7 +196,7 @@ def _run(
             pool.open(comparison.pair), lambda progress: View(shown, notice=str(progress), busy=True), stop
         )
     except UserError as error:
-        yield View(shown, notice=str(error), tone="error", box=box)
+        yield View(shown, notice=str(error), tone="error", box=box, full=isinstance(error, TooLong))
         return
     try:
         with lease:
