@@ -16,6 +16,7 @@ from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt
 from .reasoning import ReplyReader, Split
+from .steps import Steps, Stop, apart
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -140,6 +141,7 @@ class Run:
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
             computed from scratch, and the first token that differs is reported (`divergence`).
         read: which of the recorded replies are read, not written again; the same in portable arithmetic.
+        check: is called between the pieces of the work on the prompts; what it raises ends it.
 
     Raises:
         UserError: a prompt does not fit or cannot be built, or the dial needs a pair with the same tokens. Nothing has been started then.
@@ -153,11 +155,12 @@ class Run:
         sides: tuple[Side, ...] = SIDES,
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
+        check: Callable[[], None] = lambda: None,
     ):
         self.comparison = comparison
         self._writers: dict[Side, _Writer] = {}
         for side in sides:
-            checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
+            checkpoint, prompt = lease.side(side), lease.prompt(comparison, side, check)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = _Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
@@ -180,6 +183,25 @@ class Run:
         except BaseException:
             self.stop()
             raise
+
+    @classmethod
+    def begin(
+        cls,
+        lease: Lease,
+        comparison: Comparison,
+        *,
+        sides: tuple[Side, ...] = SIDES,
+        recorded: Mapping[Side, SideReceipt] | None = None,
+        read: Collection[Side] = (),
+    ) -> Steps[None, "Run"]:
+        """The same for those who may leave while its prompts are built: closed, the work on them ends, and nothing runs."""
+
+        def make(stop: Stop) -> Run:
+            run = cls(lease, comparison, sides=sides, recorded=recorded, read=read, check=stop.check)
+            stop.also(run.stop)
+            return run
+
+        return apart(make)
 
     def _listener(self, side: Side) -> Callable[[Event], None]:
         return lambda event: self._events.put((side, event))

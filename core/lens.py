@@ -22,7 +22,7 @@ from .detokenizer import Detokenizer
 from .engine import Engine, Scored, sampling
 from .errors import UserError
 from .pool import Lease
-from .steps import Steps
+from .steps import Steps, Stop, apart, watch
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -67,7 +67,13 @@ def read(
     """
     lease.kin.need_same_ids("The token lens")
     whole = [*comparison.prefill(side), *reply_ids]
-    asked = {each: lease.prompt(comparison, each if context == "own" else side).question for each in SIDES}
+
+    def prompts(stop: Stop) -> dict[Side, tuple[int, ...]]:
+        framed = {each: each if context == "own" else side for each in SIDES}
+        built = {each: lease.prompt(comparison, each, stop.check).question for each in set(framed.values())}
+        return {each: built[as_] for each, as_ in framed.items()}
+
+    asked = yield from watch(apart(prompts), lambda step: ())
     ids = _common(lease, asked, whole)
     spelling = Spelling(lease.side(side), asked[side], ids)
     luck = Luck(side, comparison.sampling, asked, ids)

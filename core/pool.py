@@ -19,13 +19,13 @@ from .checkpoints import loading, sources
 from .checkpoints.loading import Checkpoint
 from .checkpoints.siblings import Kinship, kinship
 from .engine.device import place
-from .errors import NotEnoughMemory, UserError
+from .errors import NotEnoughMemory, TooLong, UserError
 from .hub import Hub
 from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label, places
 from .prompts import Prompt
 from .settings import Settings
 from .steps import Steps, finish
-from .types import Comparison, Side
+from .types import MAX_IN_ALL, Comparison, Side
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Lease:
     _release: Callable[[], None]
     mixing: threading.Lock = field(default_factory=threading.Lock)  # held while a mix of the two takes memory
     kin: Kinship = field(default_factory=Kinship)
+    most: int = MAX_IN_ALL  # characters of a conversation with its prompt
 
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
@@ -68,10 +69,14 @@ class Lease:
         ends = self.base.stop_ids | self.post.stop_ids if self.kin.same_ids else own.stop_ids
         return ends - reasoning.part_ids(templates)
 
-    def prompt(self, comparison: Comparison, side: Side) -> Prompt:
-        """What a side is sent. Raises UserError when it cannot be asked this."""
+    def prompt(self, comparison: Comparison, side: Side, check: Callable[[], None] = lambda: None) -> Prompt:
+        """What a side is sent; `check` as for `prompts.build`. Raises UserError when it cannot be asked this."""
+        if comparison.characters > self.most:
+            raise TooLong(
+                f"The conversation has {comparison.characters:,} characters with its prompt, and at most {self.most:,} are read here; start a new chat, take a turn away or shorten the prompt."
+            )
         own = self.side(side).tokenizer
-        return prompts.build(comparison, side, own, self.post.tokenizer if self.kin.same_ids else own)
+        return prompts.build(comparison, side, own, self.post.tokenizer if self.kin.same_ids else own, check)
 
     def release(self) -> None:
         """Safe to call more than once."""
@@ -187,7 +192,8 @@ class Pool:
         except BaseException:
             release()
             raise
-        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]])
+        most = min(self.settings.characters or MAX_IN_ALL, MAX_IN_ALL)
+        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]], most)
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""

@@ -9,11 +9,13 @@ tokenizers, not models; the tokenizer is an argument.
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice, pairwise
 from operator import itemgetter
+from threading import BoundedSemaphore
 from typing import Any, Protocol
 
 from . import apart, chat_template, reasoning
@@ -22,6 +24,8 @@ from .errors import UserError
 from .reasoning import Marks
 from .rendering import Origin, Rendering, Span, render
 from .types import SIDES, Comparison, Message, Side
+
+_AT_ONCE = 1_000  # parts of a text that are encoded in one call
 
 
 class Tokenizer(Protocol):
@@ -99,20 +103,51 @@ def digest(token_ids: Sequence[int]) -> str:
 
 
 @apart.one_budget()
-def build(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:
-    """The prompt of one side.
+def build(
+    comparison: Comparison,
+    side: Side,
+    tokenizer: Tokenizer,
+    templates: Tokenizer,
+    check: Callable[[], None] = lambda: None,
+) -> Prompt:
+    """The prompt of one side. The work is linear in its characters, and a few prompts are built at once in a process.
 
     Args:
         tokenizer: of the model that is asked.
         templates: whose chat template the chat framing uses when `tokenizer` has none (the
             post-trained sibling's; the vocabulary is the same).
+        check: is called while it waits and between the pieces of the work; what it raises ends it.
 
     Raises:
         UserError: the chat template is missing or refuses this conversation.
     """
-    prompt = _question(comparison, side, tokenizer, templates)
+    with _turn(comparison, check):
+        return _built(comparison, side, tokenizer, templates, check)
+
+
+# Short prompts never wait for long ones. These are built one at a time, since each takes seconds and up to a gigabyte.
+_LONG = 50_000  # characters
+_DOORS = (BoundedSemaphore(8), BoundedSemaphore(1))
+
+
+@contextmanager
+def _turn(comparison: Comparison, check: Callable[[], None]) -> Iterator[None]:
+    """Waits until another prompt may be built."""
+    door = _DOORS[comparison.characters > _LONG]
+    while not door.acquire(timeout=0.1):
+        check()
+    try:
+        yield
+    finally:
+        door.release()
+
+
+def _built(
+    comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer, check: Callable[[], None]
+) -> Prompt:
+    prompt = _question(comparison, side, tokenizer, templates, check)
     prefill = comparison.prefill(side)
-    unknown = next((id for id in prefill if not has_token(tokenizer, id)), None)
+    unknown = next((id for id in dict.fromkeys(prefill) if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
             f"The reply was to begin with token {unknown}, which this model does not have; choose the pair that it was written with."
@@ -140,16 +175,18 @@ def token_text(tokenizer: Tokenizer, id: int) -> str:
     return str(tokenizer.decode([id])) if has_token(tokenizer, id) else f"(no such token: {id})"
 
 
-def _question(comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer) -> Prompt:
+def _question(
+    comparison: Comparison, side: Side, tokenizer: Tokenizer, templates: Tokenizer, check: Callable[[], None]
+) -> Prompt:
     """The prompt up to where the reply begins."""
     messages = (*comparison.conversation.messages(side), Message(role="user", text=comparison.prompt))
     framing = comparison.framing(side)
     if framing != "chat":
         runs = _document(messages) if framing == "document" else _transcript(messages)
-        return _encode(runs, _template_spans(runs), tokenizer, bos=True)
+        return _encode(runs, _template_spans(runs), tokenizer, check, bos=True)
     chooser = tokenizer if tokenizer.chat_template else templates
-    prompt = _chat(messages, chooser, comparison)
-    unknown = next((id for id in prompt.token_ids if not has_token(tokenizer, id)), None)
+    prompt = _chat(messages, chooser, comparison, check)
+    unknown = next((id for id in dict.fromkeys(prompt.token_ids) if not has_token(tokenizer, id)), None)
     if unknown is not None:
         raise UserError(
             f"This model has no token {chooser.convert_ids_to_tokens(unknown)!r}, which its sibling's chat template writes; choose the document or the transcript framing."
@@ -196,7 +233,9 @@ def _transcript(messages: Sequence[Message]) -> list[Piece]:
     return pieces
 
 
-def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Comparison) -> Prompt:
+def _chat(
+    messages: Sequence[Message], tokenizer: Tokenizer, comparison: Comparison, check: Callable[[], None]
+) -> Prompt:
     """The tokenizer's chat template, with the date pinned."""
     if not chat_template.of(tokenizer):
         raise UserError("These models have no chat template; choose the document or the transcript framing.")
@@ -209,9 +248,10 @@ def _chat(messages: Sequence[Message], tokenizer: Tokenizer, comparison: Compari
         [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special],
         comparison.chat_template_kwargs,
         marks.key if marks else "",
+        check,
     )
     runs = [Piece(text, origin) for text, origin in rendering.runs]
-    prompt = _encode(runs, rendering.sure, tokenizer, bos=False)
+    prompt = _encode(runs, rendering.sure, tokenizer, check, bos=False)
     before_reply = runs[-1].text if runs and runs[-1].origin == "template" else ""
     return replace(
         prompt,
@@ -265,7 +305,9 @@ def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     }
 
 
-def _encode(runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, *, bos: bool) -> Prompt:
+def _encode(
+    runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, check: Callable[[], None], *, bos: bool
+) -> Prompt:
     """Encode the runs as one text, cut only where a control token reaches out of what the template says for certain."""
     control = control_tokens(tokenizer)
     never_typed = set(control.values()) - {tokenizer.unk_token_id}
@@ -273,14 +315,25 @@ def _encode(runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, *
     new_from = _start_of_new(runs)
     prefix = _prefix_ids(tokenizer) if bos else []
     ids, resent = list(prefix), len(prefix) if new_from else 0
-    for start, end in pairwise((0, *_cuts(text, template, control), len(text))):
-        for id, offset in _tokens(text[start:end], tokenizer, continues=start > 0):
+    spans = [*pairwise((0, *_cuts(text, template, control), len(text)))]
+    parts = [text[start:end] for start, end in spans]
+    half_new = {part for part, (start, end) in zip(parts, spans, strict=True) if start < new_from < end}
+
+    def located(part: str, ids: list[int]) -> bool:
+        return part in half_new or not never_typed.isdisjoint(ids)
+
+    first = _tokens(parts[:1], located, tokenizer, check, continues=False)
+    others = _tokens(parts[1:], located, tokenizer, check, continues=True)
+    for part, (start, end) in zip(parts, spans, strict=True):
+        found, offsets = (others if start else first)[part]
+        for id, offset in zip(found, offsets, strict=False):
             if id in never_typed and not _within(template, start + offset, start + offset + 1):
                 raise UserError(
                     f"This model's tokenizer cannot read {tokenizer.convert_ids_to_tokens(id)!r} as plain text; take it out of the conversation."
                 )
-            ids.append(id)
-            resent += start + offset < new_from
+        ids += found
+        resent += sum(start + offset < new_from for offset in offsets) if start < new_from < end else 0
+        resent += len(found) if end <= new_from else 0
     if not ids:
         raise UserError("There is nothing to send: type a prompt, or choose a framing that adds some text.")
     pieces = [Piece(tokenizer.convert_ids_to_tokens(id), "template", control=True) for id in prefix]
@@ -288,18 +341,35 @@ def _encode(runs: list[Piece], template: Sequence[Span], tokenizer: Tokenizer, *
     return Prompt(tuple(pieces), tuple(ids), resent)
 
 
-def _tokens(text: str, tokenizer: Tokenizer, *, continues: bool) -> Iterator[tuple[int, int]]:
-    """Token ids with their offsets in `text`.
+def _tokens(
+    parts: Sequence[str],
+    located: Callable[[str, list[int]], bool],
+    tokenizer: Tokenizer,
+    check: Callable[[], None],
+    *,
+    continues: bool,
+) -> dict[str, tuple[list[int], list[int]]]:
+    """The token ids of each part of a text, with their offsets in it where these are `located`. Equal parts are encoded once.
 
     A text that continues another is encoded behind a line break, which is then taken off again: some
     tokenizers put a space before whatever comes first.
     """
     lead = _plain_ids("\n", tokenizer) if continues else []
-    encoded = tokenizer("\n" * bool(lead) + text, add_special_tokens=False, return_offsets_mapping=True)
-    if encoded["input_ids"][: len(lead)] != lead:  # the line break became one token with what follows
-        return _tokens(text, tokenizer, continues=False)
-    offsets = (start - bool(lead) for start, _ in encoded["offset_mapping"])
-    return islice(zip(encoded["input_ids"], offsets, strict=True), len(lead), None)
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    glued = []  # whose line break became one token with what follows
+    each = iter(dict.fromkeys(parts))
+    while some := [*islice(each, _AT_ONCE)]:
+        check()
+        texts = ["\n" * bool(lead) + part for part in some]
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for part, whole, encoding in zip(some, encoded["input_ids"], encoded.encodings, strict=True):
+            if whole[: len(lead)] != lead:
+                glued.append(part)
+                continue
+            ids = whole[len(lead) :]
+            offsets = encoding.offsets[len(lead) :] if located(part, ids) else []
+            found[part] = ids, [start - bool(lead) for start, _ in offsets]
+    return found | (_tokens(glued, located, tokenizer, check, continues=False) if glued else {})
 
 
 def _plain_ids(text: str, tokenizer: Tokenizer) -> list[int]:

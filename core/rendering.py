@@ -15,13 +15,14 @@ see tokens that are formed across a border, and it does not tell whose words are
 """
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache
-from itertools import chain, groupby, islice
+from functools import cache, cached_property
+from itertools import chain, compress, islice
 from typing import Any, Literal
 
 from . import chat_template
@@ -38,6 +39,9 @@ _PRIVATE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # planes that U
 _TRIED = 20  # words that a template looks for, of which each is tried without
 # So many messages of one kind have characters of their own before the first one's are used again.
 _NEIGHBOURS = (16, 2, 1)
+_RUN = re.compile(rb"(.)\1*", re.DOTALL)
+_NOBODYS = re.compile(rb"\0+")
+_SOUGHT = 1_000  # words that are sought in the whole text, one after the other
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def render(
     spoken: Collection[str],
     chat_template_kwargs: Mapping[str, Any],
     reasoning_key: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> Rendering:
     """The conversation up to where the reply begins, the date pinned.
 
@@ -74,6 +79,7 @@ def render(
         control: texts that stand for control tokens.
         spoken: those of them that the text of a reply keeps, so that there they stand for what a model wrote.
         reasoning_key: how the template is given the reasoning of messages that have some (`chat_template.as_dict`).
+        check: is called before each run of the template; what it raises ends the work.
 
     Raises:
         UserError: the template is missing or refuses this conversation, does not read one of the switches, or
@@ -84,7 +90,7 @@ def render(
     if unknown is not None:
         reads = f"it reads {', '.join(known)}" if known else "it reads none"
         raise UserError(f"This chat template has no switch {unknown!r}; {reads}.")
-    given = (messages, tokenizer, today, control, spoken, chat_template_kwargs, reasoning_key)
+    given = (messages, tokenizer, today, control, spoken, chat_template_kwargs, reasoning_key, check)
     refusal, found = None, None
     try:
         found = _Conversation(*given, in_parts=False).rendering()
@@ -112,6 +118,29 @@ _REASONING = "the reasoning of an earlier reply"
 _BY_A_MODEL = (_REPLY, _REASONING)
 
 
+class _Told(dict[int, str]):
+    """A table for str.translate that asks about each character once."""
+
+    def __init__(self, tell: Callable[[str], str]):
+        self._tell = tell
+
+    def __missing__(self, code: int) -> str:
+        return self.setdefault(code, self._tell(chr(code)))
+
+
+def _runs(owners: bytearray, start: int = 0, end: int = sys.maxsize) -> list[tuple[int, int, int]]:
+    """The runs of one number: the number, where it begins and ends."""
+    return [(found[0][0], *found.span()) for found in _RUN.finditer(owners, start, end)]
+
+
+def _gaps(owners: bytearray) -> Iterator[Span]:
+    """What is nobody's between two characters of one group."""
+    for found in _NOBODYS.finditer(bytes(owners)):
+        start, end = found.span()
+        if start > 0 and end < len(owners) and owners[start - 1] == owners[end]:
+            yield start, end
+
+
 class _Conversation:
     """One conversation with one template, to be rendered in several disguises."""
 
@@ -124,11 +153,12 @@ class _Conversation:
         spoken: Collection[str],
         switches: Mapping[str, Any],
         reasoning_key: str,
+        check: Callable[[], None],
         *,
         in_parts: bool,
     ):
         self._messages, self._tokenizer, self._in_parts, self._switches = messages, tokenizer, in_parts, switches
-        self._reasoning_key = reasoning_key
+        self._reasoning_key, self._check = reasoning_key, check
         # Every text, by the message that it is of and what it is of it.
         self._places = [
             (n, kind)
@@ -152,6 +182,9 @@ class _Conversation:
             raise _cannot_be_shown()
         self._plain = {ord(private): chr(code) for table in self._private.values() for code, private in table.items()}
         self._owner = {private: group for group, table in self._private.items() for private in table.values()}
+        self._groups: list[_Group | None] = [None, *self._private]  # by the number that stands for a group in `_owners`
+        numbers = {group: chr(number) for number, group in enumerate(self._groups)}
+        self._numbers = _Told(lambda char: numbers[self._owner.get(char)])
 
     def _kind(self, i: int) -> str:
         n, kind = self._places[i]
@@ -225,8 +258,18 @@ class _Conversation:
                 return self._unhidden(self._render([self._hidden(i, (), spans[i], firsts=True) for i in self._indices]))
             return None
 
-        whole = without() if any(marker not in self._spoken for marker in spelled) else None
-        return [m for m in spelled if m in self._spoken or (whole is not None and without(m) != whole)]
+        unspoken = [marker for marker in spelled if marker not in self._spoken]
+        whole = without() if unspoken else None
+
+        def read(markers: list[str]) -> set[str]:
+            """Those of them that the template reads: none where it writes the same without all of them."""
+            if not markers or whole is None or without(*markers) == whole:
+                return set()
+            middle = len(markers) // 2
+            return read(markers[:middle]) | read(markers[middle:]) if middle else set(markers)
+
+        kept = read(unspoken)
+        return [marker for marker in spelled if marker in self._spoken or marker in kept]
 
     def _left(self, i: int, kept: list[str]) -> list[str]:
         return kept if self._who[i] in _BY_A_MODEL else []
@@ -256,7 +299,10 @@ class _Conversation:
     def _hidden(self, i: int, shown: Sequence[Span], spelled: Sequence[Span], *, firsts: bool = False) -> str:
         """A message in private characters but for what is `shown`; with `firsts`, only the first ones of what is spelled are private."""
         text, table = self._texts[i], self._private[self._group[i]]
-        chars = list(text if firsts else text.translate(table))
+        hidden = text if firsts else text.translate(table)
+        if not shown and not (spelled and firsts):
+            return hidden
+        chars = list(hidden)
         for start, end in shown:
             chars[start:end] = text[start:end]
         for start, end in spelled:
@@ -268,6 +314,7 @@ class _Conversation:
         return text.translate(self._plain)
 
     def _render(self, texts: Sequence[str]) -> str:
+        self._check()
         said: list[dict[str, str]] = [{} for _ in self._messages]
         for (n, kind), text in zip(self._places, texts, strict=True):
             said[n][kind] = text
@@ -285,76 +332,90 @@ class _Conversation:
     # --- whose is what --------------------------------------------------------------------------------------
 
     def _exact(self, disguised: str, messages: Sequence[str], kept: list[str], words: list[str]) -> Rendering:
-        owners = [self._owner.get(char) for char in disguised]
+        owners = self._owners(disguised)
         text = self._unhidden(disguised)
-        for group, message in zip(self._group, messages, strict=True):
-            self._claim(owners, disguised, text, group, message.strip())
+        for own, message in dict.fromkeys(zip(self._group, messages, strict=True)):
+            self._claim(owners, disguised, text, own, message.strip())
         for i in self._indices:
             said = self._texts[i].strip()
-            whole = said and not any(char in self._owner for char in messages[i])
+            whole = said and not any(self._owners(messages[i]))
             if whole and (place := self._place(i, said, text)) is not None:
-                owners[place : place + len(said)] = [self._group[i]] * len(said)
-        self._fill(owners, text)
-        runs, sure, at = [], [], 0
-        for owner, run in groupby(owners):
-            end = at + len(list(run))
-            runs.append((text[at:end], _ORIGINS[owner[0]] if owner else "template"))
-            if owner is None:
-                sure.append((at, end))
-            at = end
+                owners[place : place + len(said)] = self._of(self._group[i], len(said))
+        self._fill(owners, text, messages)
+        runs: list[tuple[str, Origin]] = []
+        sure: list[Span] = []
+        for number, start, end in _runs(owners):
+            group = self._groups[number]
+            runs.append((text[start:end], _ORIGINS[group[0]] if group else "template"))
+            if group is None:
+                sure.append((start, end))
         return Rendering(tuple(runs), tuple(sure), lost=self._lost(owners, text, [*kept, *words]))
 
-    def _claim(self, owners: list[_Group | None], disguised: str, text: str, group: _Group, message: str) -> None:
+    def _owners(self, disguised: str) -> bytearray:
+        """The number of the group that each character is of, and 0 for one that is not private."""
+        return bytearray(disguised.translate(self._numbers), "latin-1")
+
+    def _of(self, group: _Group, length: int) -> bytes:
+        return bytes([self._groups.index(group)]) * length
+
+    def _claim(self, owners: bytearray, disguised: str, text: str, group: _Group, message: str) -> None:
         """Where a message stands as a whole, what was not hidden of it is its author's, too."""
-        if not any(char not in self._owner and not char.isspace() for char in message):
+        mask = self._owners(message)
+        if not any(message[found.start() : found.end()].strip() for found in _NOBODYS.finditer(mask)):
             return
-        at = disguised.find(message) if any(char in self._owner for char in message) else -1
+        at = disguised.find(message) if any(mask) else -1
         while at >= 0:
             end = at + len(message)
-            for owner, run in groupby(range(at, end), key=lambda i: owners[i]):
-                places = list(run)
-                if owner is None and not self._has_control(text[places[0] : places[-1] + 1]):
-                    owners[places[0] : places[-1] + 1] = [group] * len(places)
+            for number, start, stop in _runs(owners, at, end):
+                if not number and not self._has_control(text[start:stop]):
+                    owners[start:stop] = self._of(group, stop - start)
             at = disguised.find(message, end)
+
+    @cached_property
+    def _elsewise(self) -> str:
+        """What the template writes where no message is what it looks for."""
+        return self._render([self._hidden(n, (), ()) for n in self._indices])
 
     def _place(self, i: int, said: str, text: str) -> int | None:
         """Where a message stands that is nothing but a word that the template looks for: where another one would stand."""
         try:
-            other = self._render([self._hidden(n, (), ()) for n in self._indices])
+            other = self._elsewise
         except UserError:
             return None
         at = other.find(self._hidden(i, (), ()).strip())
         places = (at, len(text) - len(other) + at) if at >= 0 else ()
         return next((place for place in places if place >= 0 and text[place : place + len(said)] == said), None)
 
-    def _fill(self, owners: list[_Group | None], text: str) -> None:
+    def _fill(self, owners: bytearray, text: str, messages: Sequence[str]) -> None:
         """What stands between characters of one message as it does there is that message's, too."""
-        texts: dict[_Group, str] = {}
-        for group, message in zip(self._group, self._texts, strict=True):
-            texts[group] = texts.get(group, "") + "\0" + message
-        said = cache(lambda group, part: part in texts[group])
-        at = 0
-        for owner, run in groupby(list(owners)):
-            start, at = at, at + len(list(run))
-            before, after = (owners[i] if 0 <= i < len(owners) else None for i in (start - 1, at))
-            theirs = owner is None and before is not None and before == after
-            if theirs and said(before, text[start - 1 : at + 1]) and not self._has_control(text[start:at]):
-                owners[start:at] = [before] * (at - start)
+        said = set()
+        for group, own, hidden in zip(self._group, self._texts, messages, strict=True):
+            number = self._groups.index(group)
+            blanks = (found.span() for found in re.finditer(r"\s+", own))
+            for start, end in chain(blanks, _gaps(self._owners(hidden))):
+                said.add((number, own[max(0, start - 1) : end + 1]))
+        for start, end in [*_gaps(owners)]:
+            part = text[start - 1 : end + 1]
+            if (owners[end], part) in said and not self._has_control(text[start:end]):
+                owners[start:end] = owners[end : end + 1] * (end - start)
 
-    def _has_control(self, text: str) -> bool:
-        return bool(text.strip()) and any(marker in text for marker in self._all_control)
+    @cached_property
+    def _has_control(self) -> Callable[[str], bool]:
+        return cache(lambda text: bool(text.strip()) and any(marker in text for marker in self._all_control))
 
-    def _lost(self, owners: Sequence[_Group | None], text: str, read: list[str]) -> dict[str, bool]:
+    def _lost(self, owners: bytearray, text: str, read: list[str]) -> dict[str, bool]:
         """Whose words are not all there; reasoning, and replies of which the template reads a part to drop it, apart."""
-        there = Counter(owner for owner, char in zip(owners, text, strict=True) if not char.isspace())
+        solid = text.translate(_Told(lambda char: "\0" if char.isspace() else "\1")).encode()
+        there = Counter(compress(owners, solid))
         wanted: Counter[_Group] = Counter()
         for who, group, message in zip(self._who, self._group, self._texts, strict=True):
             if who != _REASONING and (who != _REPLY or not any(word in message for word in read)):
                 wanted[group] += len("".join(message.split()))
         lost: dict[str, bool] = {}
         for group, count in wanted.items():
-            if there[group] < count:
-                lost[group[0]] = lost.get(group[0], True) and not there[group]
+            found = there[self._groups.index(group)]
+            if found < count:
+                lost[group[0]] = lost.get(group[0], True) and not found
         return lost
 
     def _inexact(self, base: str, text: str) -> Rendering:
@@ -369,14 +430,20 @@ class _Conversation:
             own = self._render([re.sub(r"\S", "x", message) for message in self._texts])
         if any(base.count(marker) > own.count(marker) for marker in self._all_control):
             raise _cannot_be_shown()
-        spelled = [at for at, char in enumerate(base) if char in self._owner]
+        spelled = [at for at, number in enumerate(self._owners(base)) if number]
         ends = [-1, *spelled, len(text)]
         sure = tuple((a + 1, b) for a, b in zip(ends, islice(ends, 1, None), strict=False) if a + 1 < b)
         said = text.casefold()
+        whole = set(re.findall(r"\w+", said))
+
+        def is_lost(message: str) -> bool:
+            rest = dict.fromkeys(word for word in re.findall(r"\w+", message.casefold()) if word not in whole)
+            return any(word not in said for word in islice(rest, _SOUGHT))
+
         lost = {
             who: False
             for who, message in zip(self._who, self._texts, strict=True)
-            if who not in _BY_A_MODEL and any(word not in said for word in re.findall(r"\w+", message.casefold()))
+            if who not in _BY_A_MODEL and is_lost(message)
         }
         return Rendering(((text, "template"),), sure, exact=False, lost=lost)
 

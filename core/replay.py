@@ -17,7 +17,7 @@ from .errors import Unreplayable, UserError
 from .installation import COMMAND
 from .pairs import at_commits
 from .pool import Lease, Pool, Progress
-from .steps import Steps
+from .steps import Steps, watch
 from .types import SIDE_NAMES, SIDES, Receipt, Side, SideReceipt, Verdict
 from .verdict import judge, same_portably, warnings
 
@@ -100,11 +100,13 @@ def _other_weights(lease: Lease, receipt: Receipt) -> list[str]:
     return reasons
 
 
-def _start(lease: Lease, receipt: Receipt, again: bool) -> Run:
+def _start(lease: Lease, receipt: Receipt, again: bool) -> Steps[Progress, Run]:
     """The replay under way. Raises Unreplayable when the same conversation does not give the same token ids here."""
     try:
         read = () if again else [side for side in SIDES if _can_be_read(lease, receipt, side)]
-        run = Run(lease, receipt.comparison, recorded={side: receipt.side(side) for side in SIDES}, read=read)
+        whole = {each: receipt.side(each) for each in SIDES}
+        beginning = Run.begin(lease, receipt.comparison, recorded=whole, read=read)
+        run = yield from watch(beginning, lambda step: Progress("Reading the conversation"))
     except UserError as error:
         raise Unreplayable(str(error)) from None
     for side in SIDES:
@@ -126,7 +128,7 @@ def _can_be_read(lease: Lease, receipt: Receipt, side: Side) -> bool:
 
 
 def _run(lease: Lease, receipt: Receipt, again: bool) -> Steps[Progress, Verdict]:
-    run = _start(lease, receipt, again)
+    run = yield from _start(lease, receipt, again)
     total = sum(len(receipt.side(side).token_ids) for side in SIDES)
     for snapshot in run.snapshots(lambda: 0.25):
         done = 0

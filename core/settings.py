@@ -60,6 +60,7 @@ class Settings:
     slots: int | None = None
     threads: int | None = None
     context: int | None = None
+    characters: int | None = None  # of a conversation with its prompt; None is as many as one may have
     # Who may bring models of their own through the page: "local" are those who sit at this machine.
     own_pairs: Literal["everyone", "local", "nobody"] = "nobody"
 
@@ -77,7 +78,7 @@ class Settings:
             )
         if not (given.get("base", "?") and given.get("post", "?")):
             raise UserError("--base and --post each name a model: a folder, a Hub id, or a PEFT adapter.")
-        for name in ("slots", "threads", "context"):
+        for name in ("slots", "threads", "context", "characters"):
             if given.get(name, 1) < 1:
                 raise UserError(f"--{name} must be 1 or more.")
         host, share = given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host, given.get("share", False)
@@ -93,6 +94,7 @@ class Settings:
             auth=read_auth(given.get("auth"), environment),
             pair=given.get("pair") or cls.pair,
             pairs=pairs,
+            characters=given.get("characters"),
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
         )
@@ -161,6 +163,12 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--pairs",
         metavar="ID,ID",
         help="the only pairs to offer, of those that the command pairs lists (or set SAME_SEED_PAIRS; default: all of them)",
+    )
+    server.add_argument(
+        "--characters",
+        type=int,
+        metavar="N",
+        help="longest conversation with its prompt, in characters (default and at most: 2,000,000)",
     )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 

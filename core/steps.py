@@ -1,11 +1,14 @@
 """Work that says how far it is and ends in a result: a generator of steps, followed here and nowhere else.
 
+What cannot say how far it is runs `apart`.
+
 Closing such a generator ends the work. This file knows neither what the steps say nor what comes of them.
 """
 
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
 from contextlib import closing
-from threading import Event
+from threading import Event, Thread
 from typing import TypeVar
 
 from .errors import UserError
@@ -30,6 +33,11 @@ class Stop:
     @property
     def pressed(self) -> bool:
         return self._event.is_set()
+
+    def check(self) -> None:
+        """Raises Stopped when this was pressed."""
+        if self.pressed:
+            raise Stopped("Stopped.")
 
     def press(self) -> None:
         self._event.set()
@@ -57,6 +65,29 @@ def watch(steps: Steps[S, R], show: Callable[[S], V], stop: Stop | None = None) 
                 return end.value
             yield show(step)
     raise Stopped("Stopped.")
+
+
+def apart(work: Callable[[Stop], R]) -> Steps[None, R]:
+    """Work in a thread of its own, with a step ten times a second until it has ended.
+
+    Closed before that, it presses the stop that the work was given, which the work asks between its pieces.
+    """
+    stop, result = Stop(), Future[R]()
+
+    def do() -> None:
+        try:
+            result.set_result(work(stop))
+        except BaseException as error:
+            result.set_exception(error)
+
+    Thread(target=do, name="apart", daemon=True).start()
+    try:
+        while not wait([result], timeout=0.1).done:
+            yield None
+    except BaseException:
+        stop.press()
+        raise
+    return result.result()
 
 
 def finish(steps: Steps[S, R], report: Callable[[S], None] = lambda step: None) -> R:

@@ -228,6 +228,11 @@ class Comparison(Value):
     dial: Dial | None = None
     chat_template_kwargs: Switches = Field(default={}, exclude_if=_is_empty)
 
+    @property
+    def characters(self) -> int:
+        """Of all its texts."""
+        return self.conversation.characters + len(self.prompt)
+
     def framing(self, side: Side) -> Framing:
         return self.framing_base if side == "base" else self.framing_post
 

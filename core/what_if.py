@@ -114,10 +114,11 @@ def replies(
     runs: list[Run] = []
     try:
         if at_once:
-            runs += [Run(lease, comparison, sides=(side,)) for comparison, side in asked]
+            for comparison, side in asked:
+                runs.append((yield from Run.begin(lease, comparison, sides=(side,))))
         for number, (comparison, side) in enumerate(asked):
             if not at_once:
-                runs.append(Run(lease, comparison, sides=(side,)))
+                runs.append((yield from Run.begin(lease, comparison, sides=(side,))))
             for _ in runs[number].snapshots(lambda: 0.25):
                 yield None
             yield runs[number].side_result(side)

@@ -1,5 +1,7 @@
 """Chat templates of every shape, and whatever is said in them: the library's own ids, and no control token from anybody's words."""
 
+import random
+import time
 from collections import Counter
 from datetime import date
 from functools import cache
@@ -340,6 +342,25 @@ def test_a_reply_that_repeats_a_mark_for_ever_is_sent_in_a_moment():
     """The work grows with the length of the reply, not with its square."""
     tokenizer = tiny.tokenizer(SHAPES["drops reasoning"])
     assert built(conversation(("", "One?", "</think>" * 10_000, "Three?")), tokenizer).notes == ()
+
+
+@pytest.mark.slow
+def test_telling_whose_words_are_whose_is_linear_in_them():
+    """Every two neighbours and what stands between them were sought in all that their author wrote."""
+    tokenizer, draw = tiny.tokenizer(tiny.CHATML), random.Random(1)
+
+    def seconds(words: int) -> float:
+        said = " ".join(chr(0x4E00 + draw.randrange(20_000)) for _ in range(words))
+        began = time.process_time()
+        assert ("history", said) in {
+            (piece.origin, piece.text) for piece in built(conversation(("", "One?", said, "Three?")), tokenizer).pieces
+        }
+        return time.process_time() - began
+
+    seconds(1_000)
+    assert seconds(120_000) < 30 * max(0.05, seconds(10_000)), (
+        "twelve times the words; the square took seventy times as long"
+    )
 
 
 # --- what else a template reads -----------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from core import prompts
 from core.compare import Run, compare
-from core.errors import UserError
+from core.errors import TooLong, UserError
 from core.pool import Lease
 from core.prompts import digest
 from core.receipts import side_receipt
@@ -100,6 +102,41 @@ def test_a_replay_asks_with_the_settings_that_were_sent(lease):
         pass
     assert run.sampling("base") == run.sampling("post") == sent
     assert [len(run.result().side(side).token_ids) for side in SIDES] == [5, 5]
+
+
+def test_what_is_longer_than_is_read_here_is_refused_before_any_tokenizer_sees_it(monkeypatch):
+    lease = replace(ScriptedPool().lease, most=10)
+    monkeypatch.setattr(prompts, "build", lambda *given: pytest.fail("it was built"))
+    asked = comparison(
+        conversation=Conversation(system="12", turns=(Turn(prompt="3", base="4", post="5"),)), prompt="6" * 6
+    )
+    with pytest.raises(
+        TooLong, match="has 11 characters with its prompt, and at most 10 are read here; start a new chat"
+    ):
+        Run(lease, asked)
+
+
+def test_nothing_runs_for_whoever_leaves_while_a_prompt_is_built(monkeypatch):
+    pool, within, left = ScriptedPool(), threading.Event(), threading.Event()
+    for engine in pool.engines.values():
+        monkeypatch.setattr(engine, "submit", lambda *given: pytest.fail("it runs"))
+
+    def build(comparison, side, own, templates, check):
+        within.set()
+        left.wait(30)
+        try:
+            check()
+        finally:
+            ended.set()
+
+    ended = threading.Event()
+    monkeypatch.setattr(prompts, "build", build)
+    beginning = Run.begin(pool.lease, comparison())
+    next(beginning)
+    assert within.wait(30)
+    beginning.close()
+    left.set()
+    assert ended.wait(30)
 
 
 def test_text_streams_in_whole_characters():

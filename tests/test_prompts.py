@@ -1,6 +1,7 @@
 """Prompts: exactly the text that was meant, no control token from anybody's words, the same on any day."""
 
 import importlib
+import threading
 from datetime import date, datetime
 
 import pytest
@@ -320,6 +321,90 @@ def test_a_tokenizer_that_puts_a_space_first_puts_it_once():
     prompt = built(asked("a b</s>a", "document"), tokenizer)
     assert "".join(tokenizer.convert_ids_to_tokens(prompt.token_ids)) == "▁a▁b</s>a"
     assert tokenizer.eos_token_id not in prompt.token_ids
+
+
+# --- long prompts ---------------------------------------------------------------------------------
+
+
+class Counted:
+    """A tokenizer that counts the texts that it is given, and the calls."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.texts, self.calls = tokenizer, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text, **options):
+        self.calls += 1
+        self.texts += 1 if isinstance(text, str) else len(text)
+        return self._tokenizer(text, **options)
+
+
+@pytest.mark.parametrize("framing", ["document", "chat"])
+def test_a_marker_that_is_typed_over_and_over_is_encoded_once(framing):
+    counts = []
+    for times in (400, 4_000):
+        tokenizer = Counted(tiny.tokenizer(tiny.CHATML))
+        prompt = built(asked(tiny.TURN_END * times, framing), tokenizer)
+        assert prompt.text.count(tiny.TURN_END) >= times
+        counts.append((tokenizer.texts, tokenizer.calls))
+    assert counts[0] == counts[1] and counts[0][0] < 20, "it was one call of the tokenizer for each marker"
+
+
+def test_different_parts_are_encoded_a_thousand_at_a_time():
+    tokenizer = Counted(tiny.tokenizer())
+    prompt = built(asked("".join(f"{n}{tiny.TURN_END}" for n in range(5_000)), "document"), tokenizer)
+    assert tokenizer.texts > 5_000 and tokenizer.calls < 20
+    check_faithful(prompt, tokenizer)
+
+
+@pytest.mark.parametrize("framing", ["document", "chat"])
+def test_the_work_on_a_prompt_can_end_between_its_pieces(framing):
+    class Left(Exception): ...
+
+    tokenizer = tiny.tokenizer(tiny.CHATML)
+
+    def ends_after(pieces: int) -> bool:
+        asks = iter(range(pieces))
+
+        def check() -> None:
+            if next(asks, None) is None:
+                raise Left
+
+        try:
+            prompts.build(asked(tiny.TURN_END * 3, framing), "post", tokenizer, tokenizer, check)
+        except Left:
+            return False
+        return True
+
+    pieces = next(pieces for pieces in range(100) if ends_after(pieces))
+    assert pieces >= (4 if framing == "chat" else 2)
+
+
+def test_long_prompts_are_built_one_at_a_time_and_short_ones_do_not_wait():
+    class Left(Exception): ...
+
+    tokenizer, within, go_on = tiny.tokenizer(), threading.Event(), threading.Event()
+    long, short = asked("a " * 30_000, "document"), asked("a", "document")
+
+    def hold() -> None:
+        within.set()
+        go_on.wait(30)
+
+    def leave() -> None:
+        raise Left
+
+    first = threading.Thread(target=prompts.build, args=(long, "post", tokenizer, tokenizer, hold))
+    first.start()
+    assert within.wait(30)
+    assert built(short, tokenizer).text == "a"
+    with pytest.raises(Left):
+        prompts.build(long, "post", tokenizer, tokenizer, leave)
+    assert first.is_alive(), "the second one left while it waited"
+    go_on.set()
+    first.join()
+    assert built(long, tokenizer).text == long.prompt
 
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -32,7 +32,7 @@ def test_flags_win_over_the_environment():
 
 
 def test_every_flag_reaches_the_settings():
-    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --share --own-pairs everyone"
+    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --characters 5 --share --own-pairs everyone"
     assert read(*flags.split()) == Settings(
         pair="p",
         base="b",
@@ -42,6 +42,7 @@ def test_every_flag_reaches_the_settings():
         slots=2,
         threads=3,
         context=4,
+        characters=5,
         share=True,
         own_pairs="everyone",
     )
@@ -55,6 +56,7 @@ def test_every_flag_reaches_the_settings():
         (["--slots", "0"], {}, "--slots must be 1 or more."),
         (["--threads", "-1"], {}, "--threads must be 1 or more."),
         (["--context", "0"], {}, "--context must be 1 or more."),
+        (["--characters", "0"], {}, "--characters must be 1 or more."),
         ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number."),
         (["--auth", "/nowhere/at/all"], {}, "cannot be read as one"),
         ([], {"SAME_SEED_OWN_PAIRS": "local"}, "SAME_SEED_OWN_PAIRS must be everyone or nobody."),

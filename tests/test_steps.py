@@ -1,8 +1,10 @@
 """Work that reports its steps and ends in a result."""
 
+from threading import Event
+
 import pytest
 
-from core.steps import Stop, Stopped, finish, watch
+from core.steps import Stop, Stopped, apart, finish, watch
 
 
 def work(log: list[str]):
@@ -66,3 +68,32 @@ def test_a_mistake_of_the_work_is_not_swallowed():
 
     with pytest.raises(ZeroDivisionError):
         finish(broken())
+
+
+def test_work_apart_gives_its_result_or_raises_what_it_raises():
+    assert finish(apart(lambda stop: "done")) == "done"
+    with pytest.raises(ZeroDivisionError):
+        finish(apart(lambda stop: 1 // 0))
+
+
+def test_work_apart_is_told_to_end_when_nobody_waits_for_it_any_more():
+    begun, ended = Event(), Event()
+
+    def work(stop: Stop) -> None:
+        stop.also(ended.set)
+        begun.set()
+        ended.wait(30)
+        stop.check()
+
+    waiting = apart(work)
+    assert next(waiting) is None and begun.wait(30) and not ended.is_set()
+    waiting.close()
+    assert ended.is_set()
+
+
+def test_a_stop_that_is_asked_ends_the_work_only_once_it_was_pressed():
+    stop = Stop()
+    stop.check()
+    stop.press()
+    with pytest.raises(Stopped):
+        stop.check()

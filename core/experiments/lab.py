@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
-from ..steps import Steps
+from ..steps import Steps, watch
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
 from .values import Step
 
@@ -82,17 +82,22 @@ class Lab:
         under_way: deque[Run] = deque()
         results: list[Result] = []
         waiting = deque(comparisons)
+
+        def so_far(step: object) -> Step:
+            return Step(text=doing, done=len(results), total=len(comparisons))
+
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < (at_once or self.slots):
-                    under_way.append(Run(self.lease, waiting.popleft()))
+                    beginning = Run.begin(self.lease, waiting.popleft())
+                    under_way.append((yield from watch(beginning, so_far)))
                 for _ in under_way[0].snapshots(lambda: 0.25):
-                    yield Step(text=doing, done=len(results), total=len(comparisons))
+                    yield so_far(None)
                 results.append(under_way.popleft().result())
         finally:
             for run in under_way:
                 run.stop()
-        yield Step(text=doing, done=len(results), total=len(comparisons))
+        yield so_far(None)
         return tuple(results)
 
 

@@ -34,7 +34,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
         """Run a Comparison; returns the Answer, with its receipt. Both are described by the JSON Schemas in docs/schemas/."""
         asked = Comparison.model_validate(comparison)
         with (yield from watch(pool.open(asked.pair), _quiet)) as lease:
-            run = Run(lease, asked)
+            run = yield from watch(Run.begin(lease, asked), _quiet)
             for _ in run.snapshots(lambda: PERIOD):
                 yield None
             yield canonical.dump(receipts.answer(run.result()))

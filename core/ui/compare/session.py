@@ -44,6 +44,7 @@ from ..sidebar import Choices
 from ..visitor import Opened, Session
 from . import render
 
+_READING = "Reading a long conversation"
 PERIOD = 1 / 16  # seconds between two views; what one costs does not depend on the length of the chat
 
 
@@ -200,7 +201,9 @@ def _run(
         return
     try:
         with lease:
-            run = Run(lease, changed(lease, comparison))
+            run = yield from watch(
+                Run.begin(lease, changed(lease, comparison)), lambda step: View(shown, notice=_READING, busy=True), stop
+            )
             stop.also(run.stop)
             live = Live.of(run, "" if chat else lease.kin.difference)
             for snapshot in run.snapshots(lambda: min(1.0, PERIOD * slower())):

@@ -186,7 +186,7 @@ def _compare(pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Co
     def running(lease: Lease) -> Views:
         assert turn is not None
         comparison = ask(lease)
-        run = Run(lease, comparison)
+        run = yield from watch(Run.begin(lease, comparison), lambda step: View(busy=True), stop)
         stop.also(run.stop)
         sent = {side: run.prompt(side) for side in SIDES}
         for snapshot in run.snapshots(lambda: PERIOD):
