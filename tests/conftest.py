@@ -51,7 +51,7 @@ def visitor(browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        watches.append(Watch(page, url))
+        watches.append(Watch(page, url.partition("#")[0].rstrip("/")))
         open_page(page, url)
         return page
 

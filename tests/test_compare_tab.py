@@ -1,6 +1,7 @@
 """The handlers of the Compare tab without a browser: what a visitor's session holds, and what the script is told."""
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -202,6 +203,77 @@ def test_a_setting_that_cannot_be_used_leaves_nothing_busy(house, guest):
     assert first.items() >= {"turn": 0, "error": "Seed is empty; type a number.", "box": "Hello"}.items()
     assert first != second, "two equal values in a row would not reach the script"
     assert not guest.session.busy("compare")
+
+
+# --- a chat of many turns -------------------------------------------------------------------------------
+
+
+def drawn(rows: str) -> list[int]:
+    return [int(turn) for turn in re.findall(r"<li class='turn[^']*' data-turn='(\d+)'", rows)]
+
+
+def gaps(rows: str) -> list[tuple[int, int]]:
+    return [
+        (int(start), int(end)) for start, end in re.findall(r"class='gap' data-turn='(\d+)' data-end='(\d+)'", rows)
+    ]
+
+
+def thousand(guest: Guest, **changes) -> dict:
+    """The visitor arrives with 1,000 turns, the models of each named where they are others than before."""
+    return with_chat(guest, *(record(f"turn {n}", pair=PAIR.id, **changes) for n in range(1000)))
+
+
+def test_of_a_thousand_turns_the_newest_are_drawn_and_the_others_on_demand(guest):
+    rows, asked = thousand(guest)["rows"], 0
+    seen: list[int] = []
+    while True:
+        seen[:0] = drawn(rows)
+        assert titles(rows) == 1, "the names stand above the first of what is drawn"
+        assert len(drawn(rows)) <= 30
+        if not gaps(rows):
+            break
+        ((start, end),) = gaps(rows)
+        assert (start, end) == (0, seen[0]) and f"Show earlier turns ({end:,})" in rows and "data-again" in rows
+        told = guest.act("earlier", turn=start, end=end)
+        rows, asked = told["earlier"], asked + 1
+    assert seen == [*range(1000)] and asked == 33
+    assert "data-again" not in rows, "above the very first turn they are not said again"
+    assert told["notice"] == "Turns 1 to 10 are shown."
+
+
+def test_turns_of_many_characters_are_drawn_one_by_one(guest):
+    long = record("turn", base="x" * 150_000, pair=PAIR.id)
+    rows = with_chat(guest, long, record("short", pair=PAIR.id), long, long)["rows"]
+    assert drawn(rows) == [3] and gaps(rows) == [(0, 3)]
+    rows = guest.act("earlier", turn=0, end=3)["earlier"]
+    assert drawn(rows) == [1, 2] and gaps(rows) == [(0, 1)]
+
+
+def test_what_is_asked_about_a_turn_that_is_not_drawn_is_answered(guest):
+    thousand(guest)
+    assert "parcel" in guest.act("link", turn=3) and "parcel" in guest.act("receipt", turn=3)
+    assert "turn 3" in guest.act("code", turn=3)["code"] and guest.act("copy", turn=3, side="base")["copy"]
+    assert guest.act("mark", turn=3, value="post")["marked"] == [3, "post"]
+    assert "turn 3" in guest.act("sent", turn=3)["sent"]
+
+
+def test_another_version_of_a_turn_far_back_is_drawn_with_what_is_around_it(guest):
+    thousand(guest)
+    guest.ask("Instead", at=850)
+    told = guest.act("version", turn=850, versions=[1])
+    assert told["turn"] == 850 and len(guest.session.records) == 1000
+    assert drawn(told["rows"]) == [*range(830, 860), *range(970, 1000)]
+    assert gaps(told["rows"]) == [(0, 830), (860, 970)]
+    told = guest.act("earlier", turn=860, end=970)
+    assert drawn(told["earlier"]) == [*range(940, 970)] and gaps(told["earlier"]) == [(860, 940)]
+
+
+def test_a_gap_that_is_no_more_draws_nothing_beyond_the_chat(guest):
+    with_chat(guest, *(record(f"turn {n}", pair=PAIR.id) for n in range(3)))
+    assert "no longer there" in guest.act("earlier", turn=7, end=9)["error"]
+    for end in (99, -1, "x", None):
+        assert drawn(guest.act("earlier", turn=1, end=end)["earlier"]) == [1, 2]
+    assert drawn(guest.act("earlier", turn=2, end=1)["earlier"]) == []
 
 
 # --- turns that are run again, edited, taken away ------------------------------------------------------

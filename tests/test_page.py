@@ -9,11 +9,13 @@ from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from playwright.sync_api import Route, expect
 
-from core import __version__
-from core.types import DEFAULT_SAMPLING, Finish, Request
+from core import __version__, links
+from core.types import DEFAULT_SAMPLING, Conversation, Finish, Request, Turn
 from core.ui.compare import render
 from tests.browser import ask, at_most, ended, open_page, quiet, reload, reply, writing
 from tests.pairs import loaded
+from tests.scripted import PAIR
+from tests.values import COMPARISON
 
 
 def do(page, what: str, turn: int = -1) -> None:
@@ -161,6 +163,58 @@ def test_retry_edit_and_delete_leave_versions_and_a_way_back(visitor, url):
     expect(page.locator(".turn")).to_have_count(0)
     page.go_back()
     expect(page.locator(".turn")).to_have_count(2)
+
+
+def linked(turns: int) -> str:
+    """A link with so many turns, and a prompt behind them."""
+    chat = tuple(Turn(prompt=f"p{n + 1}", base="b", post="c") for n in range(turns))
+    asked = COMPARISON.model_copy(update={"pair": PAIR.id, "conversation": Conversation(turns=chat)})
+    return "/" + links.encode(links.Shared(comparison=asked))
+
+
+def test_a_long_chat_opens_with_its_newest_turns_and_draws_the_others_when_asked(visitor, scripted):
+    page = visitor(scripted("a base reply") + linked(1000))
+    rows, numbers, earlier = page.locator(".turn"), page.locator(".turn .number"), page.locator("[data-do=earlier]")
+    expect(rows).to_have_count(30)
+    expect(numbers.first).to_have_text("971")
+    expect(page.locator(".turns .heads")).to_have_count(1)
+    first = page.locator(".turn[data-turn='970']")
+    earlier.scroll_into_view_if_needed()
+    before = first.bounding_box()["y"]
+    earlier.click()
+    expect(rows).to_have_count(60)
+    expect(page.locator("#notice")).to_have_text("Turns 941 to 970 are shown.")
+    expect(page.locator(".turns .heads")).to_have_count(1)
+    expect(earlier).to_be_focused()
+    assert abs(first.bounding_box()["y"] - before) < 3, "what was in sight stays where it was"
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(90)
+    expect(numbers.first).to_have_text("911")
+
+
+def test_a_turn_behind_those_that_are_not_drawn_has_its_own_number_and_the_earliest_are_put_away_again(
+    visitor, scripted
+):
+    page = visitor(scripted("a base reply") + linked(130))
+    rows, numbers, earlier = page.locator(".turn"), page.locator(".turn .number"), page.locator("[data-do=earlier]")
+    for count in (30, 60, 90, 120, 130):
+        expect(rows).to_have_count(count)
+        if count < 130:
+            earlier.click()
+    expect(earlier).to_have_count(0)
+    page.locator(".jump").click()
+    expect(page.locator(".jump")).to_be_hidden()
+    ask(page, "One more?")
+    expect(numbers.last).to_have_text("131")
+    expect(rows).to_have_count(60)
+    expect(earlier).to_have_text("Show earlier turns (71)")
+    expect(page.locator(".turns .heads")).to_have_count(1)
+    do(page, "retry")
+    expect(page.locator(".versions")).to_have_count(0)
+    expect(numbers.last).to_have_text("131")
+    earlier.click()
+    expect(rows).to_have_count(90)
+    expect(numbers.first).to_have_text("42")
 
 
 def test_the_way_back_outlives_its_sentence(visitor, scripted):

@@ -16,6 +16,7 @@ from ...types import (
     DEFAULT_SAMPLING,
     SIDE_NAMES,
     SIDES,
+    Chat,
     Comparison,
     EngineInfo,
     Framing,
@@ -35,6 +36,8 @@ _DOT = " <span class='middot'>\u00b7</span> "
 _MARKS = (("base", "Base"), ("post", "Post-trained"), ("tie", "Tie"), ("neither", "Both bad"))
 _USUAL: dict[Side, Framing] = {"base": "document", "post": "chat"}
 _DOES = {"base": "continues the text", "post": "answers it"}
+_AT_ONCE = 30  # turns that are drawn at once, and fewer where they have
+_CHARACTERS = 200_000  # characters together
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,14 @@ class Model:
 # --- which column is whose -------------------------------------------------------------------------------
 
 
-def heads(models: Mapping[Side, str], turn: int) -> str:
-    """The names of both models above the turns that they wrote, from `turn` on, as a row of its own."""
+def heads(models: Mapping[Side, str], turn: int, again: bool = False) -> str:
+    """The names of both models above the turns that they wrote, from `turn` on, as a row of its own.
+
+    They are said `again` where the turn before has the same and is not drawn.
+    """
     lens = "<button type='button' class='lens-switch' role='switch' aria-checked='false'><i aria-hidden='true'></i>Lens</button>"
-    return f"<li class='heads' data-turn='{turn}'>{''.join(models[side] for side in SIDES)}{lens}</li>"
+    said = " data-again" if again else ""
+    return f"<li class='heads' data-turn='{turn}'{said}>{''.join(models[side] for side in SIDES)}{lens}</li>"
 
 
 def model(side: Side, model: Model) -> str:
@@ -82,6 +89,29 @@ def blind_heads(turn: int, order: Sequence[Side], models: Mapping[Side, str]) ->
     )
     columns = "".join(f"<div class='blind-model'>{name}</div>" for name in names)
     return f"<li class='heads' data-turn='{turn}'>{columns}</li>"
+
+
+# --- which turns are drawn -------------------------------------------------------------------------------
+
+
+def first_of(chat: Chat, end: int) -> int:
+    """The first of the turns before `end` that are drawn together: at least the last of them."""
+    start, characters = end - 1, chat[end - 1].turn.characters if end else 0
+    while (
+        start > max(0, end - _AT_ONCE) and (characters := characters + chat[start - 1].turn.characters) <= _CHARACTERS
+    ):
+        start -= 1
+    return max(0, start)
+
+
+def gap(start: int, end: int) -> str:
+    """Turns that are not drawn until somebody asks for them."""
+    count = end - start
+    return (
+        f"<li class='gap' data-turn='{start}' data-end='{end}'><button type='button' data-do='earlier'>Show earlier turns ({count:,})</button></li>"
+        if count
+        else ""
+    )
 
 
 # --- one turn as a row -----------------------------------------------------------------------------------

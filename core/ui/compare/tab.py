@@ -27,6 +27,7 @@ from .log import Log
 
 TITLE = "Compare"
 NAME = "compare"
+_BEHIND = 10  # turns that are drawn behind one that is shown among those that are not
 _HERE = Path(__file__).parent
 _EXAMPLES = (  # a prompt, what it is, what to look for
     (
@@ -254,9 +255,14 @@ class Room:
             wanted = asked.get("versions")
             listed = wanted if isinstance(wanted, list) else []
             held.versions = versions.show(turn, *(to for to in listed if isinstance(to, int)))
-            return self._chat(held) | {"keep": self.visitor.keep(held), "turn": turn}
+            return self._chat(held, turn) | {"keep": self.visitor.keep(held), "turn": turn}
         if not 0 <= turn < len(chat):
             raise UserError("This turn is no longer there.")
+        if do == "earlier":
+            end = _turn(asked.get("end"), len(chat))
+            start = max(turn, render.first_of(chat, end))
+            told = {"earlier": render.gap(turn, start) + self._rows(held, start, end), "turn": turn}
+            return told | {"notice": f"Turns {start + 1:,} to {end:,} are shown."}
         if do == "mark" and asked.get("value") in get_args(Mark):
             _idle(held)
             held.follow(session.mark(chat, turn, asked["value"]))
@@ -304,16 +310,31 @@ class Room:
         heads = self._heads(session.models_of(shared, self.sidebar.name_of), chat, turn)
         return heads + render.shared_row(turn, shared)
 
-    def _chat(self, held: Session) -> dict[str, Any]:
+    def _chat(self, held: Session, turn: int = -1) -> dict[str, Any]:
+        """The newest turns, and those around `turn` where there is such a one; the others where somebody asks for them."""
+        chat = held.records
+        first = render.first_of(chat, len(chat))
+        drawn = [(first, len(chat))]
+        if 0 <= turn < first:
+            end = min(turn + _BEHIND, first)
+            drawn.insert(0, (min(turn, render.first_of(chat, end)), end))
+        rows, before = "", 0
+        for start, end in drawn:
+            rows += render.gap(before, start) + self._rows(held, start, end)
+            before = end
+        return {"rows": rows}
+
+    def _rows(self, held: Session, start: int, end: int) -> str:
+        """Some turns; the first of them names its models also where those of the turn before, which is not drawn, wrote it."""
         chat = held.records
         ends = session.ends_of(self.page.pool, chat)
-        return {"rows": "".join(self._row(held, chat, turn, ends[turn]) for turn in range(len(chat)))}
+        return "".join(self._row(held, chat, turn, ends[turn], turn == start) for turn in range(start, end))
 
-    def _row(self, held: Session, chat: Chat, turn: int, ends: Mapping[Side, str]) -> str:
-        """A turn, with the names of its models above it where they are not those of the turn before."""
+    def _row(self, held: Session, chat: Chat, turn: int, ends: Mapping[Side, str], again: bool = False) -> str:
+        """A turn, with the names of its models above it where they are not those of the turn before, or are said `again`."""
         record = chat[turn]
         models = session.models_of(record, self.sidebar.name_of)
-        heads = self._heads(models, chat, turn, record.blind, record.hidden)
+        heads = self._heads(models, chat, turn, record.blind, record.hidden, again)
         return heads + render.row(turn, record, ends, (held.versions or Versions()).count(turn))
 
     def _heads(
@@ -323,6 +344,7 @@ class Room:
         turn: int,
         blind: Side | None = None,
         hidden: bool = False,
+        again: bool = False,
     ) -> str:
         """The names above a turn; none where those of the turn before wrote it. A blind turn has its own."""
         drawn = {side: render.model(side, model) for side, model in models.items()}
@@ -330,7 +352,7 @@ class Room:
             return render.blind_heads(turn, render.order_of(blind), {} if hidden else drawn)
         before = session.models_of(chat[turn - 1], self.sidebar.name_of) if turn and not chat[turn - 1].blind else {}
         same = all(side in before and session.same_model(model, before[side]) for side, model in models.items())
-        return "" if same else render.heads(drawn, turn)
+        return "" if same and not again else render.heads(drawn, turn, same)
 
     def _heads_before(self, pair: str) -> str:
         """The names of a pair before anything was asked."""

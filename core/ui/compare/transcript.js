@@ -6,6 +6,7 @@ const rows = () => [...turns.querySelectorAll(":scope > .turn:not(.shared)")]; /
 const rowAt = (turn) => $(`.turn:not(.shared)[data-turn="${turn}"]`, turns);
 const rowOf = (node) => node.closest(".turn");
 const turnOf = (node) => Number(rowOf(node).dataset.turn);
+const count = () => { const last = rows().at(-1); return last ? turnOf(last) + 1 : 0; }; // the newest turns are always drawn
 const from = (turn) => [...turns.children].filter((item) => Number(item.dataset.turn) >= turn);
 const html = (text) => document.createRange().createContextualFragment(text);
 const make = (tag, attributes = {}, ...children) => {
@@ -97,9 +98,12 @@ const drawing = {
   end: (row, line) => {
     const stay = from(line.turn + 1).filter((item) => item !== running?.row && Number(item.dataset.turn) <= line.turn + line.rest);
     leave();
-    from(line.turn).forEach((item) => stay.includes(item) || item.remove());
+    const fresh = html(row);
+    const named = fresh.firstElementChild.matches(".heads");
+    from(line.turn).forEach((item) => stay.includes(item) || (!named && item.matches("[data-again]")) || item.remove());
     const after = stay[0] ?? null;
-    turns.insertBefore(html(row), after);
+    turns.insertBefore(fresh, after);
+    foldAway();
     window.sameSeed.keep(line.keep);
     sayBanner(line.banner, line.elsewhere);
     const aside = line.tone === "unseen" && line.back; // for screen readers alone
@@ -123,6 +127,21 @@ const drawing = {
     if (full) notice.append(" ", make("button", { type: "button", "data-do": "carry" }, "New chat with the last turn"));
     rest();
   },
+};
+// In a chat that has grown long here, too, the earliest turns are no longer drawn.
+const MOST = 60;
+const foldAway = () => {
+  const all = rows();
+  if (!atEnd || all.length <= 2 * MOST) return;
+  const first = all.at(-MOST);
+  const gone = [...turns.children].filter((item) => Number(item.dataset.turn) < turnOf(first));
+  if (!first.previousElementSibling.matches(".heads")) {
+    const names = gone.findLast((item) => item.matches(".heads"));
+    Object.assign(names.dataset, { turn: turnOf(first), again: "" });
+    first.before(names);
+  }
+  gone.forEach((item) => item.nextElementSibling === first || item.remove());
+  turns.prepend(make("li", { class: "gap", "data-turn": 0, "data-end": turnOf(first) }, make("button", { type: "button", "data-do": "earlier" }, `Show earlier turns (${turnOf(first)})`)));
 };
 const leave = () => {
   running?.row.remove();
@@ -184,8 +203,8 @@ const ask = (what) => {
   edit(null);
   asked = what.prompt ?? "";
   if (!arrived) return (waiting = what); // which turns are there is not known yet
-  const at = what.at ?? rows().length;
-  atEnd = at >= rows().length - 1;
+  const at = what.at ?? count();
+  atEnd = at >= count() - 1;
   remember(asked);
   read = "";
   begun += 1;
@@ -257,8 +276,24 @@ const answers = {
   box: (text) => { if (text !== null) box.value = text; fit(); },
   banner: (told, { elsewhere }) => { sayBanner(told, elsewhere); able(); },
   keep: (order) => window.sameSeed.keep(order),
+  // Turns that were not drawn, in their place; what is in sight stays where it is.
+  earlier: (text, { turn }) => {
+    const old = $(`.gap[data-turn="${turn}"]`, turns);
+    if (!old) return;
+    const next = old.nextElementSibling;
+    const row = next.matches(".heads") ? next.nextElementSibling : next;
+    const at = row.getBoundingClientRect().top;
+    const fresh = [...html(text).children];
+    fresh.forEach((item) => (item.style.contentVisibility = "visible")); // until their height is known
+    old.replaceWith(...fresh);
+    if (next.matches("[data-again]")) next.remove();
+    scrollBy({ top: row.getBoundingClientRect().top - at, behavior: "instant" });
+    setTimeout(() => fresh.forEach((item) => (item.style.contentVisibility = "")), 500);
+    ($(`.gap[data-turn="${turn}"] button`, turns) ?? box).focus({ preventScroll: true });
+    look();
+  },
   row: (text, { turn }) => {
-    const old = from(turn).filter((item) => Number(item.dataset.turn) === turn);
+    const old = from(turn).filter((item) => Number(item.dataset.turn) === turn && !item.matches(".gap"));
     if (!old.length) return;
     old[0].before(html(text));
     old.forEach((item) => item.remove());
@@ -327,6 +362,7 @@ const doing = {
   },
   version: (turn, button) => act("version", { turn: turn ?? Number(button.dataset.turn), versions: JSON.parse(button.dataset.versions) }),
   delete: (turn) => act("delete", { turn }),
+  earlier: (turn, { parentElement: { dataset } }) => act("earlier", { turn: Number(dataset.turn), end: Number(dataset.end) }),
   branch: (turn, { dataset }) => {
     const [at, step, token] = [dataset.turn, dataset.step, dataset.token].map(Number);
     hideCard();
