@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -25,7 +26,8 @@ from core.errors import UserError
 from core.experiments import EXPERIMENTS
 from core.pool import Progress
 from core.steps import Stop
-from core.types import SIDES, Reply
+from core.types import SIDES, CheckpointInfo, Reply
+from tests import values
 from tests.scripted import ScriptedPool, Ticket
 from tests.terminal import Terminal
 
@@ -198,6 +200,65 @@ def test_commands_print_through_the_one_place_that_makes_text_harmless():
     for file in Path(cli.__file__).parent.glob("*.py"):
         printed = re.findall(r"(?<![.\w])print\(", file.read_text("utf-8"))
         assert len(printed) == (file.name == "terminal.py"), file.name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", f"{WILD}.json"],
+        ["diff", f"{WILD}.json", "b.json"],
+        ["lens", f"{WILD}.json"],
+        ["diff", "a.json", "b.json", f"{WILD}.json"],  # what a shell makes of *.json
+        ["compare", "--prompt", "x", f"--{WILD}"],
+        ["compare", "--prompt", "x", "--device", WILD],
+        ["compare", "--comparison", WILD],
+        ["compare", "--base", WILD, "--post", WILD, "--prompt", "x"],
+        ["experiment", WILD],
+        ["serve", "--auth", WILD],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(WILD, "WILD"),
+)
+def test_no_name_of_a_file_and_nothing_that_was_typed_moves_the_cursor(arguments, on, monkeypatch):
+    shown = on(80)
+    monkeypatch.setattr(sys, "stderr", shown)
+    try:
+        assert cli.run(arguments) == 2
+    except SystemExit as end:  # argparse's own
+        assert end.code == 2
+    text = re.sub(r"\x1b\[(1A|2K|\?25[hl])|\r", "", shown.getvalue())  # what clears the line of progress
+    assert terminal.harmless(text) == text
+    assert "31mred" in text, "it is named all the same"
+
+
+def test_what_is_logged_does_not_move_the_cursor(monkeypatch):
+    shown, log = Terminal(24), logging.getLogger("core.pool")
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    terminal.log_harmlessly()
+    try:
+        raise ValueError(WILD)
+    except ValueError:
+        log.exception("loading %s failed", WILD)
+    text = shown.getvalue()
+    assert text.startswith("core.pool: loading \\u001b[31mred") and "Traceback" in text
+    assert terminal.harmless(text) == text
+
+
+def test_what_a_receipt_says_does_not_move_the_cursor(on, tmp_path):
+    """All that is text in it and that a command prints: the pair, names, versions, devices, prompts."""
+    odd = {"device": WILD, "versions": {WILD: WILD}, "sampler": "v0"}
+    checkpoint = {"name": WILD, "source": WILD, "revision": None, "parameters": 1}
+    for number, changes in enumerate(({}, {"engine": values.ENGINE.model_copy(update=odd)})):
+        asked = values.COMPARISON.model_copy(update={"pair": WILD, "prompt": f"{number} {WILD}"})
+        made = values.receipt(asked, checkpoint=CheckpointInfo(**checkpoint), **changes)
+        (tmp_path / f"{number}.json").write_text(receipts.write(made), "utf-8")
+    files = [str(tmp_path / f"{number}.json") for number in range(2)]
+    for arguments in (["diff", *files], ["replay", files[1]], ["diff", "--json", *files]):
+        shown = on(80)
+        cli.run(arguments)
+        text = shown.getvalue()
+        assert "31mred" in text or arguments[0] == "replay"
+        assert terminal.harmless(text) == text
 
 
 # --- in a pipe, and on other consoles -----------------------------------------------------------------------

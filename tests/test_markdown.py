@@ -212,6 +212,15 @@ def test_a_definition_of_a_link_is_text_so_that_no_later_line_changes_an_earlier
     assert markdown("[a] [b][a]\n\n[a]: /x") == "<p>[a] [b][a]</p><p>[a]: /x</p>"
 
 
+@pytest.mark.parametrize(
+    "language", ["mermaid", "latex", "math", "katex", "html", "svg", "vega", "plotly", "dot", "json-doc"]
+)
+def test_a_fence_that_other_programs_would_draw_is_its_text(language):
+    code = 'graph TD; A["<img src=x onerror=alert(1)>"] --> B\nclick A href "javascript:alert(1)"'
+    found = check(markdown(f"```{language}\n{code}\n```"))
+    assert [tag for tag, _ in found.elements if tag != "span"] == ["pre", "code"] and found.text.strip() == code
+
+
 @pytest.mark.parametrize("mark", ["> ", "- ", "+ ", "1. ", "> - "])
 def test_however_deep_it_goes_no_text_is_lost(mark):
     found = check(markdown(f"{mark * 60}deep\n\nbehind"))
@@ -232,6 +241,8 @@ def test_the_work_grows_with_the_text_and_not_with_a_power_of_it():
         "\\(" * 20_000,
         "$$" * 20_001,
         "\\[\n" * 9000,
+        "*" * 50_000 + "a",
+        "**a*b" * 3000,
     ):
         markdown(text)
 

@@ -774,6 +774,22 @@ def test_hostile_output_and_prompts_are_shown_and_do_nothing(visitor, scripted):
     assert "<script>" in page.locator(".was-sent .sent.base pre").inner_text()
 
 
+def test_a_link_of_asterisks_and_of_a_diagram_is_text_and_settles(visitor, scripted):
+    diagram = 'graph TD; A["<img src=x>"] --> B'
+    turns = (
+        Turn(prompt="Draw", base="x", post=f"```mermaid\n{diagram}\n```"),
+        Turn(prompt="Stars", base="*" * 50_000, post="*" * 50_000 + "a"),
+    )
+    asked = COMPARISON.model_copy(update={"pair": PAIR.id, "conversation": Conversation(turns=turns)})
+    page = visitor(f"{scripted('x')}/{links.encode(links.Shared(comparison=asked))}")
+    expect(page.locator(".turn")).to_have_count(2)
+    assert page.evaluate("performance.now()") < 30_000
+    texts = page.locator(".turn .reply.post .text")
+    expect(texts.first.locator("code.language-mermaid")).to_have_text(diagram)
+    assert texts.last.evaluate("text => text.textContent.trim() === '*'.repeat(50000) + 'a'")
+    expect(page.locator(".turns svg, .turns img, .turns canvas")).to_have_count(0)
+
+
 def test_copy_gives_the_text_itself(visitor, scripted):
     text = "if a < b && b > c: ![x](y) &amp; **bold** `a && b` ``c ` d``\n\n1. Run\n    ```sh\n    a < b && echo '&#x41;'\n    ```"
     url = scripted(text)

@@ -11,11 +11,11 @@ python app.py --version           say which version this is
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from .. import __version__
 from .. import settings as configuration
@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..installation import COMMAND
 from ..pairs import check_paths
 from ..settings import Settings
-from .terminal import INTERRUPTED, say, use_escapes
+from .terminal import INTERRUPTED, log_harmlessly, say, use_escapes
 
 # Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
 # imported, so that help and the list of pairs wait for no library.
@@ -36,6 +36,14 @@ COMMANDS = {
     "lens": "say, token by token, what post-training changed in a reply",
     "pairs": "list the model pairs",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes and its help go out like all else: they repeat what was typed, and a shell types the names of files."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say(message.removesuffix("\n"), file or sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 
     `replay` also returns 1 for a receipt that runs and gives other replies.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    log_harmlessly()
     use_escapes()
     try:
         flags = parse(arguments)
@@ -73,7 +81,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags of the command that is named first, or of `serve`. Raises SystemExit when they cannot be read."""
     named = bool(arguments) and arguments[0] in (*COMMANDS, "-h", "--help", "--version")
     chosen, *rest = arguments if named else ("serve", *arguments)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=COMMAND,
         description=str(__doc__).replace("python app.py", COMMAND),
         formatter_class=argparse.RawDescriptionHelpFormatter,
