@@ -58,6 +58,7 @@ bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.engine --pairs 135m --save
 	$(BIN)/python -m benchmarks.lens --save
 	$(BIN)/python -m benchmarks.page --browser --save
+	$(BIN)/python -m benchmarks.arithmetic --save
 	$(BIN)/python -m benchmarks.start --save
 
 real: $(VENV)/dev.stamp

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.subjects import Subject
-from core.engine import Engine, Ticket
+from core.engine import Engine, Reread, Stoppable
 from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
 
 PROMPT_TOKENS = 32
@@ -37,7 +37,7 @@ class Reply:
     failure: str | None = None
 
 
-def ask(engine: Engine, asked: Request, began: float) -> tuple[Reply, Ticket]:
+def ask(engine: Engine | Reread, asked: Request, began: float) -> tuple[Reply, Stoppable]:
     """Submit and return at once; the reply fills up and then sets `ended`. Times count from `began`."""
     reply = Reply()
 
@@ -134,7 +134,7 @@ def _in_a_crowd(
     """Submit everything at random moments within `seconds`. Returns the replies to `asked`, and how many strangers were cancelled."""
     arrivals = [(draw.random() * seconds, i, request) for i, request in enumerate([*asked, *strangers])]
     replies: dict[int, list[Reply]] = {}
-    tickets: list[tuple[Reply, Ticket]] = []
+    tickets: list[tuple[Reply, Stoppable]] = []
     began = time.perf_counter()
     for moment, i, request in sorted(arrivals, key=lambda arrival: arrival[0]):
         time.sleep(max(0.0, began + moment - time.perf_counter()))

@@ -3,6 +3,7 @@
 Speed does not depend on what the weights say, so random ones stand in for models that are not here.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ class Subject:
 
     def attention(self, placement: Placement) -> str:
         return "eager" if placement == Placement(torch.device("cpu"), torch.float32) else "sdpa"
+
+    def copy(self) -> PreTrainedModel:
+        """The second model again, with weights of its own."""
+        return copy.deepcopy(self.models[1])
 
     def engines(self, placement: Placement) -> list[Engine]:
         """An engine for each model."""

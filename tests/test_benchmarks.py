@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from benchmarks import engine, gpu, lens, real, report
+from benchmarks import arithmetic, engine, gpu, lens, real, report
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,14 @@ def test_page(pair_flags):
     assert len(ways) == 3
     assert [row["times the bare generator"] > 0 for row in views] == [True] * 3
     assert views[2]["bytes"] < 1.2 * views[1]["bytes"], "nothing of the chat is sent again"
+
+
+def test_arithmetic(capsys):
+    assert arithmetic.main(["--pairs", "tiny", "--repetitions", "1"]) == 0
+    costs, draws, checks = (table["rows"] for table in found(capsys.readouterr().out)["tables"])
+    assert [row["lane"] for row in costs] == [256, 1024] and [row["words"] for row in draws] == [4096, 49152, 151936]
+    assert all(row["times fast"] > 0 and row["portable lane, MB"] > row["fast lane, MB"] for row in costs)
+    assert checks[0]["tokens"] == 6
 
 
 def test_start(pair_flags):

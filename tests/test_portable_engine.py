@@ -59,6 +59,7 @@ def test_it_says_what_it_is_and_other_numbers_are_another():
         assert not fast.info().same_bits(info) and not info.same_bits(fast.info())
 
 
+@pytest.mark.slow
 def test_the_dtype_in_which_the_same_numbers_are_stored_is_not_compared():
     narrow, wide = random_model(dtype=torch.bfloat16), random_model(dtype=torch.bfloat16).float()
     (one, info), (other, stored_wider) = asked_of(narrow), asked_of(wide)
@@ -97,6 +98,7 @@ def test_what_was_written_is_kept_for_the_next_turn_and_no_bit_changes():
         assert answer(engine, then)[0][-1].usage.reused_tokens == 32, "not what was written, where its bits may differ"
 
 
+@pytest.mark.slow
 def test_lanes_are_recorded_while_they_serve_and_no_bit_changes():
     wanted, _ = asked_of(random_model())
     with running(random_model(), portable.NAME, sizes=(64, 128)) as engine:
@@ -134,6 +136,7 @@ def test_a_model_with_an_operation_that_has_no_form_is_refused_when_it_is_loaded
         asked_of(model)
 
 
+@pytest.mark.slow
 def test_a_planted_fault_is_far_outside_what_portable_arithmetic_may_be_off(monkeypatch):
     own = portable.attention
     with running(random_model(dtype=torch.bfloat16), portable.NAME) as engine:
@@ -269,6 +272,7 @@ def test_reading_says_what_writing_again_says(pool, original):
     assert read == written and read.outcome == "identical" and read.portable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -336,6 +340,7 @@ FORGERIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_receipt_of_other_numbers_that_claims_to_be_of_these_is_caught_at_its_first_token(
     name, folder, pool, original
