@@ -282,3 +282,18 @@ def test_the_digest_is_of_everything_that_a_pass_reads():
         change(model)
         others.append(portable.digest(model))
     assert len({whole, *others}) == 5
+
+
+def test_keys_and_values_lose_nothing_in_the_dtype_that_they_are_kept_in():
+    for size in (8, 16, 64, 256):
+        for scale in (1.0, 1e20, 1e-20, 1e-30, 1e-36):
+            key, value = exact.samples(2, 3, 5, size, scale=scale), exact.samples(2, 3, 5, size, scale=scale).flip(0)
+            value[0, 0, 0] = 0.0
+            with Mode():
+                kept, monkey = portable.keys_and_values(key, value), pytest.MonkeyPatch()
+                with monkey.context() as patch:
+                    patch.setattr(portable, "CACHE", torch.float64)
+                    wanted = portable.keys_and_values(key, value)
+            for narrow, wide in zip(kept, wanted, strict=True):
+                assert narrow.dtype == torch.float32 and torch.equal(narrow.double(), wide)
+            assert bool(kept[1][..., -1].gt(2.0**-126).all()), "a size that no machine flushes to zero"

@@ -24,7 +24,7 @@ class Placement:
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values."""
-        return torch.float64 if self.portable else self.dtype
+        return torch.float32 if self.portable else self.dtype
 
 
 def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Placement:

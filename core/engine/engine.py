@@ -240,7 +240,7 @@ class Engine:
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values."""
-        return self._computing.dtype
+        return portable.CACHE if isinstance(self._computing, Portable) else self._computing.dtype
 
     @property
     def closed(self) -> bool:

@@ -23,8 +23,9 @@ from .operations import EXACT, PASSED, Mode, aten, current, not_portable
 
 NAME = "portable"  # of the arithmetic, and of its attention in transformers' table
 POSITIONS = 17  # attention sums over at most 2**17 positions, whatever the length of the lane
+CACHE = torch.float32  # of keys and values while they are kept
 _SHARE_BITS, _VALUE_BITS = (53 - POSITIONS + 1) // 2, (53 - POSITIONS) // 2
-_SMALLEST = 2.0**-399  # the size of values that are all zero
+_SMALLEST = 2.0**-100  # the least size of keys and values: units of it are numbers that float32 does not flush to zero
 _ROUNDED = "rounded_by_portable"  # on a weight: which values rounding changed, from what, to what
 _TERM_BITS = 32  # of the softmax's terms, at most 1 each: 2**20 of them are exact
 
@@ -35,14 +36,16 @@ def keys_and_values(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """As `attention` needs them, rounded once, when a cache takes them in; as they are where the arithmetic is another.
 
     Each position has a grid of its own. The size of its values, a power of two, is kept as one more number behind
-    them, so that it is not looked for again at every step: values [..., size + 1].
+    them, so that it is not looked for again at every step: values [..., size + 1]. Neither has more than 24 bits, so that
+    float32 holds both exactly, in half of the memory.
     """
     mode = current()
     if mode is None:
         return key, value
     with mode.exactly():
-        size = magnitude(value.abs().amax(-1, keepdim=True))
-        return grid(key, room(key.shape[-1]) // 2), torch.cat([snap(value, size, _VALUE_BITS), size], -1)
+        key_size, size = (magnitude(each.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST)) for each in (key, value))
+        keys = snap(key, key_size, min(24, room(key.shape[-1]) // 2))
+        return keys.to(CACHE), torch.cat([snap(value, size, _VALUE_BITS), size], -1).to(CACHE)
 
 
 def plain(kept: list[Tensor]) -> list[Tensor]:
@@ -84,13 +87,14 @@ def attention(
         raise not_portable(f"attention over {length:,} positions")
     with mode.exactly():
         wide = grid(query, (room(size) + 1) // 2).reshape(rows, key.shape[1], -1, size)
-        scores = product(wide, key.transpose(2, 3)).view(rows, heads, queries, length)
+        scores = product(wide, key.double().transpose(2, 3)).view(rows, heads, queries, length)
         scores.mul_(size**-0.5 if scaling is None else scaling)
         if softcap is not None:
             scores = exact.tanh(exact.divide(scores, softcap)).mul_(softcap)
         scores.add_(attention_mask)
         shares = exact.exp(scores.sub_(scores.amax(-1, keepdim=True)))
         whole = snap(shares, 1.0, _TERM_BITS).sum(-1, keepdim=True)
+        value = value.double()
         value, sizes = value[..., :-1], value[..., -1].clamp(min=_SMALLEST)[:, :, None]  # 0 where nothing is yet
         weights = grid(shares.view(*wide.shape[:3], length).mul_(sizes), _SHARE_BITS).div_(sizes)
         mixed = product(weights, value).view(rows, heads, queries, -1)
@@ -113,7 +117,7 @@ class Portable:
         UserError: transformers computes this model's attention in a way of its own.
     """
 
-    dtype = torch.float64  # of what it computes: masks, keys, values, logits
+    dtype = torch.float64  # of what it computes: masks, attention, logits
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
