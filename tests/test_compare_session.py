@@ -262,6 +262,36 @@ def test_what_was_shared_is_asked_exactly_so_and_the_replies_are_recognised(pool
     assert view.banner == Banner("These are the replies that were shared, token for token.", "good")
 
 
+def without_text(link: Shared) -> Shared:
+    return link.model_copy(update={"post": link.post.model_copy(update={"text": None})})
+
+
+def test_the_verdict_says_what_was_given_and_what_the_model_wrote(pool):
+    given = tuple(pool.lease.post.tokenizer("The capital is legs", add_special_tokens=False)["input_ids"])
+    link = without_text(shared(pool, prefill_post=given))
+    banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
+    assert banner.text.endswith(
+        " But the post-trained model was given \u201cThe capital is legs\u201d and wrote \u201ca post-trained reply\u201d"
+    )
+    assert banner.tone == "info", "it is no praise of what was given"
+    pool.say("a base reply", "")
+    link = without_text(shared(pool, prefill_post=given))
+    banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
+    assert banner.text.endswith("and wrote nothing")
+
+
+def test_what_a_turn_was_given_is_spelled_where_its_tokenizers_are_here(pool):
+    ids = tuple(pool.lease.base.tokenizer("Once upon", add_special_tokens=False)["input_ids"])
+    begun, plain = record("Q", prefill_base=ids, pair=PAIR.id), record("Q", pair=PAIR.id)
+    here = {side: pool.lease.side(side).tokenizer for side in SIDES}
+    spelled = session.begun_of((begun,), 0, lambda pair: here)
+    assert {side: split.answer for side, split in spelled.items()} == {"base": "Once upon"}
+    assert session.begun_of((begun,), 0, lambda pair: None) == {}
+    alien = begun.model_copy(update={"prefill_base": (10**6,)})
+    assert session.begun_of((alien,), 0, lambda pair: here) == {}
+    assert session.begun_of((plain,), 0, lambda pair: pytest.fail("is not asked for")) == {}
+
+
 def test_other_replies_than_were_shared_are_told_with_the_side_and_the_reason(pool):
     link = shared(pool)
     pool.say("a base reply", "another reply")

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -10,14 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.prompts import Piece, Prompt
+from core.reasoning import Split
 from core.reproduce import Code
 from core.types import SIDES, Deviation, Dial, Record, Reply, Side, Snapshot, Turn
 from core.ui.compare import render, tab
 from core.ui.compare.log import Log
 from core.ui.compare.session import Live
-from core.ui.markdown import markdown
+from core.ui.markdown import markdown, marked
+from core.ui.markup import given as given_mark
 from core.ui.markup import visible
 from tests.values import COMPARISON, ENGINE, record, side_receipt
+
+
+def marks(drawn: str) -> list[str]:
+    """What is marked as given, as it is read."""
+    return [Page(found).text for found in re.findall("<mark class='given'[^>]*>(.*?)</mark>", drawn, re.DOTALL)]
 
 
 def live(base: Reply, post: Reply, ends=None) -> Live:
@@ -277,7 +285,6 @@ def test_how_a_reply_stands(reply, said):
         ({}, "seed 1234 \u00b7 temperature 0.7"),
         ({"framing_base": "transcript"}, "base framed as transcript"),
         ({"framing_post": "document"}, "post-trained framed as document"),
-        ({"prefill_post": (1, 2, 3)}, "post-trained begins with 3 given tokens"),
         ({"dial": Dial(amount=0.5, space="weights")}, "dial 0.5 in weights"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "enable_thinking False"),
         ({"system": "Be\nbrief."}, "system prompt \u201cBe brief.\u201d"),
@@ -319,6 +326,72 @@ def test_a_side_that_failed_is_said_beside_what_it_had_written(failed):
     empty = turn.model_copy(update={failed: ""})
     assert "This side failed." in Page(render.row(0, record("Hello", failed=failed, turn=empty), {})).text
     assert "data-do='receipt'" not in render.row(0, record("Hello", failed=failed), {})
+
+
+GIVEN = Split("", "**The** capital is le", "**The** capital is le")
+
+
+@pytest.mark.parametrize("draw", [lambda record, ends, begun: render.row(0, record, ends, begun=begun), lambda record, _, begun: render.shared_row(0, record, begun)])  # fmt: skip
+def test_what_a_reply_was_given_is_marked_in_its_turn_and_as_it_was_shared(draw):
+    turn = Turn(prompt="Hello", base="\n<The> capital is Paris", post=f"{GIVEN.answer}**gs**.\n\n- one\n")
+    asked = record("Hello", turn=turn, prefill_base=(1,), prefill_post=(1, 2, 3))
+    begun = {"base": Split("", "\n<The>", "\n<The>"), "post": GIVEN}
+    row = draw(asked, {}, begun)
+    assert marks(row) == [
+        "\u21b5 <The>",
+        "begins with 1 given token",
+        "The",
+        " capital is le",
+        "begins with 3 given tokens",
+    ]
+    assert "<strong>gs</strong>" in row and "<li>one</li>" in row, "the rest is set as ever"
+    unknown = draw(asked, {}, {})
+    assert marks(unknown) == ["begins with 1 given token", "begins with 3 given tokens"], "where it cannot be spelled"
+    assert "The</strong> capital is le" in unknown
+
+
+def test_a_given_beginning_is_marked_in_reasoning_in_a_blind_turn_and_in_what_was_sent():
+    turn = Turn(prompt="Hello", base="Yes", post="No", reasoning_post="I am sure")
+    begun = {"post": Split("I am", "", "<think>I am")}
+    row = render.row(0, record("Hello", turn=turn, prefill_post=(1, 2)), {}, begun=begun)
+    assert marks(row) == ["I am", "begins with 2 given tokens"]
+    hidden = record("Hello", turn=turn, blind="post")
+    assert marks(render.row(0, hidden, {}, begun={"base": Split("", "Ye", "Ye")})) == ["Ye"]
+    sent = Prompt((Piece("Is it?", "new"), Piece("<The>", "prefill")), (1, 2), 0, 1)
+    assert marks(render.sent({"base": sent})) == ["<The>"]
+
+
+def test_what_is_given_is_marked_while_the_rest_is_written():
+    begun = {"base": Split("", "\n<A> ", "\n<A> "), "post": Split("", "**B", "**B")}
+    script, log = Script(), Log(0, "Hello")
+    for base, post in (("", ""), ("\n<A> ", "**B"), ("\n<A> b", "**B &"), ("\n<A> b c", "**B & c**")):
+        replies = {"base": Reply(phase="writing", text=base), "post": Reply(phase="writing", text=post)}
+        script.follow(log.view(replace(live(**replies), begun=begun), ""))
+    assert marks(script.breaks) == ["\u21b5 <A> "] and script.words == "b c"
+    assert marks("".join(script.blocks)) == ["**B"] and Page("".join(script.blocks)).text == "**B & c**"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2. Breathe\n3. Rest", 2),
+        ("so $x$ is `y`", 9),
+        ("[a](http://b.c)", 8),
+        ("a $x^2$ b", 4),
+        ("```py\nif x:\n```", 8),
+    ],
+)
+def test_a_mark_never_changes_how_a_text_is_set(text, at):
+    drawn = marked(text, text[:at], given_mark)
+    unmarked = re.sub("</?mark[^>]*>", "", drawn) if drawn else markdown(text)
+    assert unmarked == markdown(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("ab *_`$\n-1.<&\\[]()|", max_size=30), st.integers(0, 30))
+def test_a_mark_changes_nothing_in_any_text(text, at):
+    drawn = marked(text, text[:at], given_mark)
+    assert drawn is None or re.sub("</?mark[^>]*>", "", drawn) == markdown(text)
 
 
 def test_a_turn_that_came_with_a_link_offers_nothing_that_needs_a_receipt():

@@ -194,6 +194,31 @@ def markdown(text: str) -> str:
     return "".join(GrowingMarkdown(finished=True).blocks(text))
 
 
+_TAGS = re.compile(r"(<math.*?</math>|<[^>]*>)", re.DOTALL)
+
+
+def marked(text: str, given: str, mark: Callable[[str], str]) -> str | None:
+    """The same with `mark` around all that is shown of its beginning `given`. None where that would change how the text is set."""
+    whole = markdown(text)
+    sign = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    rest = text[len(given) :]
+    # White space is not seen, so on either side of it is the same to the eye, and may not be to Markdown.
+    for at in dict.fromkeys((len(given), len(given.rstrip()), len(text) - len(rest.lstrip()))):
+        cut = markdown(text[:at] + sign + text[at:])
+        parts = _TAGS.split(cut)
+        last = next((n for n, part in enumerate(parts) if sign in part), 1)
+        if last % 2 or cut.replace(sign, "") != whole:
+            continue
+        before, after = parts[last].split(sign)
+        shown = [*parts[:last], before]
+        return "".join(mark(part) if _is_shown(part) else part for part in shown) + after + "".join(parts[last + 1 :])
+    return None
+
+
+def _is_shown(part: str) -> bool:
+    return part.startswith("<math") or not (part.startswith("<") or part.isspace() or not part)
+
+
 def _html(tokens: Sequence[Token], env: dict[str, Any]) -> str:
     for token in tokens:
         token.tag = _LEVEL.get(token.tag, token.tag)

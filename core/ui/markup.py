@@ -28,6 +28,16 @@ def short(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}\u2026"
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
+
+
+def given(inside: str) -> str:
+    """HTML that a reply was given to begin with, told from what its model wrote."""
+    return f"<mark class='given' title='given, not written by this model'>{inside}</mark>"
+
+
 def listed(sentences: Iterable[str]) -> str:
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else ""

@@ -42,12 +42,17 @@ class Log:
             what["caption"] = "" if self._blind else render.caption(live.comparison)
         if not snapshot.base.text.startswith(self._base):
             self._base, what["again"] = "", True
-        breaks, text = render.opening(snapshot.base.text)
-        _, before = render.opening(self._base)
+        begun = live.begun.get("base", render.WROTE_ALL).answer
+        breaks, text = render.opening(snapshot.base.text, begun)
+        _, before = render.opening(self._base, begun)
         if fresh := text[len(before) :]:
             what |= {"base": fresh} if before else {"breaks": breaks, "base": fresh}
         written = snapshot.post.text
-        blocks = [f"<div>{render.plain(written)}</div>"] if self._blind else self._growing.blocks(written)
+        begun = live.begun.get("post", render.WROTE_ALL).answer
+        unset = self._blind or begun  # what is marked is set once it is all there
+        blocks = (
+            [f"<div class='plain'>{render.plain(written, begun)}</div>"] if unset else self._growing.blocks(written)
+        )
         if blocks != self._blocks:
             what["post"] = _change(self._blocks, blocks)
         told = () if self._blind else SIDES
@@ -57,7 +62,10 @@ class Log:
         }
         if grown:
             what["thought"] = grown
-        facts = {side: render.said(snapshot.reply(side), live.ends.get(side)) for side in told}
+        facts = {
+            side: render.said(snapshot.reply(side), live.ends.get(side), len(live.comparison.prefill(side)))
+            for side in told
+        }
         if changed := {side: fact for side, fact in facts.items() if self._facts.get(side) != fact}:
             what["facts"] = changed
         self._base, self._blocks, self._facts, self._thought = snapshot.base.text, blocks, facts, thought

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...checkpoints.loading import Checkpoint
 from ...prompts import Piece, Prompt
+from ...reasoning import Split
 from ...reproduce import Code
 from ...types import (
     DEFAULT_SAMPLING,
@@ -28,7 +29,8 @@ from ...types import (
     Snapshot,
 )
 from ..markdown import markdown
-from ..markup import ENDED, FRAMING, KIND, short, visible
+from ..markdown import marked as marked_markdown
+from ..markup import ENDED, FRAMING, KIND, counted, given, short, visible
 from ..visitor import has_receipt
 
 _RETURN = "\u21b5"
@@ -117,17 +119,29 @@ def gap(start: int, end: int) -> str:
 # --- one turn as a row -----------------------------------------------------------------------------------
 
 
-def row(turn: int, record: Record, ends: Mapping[Side, str], versions: tuple[int, int] = (1, 1)) -> str:
+# The text that a reply was given to begin with, where it was given any and that can be spelled here.
+Begun = Mapping[Side, Split]
+_NOTHING: Begun = {}
+WROTE_ALL = Split("", "", "")
+
+
+def row(
+    turn: int,
+    record: Record,
+    ends: Mapping[Side, str],
+    versions: tuple[int, int] = (1, 1),
+    begun: Begun = _NOTHING,
+) -> str:
     """A finished turn. `ends` names the token with which a side ended by itself."""
     if record.hidden:
-        return _hidden_row(turn, record)
+        return _hidden_row(turn, record, begun)
     under = caption(record) if has_receipt(record) else "brought along: how it was made is not known here"
     under += f"{_DOT}<b>marked blind</b>" if record.blind else ""
     return _row(
         turn,
         record.turn.prompt,
         under,
-        _replies(record, ends),
+        _replies(record, ends, begun),
         _actions(turn, record, versions),
         order=order_of(record.blind),
     )
@@ -138,10 +152,13 @@ def order_of(first: Side | None) -> tuple[Side, Side]:
     return ("post", "base") if first == "post" else ("base", "post")
 
 
-def _hidden_row(turn: int, record: Record) -> str:
+def _hidden_row(turn: int, record: Record, begun: Begun) -> str:
     """A turn whose models are not named: two texts, and which is the better one."""
     order = order_of(record.blind)
-    texts = {side: f"<div class='text plain' dir='auto'>{plain(record.turn.reply(side))}</div>" for side in SIDES}
+    texts = {
+        side: f"<div class='text plain' dir='auto'>{plain(record.turn.reply(side), begun.get(side, WROTE_ALL).answer)}</div>"
+        for side in SIDES
+    }
     marks = ((order[0], "A"), (order[1], "B"), *_MARKS[2:])
     buttons = "".join(
         f"<button type='button' data-do='mark' data-value='{value}' aria-pressed='false'>{name}</button>"
@@ -152,34 +169,36 @@ def _hidden_row(turn: int, record: Record) -> str:
     return _row(turn, record.turn.prompt, under, texts, group, "turn blind", order)
 
 
-def plain(text: str) -> str:
+def plain(text: str, begun: str = "") -> str:
     """A text as it is; the line breaks that it begins with are marks."""
-    breaks, rest = opening(text)
-    return breaks + html.escape(rest)
+    before, rest = opening(text, begun)
+    return before + html.escape(rest)
 
 
-def shared_row(turn: int, record: Record) -> str:
+def shared_row(turn: int, record: Record, begun: Begun = _NOTHING) -> str:
     """A turn that came with a link and was not run here."""
     check = "<div class='offers'><button type='button' data-do='check'>Check: run it here</button></div>"
     under = f"<b>as shared, not checked</b>{_DOT}{caption(record)}"
-    return _row(turn, record.turn.prompt, under, _replies(record, {}), check, "turn shared")
+    return _row(turn, record.turn.prompt, under, _replies(record, {}, begun), check, "turn shared")
 
 
-def _replies(record: Record, ends: Mapping[Side, str]) -> dict[Side, str]:
-    replies = {side: finished_reply(record, side) for side in SIDES}
-    return {
-        side: _thought(reply) + _text(side, body(side, reply, ends.get(side))) + _stands(said(reply, ends.get(side)))
-        for side, reply in replies.items()
-    }
+def _replies(record: Record, ends: Mapping[Side, str], begun: Begun) -> dict[Side, str]:
+    return {side: _reply(record, side, ends.get(side), begun.get(side, WROTE_ALL)) for side in SIDES}
 
 
-def _thought(reply: Reply) -> str:
+def _reply(record: Record, side: Side, end: str | None, begun: Split) -> str:
+    reply, tokens = finished_reply(record, side), len(prefill_of(record, side))
+    content = body(side, reply, end, begun.answer)
+    return _thought(reply, begun.reasoning) + _text(side, content) + _stands(said(reply, end, tokens))
+
+
+def _thought(reply: Reply, begun: str = "") -> str:
     """What was thought before an answer, folded above it; a running reply's is filled by the script."""
     count = f", {reply.reasoning_tokens:,} tokens" if reply.reasoning_tokens else ""
-    thought = reply.reasoning.strip("\n")
+    thought = plain(reply.reasoning.strip("\n"), begun.strip("\n"))
     return (
         f"<details class='thought'{'' if thought else ' hidden'}><summary>Reasoning<span>{count}</span></summary>"
-        f"<div class='plain' dir='auto'>{html.escape(thought)}</div></details>"
+        f"<div class='plain' dir='auto'>{thought}</div></details>"
     )
 
 
@@ -264,18 +283,22 @@ def _versions(label: str, shown: int, count: int) -> str:
     return f"<div class='versions' role='group' aria-label='Versions of {label}'>{earlier}<span>{shown}/{count}</span>{later}</div>"
 
 
-def opening(text: str) -> tuple[str, str]:
-    """The line breaks that a reply begins with, as marks that take no lines, and the rest of it."""
+def opening(text: str, begun: str = "") -> tuple[str, str]:
+    """How a reply begins, as HTML, and the rest of it: its line breaks as marks that take no lines, and what it was given."""
     rest = text.lstrip("\n")
     breaks = len(text) - len(rest)
-    title = f"begins with {breaks} line break{'s' if breaks > 1 else ''}"
-    return f"<i class='breaks' title='{title}'>{_RETURN * breaks}</i> " if breaks else "", rest
+    title = f"begins with {counted(breaks, 'line break')}"
+    drawn = f"<i class='breaks' title='{title}'>{_RETURN * breaks}</i> " if breaks else ""
+    if not begun or not text.startswith(begun):
+        return drawn, rest
+    words = begun[breaks:]
+    return given(drawn + html.escape(words)), rest[len(words) :]
 
 
-def body(side: Side, reply: Reply, end: str | None) -> str:
+def body(side: Side, reply: Reply, end: str | None, begun: str = "") -> str:
     """A reply as HTML; one without words is said in words, with what could be done about it."""
     if reply.text.strip():
-        return plain(reply.text) if side == "base" else markdown(reply.text)
+        return plain(reply.text, begun) if side == "base" else _formatted(reply.text, begun)
     if reply.phase == "failed":
         return _silent(
             "This side failed.", html.escape(reply.error or "The other reply is whole; Retry asks both again.")
@@ -299,12 +322,24 @@ def body(side: Side, reply: Reply, end: str | None) -> str:
     return _silent("Only white space", f"It drew {len(reply.token_ids)} tokens, and none of them is a letter.", again)
 
 
+def _formatted(text: str, begun: str) -> str:
+    if not begun or not text.startswith(begun):
+        return markdown(text)
+    return marked_markdown(text, begun, given) or f"<div class='plain'>{plain(text, begun)}</div>"
+
+
 def _silent(what: str, why: str, offers: str = "") -> str:
     return f"<p class='silent'><b>{what}</b> {why}</p>{f'<p class=offers>{offers}</p>' if offers else ''}"
 
 
-def said(reply: Reply, end: str | None) -> str:
-    """How a reply stands, in one line of HTML."""
+def said(reply: Reply, end: str | None, tokens: int = 0) -> str:
+    """How a reply stands, in one line of HTML; `tokens` of it were given."""
+    return _DOT.join(
+        filter(None, (given(f"begins with {counted(tokens, 'given token')}") if tokens else "", _said(reply, end)))
+    )
+
+
+def _said(reply: Reply, end: str | None) -> str:
     match reply.phase:
         case "queued":
             return f"Waiting, {reply.ahead} ahead" if reply.ahead else "Waiting, next"
@@ -314,7 +349,7 @@ def said(reply: Reply, end: str | None) -> str:
             return ""
         case "failed":
             return "Failed"
-    count = f"{len(reply.token_ids):,} token{'s' if len(reply.token_ids) != 1 else ''}"
+    count = counted(len(reply.token_ids), "token")
     count += f" ({reply.reasoning_tokens:,} of reasoning)" if reply.reasoning_tokens else ""
     if reply.phase == "writing":
         return f"Writing, {count}"
@@ -347,12 +382,15 @@ def caption(asked: Comparison | Record) -> str:
     for side in SIDES:
         framing = asked.framing_base if side == "base" else asked.framing_post
         parts += [(f"{SIDE_NAMES[side]} framed as", FRAMING[framing].lower())] if framing != _USUAL[side] else []
-        prefill = asked.prefill_base if side == "base" else asked.prefill_post
-        parts += [(f"{SIDE_NAMES[side]} begins with", f"{len(prefill):,} given tokens")] if prefill else []
     parts += [("system prompt", f"\u201c{short(system, 48)}\u201d")] if system else []
     parts += [(name, short(str(value), 24)) for name, value in asked.chat_template_kwargs.items()]
     parts += [("dial", f"{asked.dial.amount:g} in {asked.dial.space}")] if asked.dial else []
     return _DOT.join(f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in parts)
+
+
+def prefill_of(asked: Comparison | Record, side: Side) -> tuple[int, ...]:
+    """The token ids that a reply was given to begin with."""
+    return asked.prefill_base if side == "base" else asked.prefill_post
 
 
 def finished_reply(record: Record, side: Side) -> Reply:
@@ -460,7 +498,6 @@ def _sent_runs(pieces: Iterable[Piece]) -> list[str]:
     for i, piece in enumerate(pieces):
         age = "old" if i <= last_old else "new"
         text = visible(piece.text)
-        runs.append(
-            f"<mark class='{age}'><bdi>{text}</bdi></mark>" if piece.control else f"<bdi class='{age}'>{text}</bdi>"
-        )
+        run = f"<mark class='{age}'><bdi>{text}</bdi></mark>" if piece.control else f"<bdi class='{age}'>{text}</bdi>"
+        runs.append(given(run) if piece.origin == "prefill" else run)
     return runs

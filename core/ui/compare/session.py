@@ -5,8 +5,8 @@ visitor's own session holds; nothing about a visitor is kept anywhere else.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from math import sqrt
 from statistics import NormalDist
@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import chat_template, lens, links, what_if
+from ... import chat_template, lens, links, prompts, what_if
 from ...compare import Run
 from ...errors import TooLong, UserError
 from ...links import Shared
 from ...pool import Lease, Pool
-from ...prompts import Prompt
+from ...prompts import Prompt, Tokenizer
+from ...reasoning import ReplyReader, Split
 from ...receipts import side_receipt
 from ...steps import Stop, finish, watch
 from ...types import (
@@ -40,6 +41,7 @@ from ...types import (
     in_common,
 )
 from .. import versions
+from ..markup import counted, short
 from ..sidebar import Choices
 from ..visitor import Opened, Session
 from . import render
@@ -57,6 +59,7 @@ class Live:
     models: Mapping[Side, render.Model]
     ends: Mapping[Side, str]  # the tokens that ended those replies which have ended by themselves
     caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
+    begun: render.Begun = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, said: str = "") -> "Live":
@@ -64,7 +67,12 @@ class Live:
             side: render.Model(run.checkpoint(side).info.name, run.checkpoint(side).weights_sha256, run.engine(side))
             for side in SIDES
         }
-        return cls(run.comparison, run.snapshot(), models, {}, " ".join(filter(None, (said, _caveats(run)))))
+        begun = {
+            side: given_text(run.prompt(side), run.checkpoint(side).tokenizer)
+            for side in SIDES
+            if run.prompt(side).prefilled
+        }
+        return cls(run.comparison, run.snapshot(), models, {}, " ".join(filter(None, (said, _caveats(run)))), begun)
 
     def at(self, run: Run, snapshot: Snapshot) -> "Live":
         """The same turn, further on."""
@@ -133,9 +141,12 @@ def compare(
     def make() -> Comparison:
         return _as_shared(_comparison(chat, prompt, choices, again), shared)
 
-    for view in _run(pool, chat, make, shown, box, stop or Stop(), slower):
+    for step in _run(pool, chat, make, shown, box, stop or Stop(), slower):
+        view = step
         as_shared = shared is not None and view.changed and view.live and view.live.comparison == shared.comparison
-        yield replace(view, banner=_whether_shared(shared, view.chat[len(chat)])) if as_shared and shared else view
+        if as_shared and shared and view.live:
+            view = replace(view, banner=_whether_shared(shared, view.chat[len(chat)], view.live.begun))
+        yield view
 
 
 def retry(pool: Pool, chat: Chat, turn: int, choices: Choices, **how: Any) -> Views:
@@ -308,7 +319,7 @@ def stands(session: Session) -> View:
 
 def _arrived(opened: Opened) -> Banner:
     turns = len(opened.shared.comparison.conversation.turns)
-    earlier = f" after {turns} earlier turn{'s' if turns != 1 else ''}" if turns else ""
+    earlier = f" after {counted(turns, 'earlier turn')}" if turns else ""
     return Banner(
         f"Loaded from a {opened.source}: a prompt{earlier}, with all its settings. Nothing has been run; press Check or Compare, and the page says whether the replies are those that were shared.{_beyond_sight(opened.shared)}"
     )
@@ -318,7 +329,7 @@ def _beyond_sight(shared: Shared) -> str:
     """What came with a link and is in no field of the page, in words."""
     comparison, dial = shared.comparison, shared.comparison.dial
     sentences = [
-        f" The {SIDE_NAMES[side]} reply begins with {len(comparison.prefill(side)):,} given tokens."
+        f" The {SIDE_NAMES[side]} reply begins with {counted(len(comparison.prefill(side)), 'given token')}."
         for side in SIDES
         if comparison.prefill(side)
     ]
@@ -336,15 +347,45 @@ def _as_shared(comparison: Comparison, shared: Shared | None) -> Comparison:
     return shared.comparison
 
 
-def _whether_shared(shared: Shared, record: Record) -> Banner:
+def _whether_shared(shared: Shared, record: Record, begun: render.Begun) -> Banner:
     if shared.base is None and shared.post is None:
         return Banner("This link was shared without replies to compare with.")
     texts = {side: record.turn.reply(side) for side in SIDES}
     found = links.differences(shared, {side: record.receipt(side) for side in SIDES}, texts)
     if not found:
-        return Banner("These are the replies that were shared, token for token.", "good")
+        said = "These are the replies that were shared, token for token."
+        return Banner(f"{said} But {'; '.join(_written(texts, begun))}", "info") if begun else Banner(said, "good")
     reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}" for side, why in found.items())
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
+
+
+def _written(texts: Mapping[Side, str], begun: render.Begun) -> Iterator[str]:
+    """Of replies that were given a beginning, what their models wrote."""
+    for side, given in begun.items():
+        rest = short(texts[side].removeprefix(given.answer), 80)
+        wrote = f"\u201c{rest}\u201d" if rest else "nothing"
+        yield f"the {SIDE_NAMES[side]} model was given \u201c{short(given.whole, 80)}\u201d and wrote {wrote}"
+
+
+def given_text(prompt: Prompt, tokenizer: Tokenizer) -> Split:
+    """The text that a reply was given to begin with, as the reply itself is read."""
+    reader = ReplyReader(tokenizer, prompt.question, prompt.marks, begun=prompt.reasons)
+    reader.take(*prompt.prefill)
+    return reader.split
+
+
+def begun_of(chat: Chat, turn: int, tokenizers: Callable[[str], Mapping[Side, Tokenizer] | None]) -> dict[Side, Split]:
+    """The text that each reply of a turn was given to begin with, where its tokenizers are here."""
+    record = chat[turn]
+    sides = [side for side in SIDES if render.prefill_of(record, side)]
+    known = tokenizers(record.pair) if sides else None
+    if known is None:
+        return {}
+    asked = record.comparison(chat[:turn])
+    try:
+        return {side: given_text(prompts.build(asked, side, known[side], known["post"]), known[side]) for side in sides}
+    except UserError:  # a stranger's ids, or a conversation that these models cannot be asked
+        return {}
 
 
 def models_of(record: Record, name_of: Callable[[str, Side], str]) -> dict[Side, render.Model]:

@@ -291,7 +291,12 @@ class Room:
             return {"turn": turn, "code": render.code(reproduce.code(chat, turn, address))}
         if do == "lens":
             lenses = session.lenses_of(self.page.pool, chat, turn)
-            return {"turn": turn, "tokens": {side: render.tokens(read) for side, read in lenses.items()}}
+            given = {side: len(render.prefill_of(chat[turn], side)) for side in SIDES}
+            return {
+                "turn": turn,
+                "tokens": {side: render.tokens(read) for side, read in lenses.items()},
+                "given": given,
+            }
         return {}
 
     # --- what the script is told ------------------------------------------------------------------------
@@ -308,7 +313,7 @@ class Room:
     def _shared_row(self, held: Session, shared: Record) -> str:
         chat, turn = (*held.records, shared), len(held.records)
         heads = self._heads(session.models_of(shared, self.sidebar.name_of), chat, turn)
-        return heads + render.shared_row(turn, shared)
+        return heads + render.shared_row(turn, shared, session.begun_of(chat, turn, self.sidebar.tokenizers))
 
     def _chat(self, held: Session, turn: int = -1) -> dict[str, Any]:
         """The newest turns, and those around `turn` where there is such a one; the others where somebody asks for them."""
@@ -335,7 +340,8 @@ class Room:
         record = chat[turn]
         models = session.models_of(record, self.sidebar.name_of)
         heads = self._heads(models, chat, turn, record.blind, record.hidden, again)
-        return heads + render.row(turn, record, ends, (held.versions or Versions()).count(turn))
+        begun = session.begun_of(chat, turn, self.sidebar.tokenizers)
+        return heads + render.row(turn, record, ends, (held.versions or Versions()).count(turn), begun)
 
     def _heads(
         self,

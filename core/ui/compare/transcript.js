@@ -106,6 +106,7 @@ const drawing = {
     foldAway();
     window.sameSeed.keep(line.keep);
     sayBanner(line.banner, line.elsewhere);
+    if (line.banner) { atEnd = false; banner.scrollIntoView({ block: "center" }); }
     const aside = line.tone === "unseen" && line.back; // for screen readers alone
     say(line.back ? `${aside ? "" : line.said} ${lost(line.back)}`.trim() : line.said, aside ? "" : line.tone);
     if (line.back) offerBack(line.back);
@@ -304,7 +305,7 @@ const answers = {
   parcel: (parcel) => window.sameSeed.deliver(JSON.stringify(parcel)),
   sent: (text, { turn }) => unfold(turn, "was-sent", text),
   code: (text, { turn }) => unfold(turn, "codes", text),
-  tokens: (tokens) => reading?.isConnected && Object.entries(tokens).forEach(([side, list]) => showTokens(reading, side, list)),
+  tokens: (tokens, { given }) => reading?.isConnected && Object.entries(tokens).forEach(([side, list]) => showTokens(reading, side, list, given[side])),
   notice: (text) => busy || say(text),
   error: (text) => say(text, "error"),
   back: (back) => say(lost(back)),
@@ -425,16 +426,16 @@ const setLens = (on) => {
 const NAMES = { base: "base", post: "post-trained" };
 const shown = new WeakMap(); // the element of a token -> what is known about it
 const visible = (text) => JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"') || "(part of a character)";
-const showTokens = (row, side, list) => {
+const showTokens = (row, side, list, given) => {
   if ($(`[data-side=${side}] .read-tokens`, row)) return;
   row.dataset.read = "done";
   const other = side === "base" ? "post" : "base";
   const node = make("div", { class: "read-tokens", role: "listbox", tabindex: "0", "aria-describedby": "token-card", "aria-label": `Tokens of the ${NAMES[side]} reply` });
   list.forEach(([text, place, base, post, topBase, topPost, drawn], step) => {
-    const kind = place === 1 ? "first" : place <= 3 ? "marginal" : "shifted";
+    const kind = step < given ? "given" : place === 1 ? "first" : place <= 3 ? "marginal" : "shifted";
     const token = make("span", { class: `read-token ${kind}`, role: "option", id: `token-${row.dataset.turn}-${side}-${step}`, "aria-selected": "false" }, text || "\u00b7");
     if (!text.trim()) token.setAttribute("aria-label", visible(text).replaceAll(" ", "space"));
-    shown.set(token, { text, other, side, step, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
+    shown.set(token, { text, other, side, step, given: step < given, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
     node.append(token);
   });
   $(`[data-side=${side}] .text`, row).after(node);
@@ -454,13 +455,13 @@ const showCard = (token, pinned = false) => {
   card.classList.toggle("pinned", pinned);
   chosen?.setAttribute("aria-selected", "false");
   (chosen = token).setAttribute("aria-selected", "true");
-  const { text, other, side, step, share, top, drawn } = shown.get(token);
+  const { text, other, side, step, given, share, top, drawn } = shown.get(token);
   const word = (each, id) => pinned
     ? make("button", { type: "button", "data-do": "branch", "data-turn": turnOf(token), "data-side": side, "data-step": step, "data-token": id, title: "Both models go on from here with this token" }, make("code", {}, visible(each)))
     : make("code", {}, visible(each));
   const list = make("ol", {}, ...top.map(([each, logprob, id]) => make("li", each === text ? { class: "same" } : {}, word(each, id), make("b", {}, percent(logprob)))));
   card.replaceChildren(
-    make("code", { class: "which" }, visible(text)),
+    make("code", { class: "which" }, visible(text)), given ? " given, not written" : "",
     bar("base", share.base), bar("post", share.post),
     make("p", {}, pinned ? `Go on from here with a choice of the ${NAMES[other]} model:` : `The ${NAMES[other]} model would choose`), list,
     make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [make("code", {}, visible(drawn))] : [])),

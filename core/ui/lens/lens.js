@@ -36,6 +36,7 @@ const paint = (token) => {
   const { span, rank, kl, ratio } = token;
   span.className = "token";
   span.style.removeProperty("--strength");
+  if (token.step < head.given) return span.classList.add("given");
   if (colour === "rank") {
     span.classList.add(rank === 1 ? "unshifted" : rank <= 3 ? "marginal" : "shifted");
     return;
@@ -106,7 +107,7 @@ const choose = (step, scroll = true) => {
   if (scroll) token.span.scrollIntoView({ block: "nearest" });
   card.replaceChildren(
     make("code", { class: "lens-token" }, visible(token.string)),
-    make("p", { class: "muted" }, `Token ${token.step + 1} of ${tokens.length}`),
+    make("p", { class: "muted" }, `Token ${token.step + 1} of ${tokens.length}${token.step < head.given ? ", given, not written" : ""}`),
     opinion(token, "base"),
     opinion(token, "post"),
     make("p", {}, `${capital(preference(token.ratio))}: `, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), " ", term("Log-ratio")),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from ...prompts import Prompt
 from ...types import SIDES, Dial, Reply, Side, Snapshot
 from ...what_if import GRID_FRAMINGS, Grid, Point
+from .. import markup
 from ..markup import ENDED, FRAMING, KIND
 
 NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
@@ -19,7 +20,7 @@ def replies(dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) 
 
 def _reply(side: Side, dial: Dial | None, prompt: Prompt, reply: Reply) -> str:
     given = "".join(piece.text for piece in prompt.pieces if piece.origin == "prefill")
-    begun = f"<mark title='given, not written by this model'>{html.escape(given)}</mark>" if given else ""
+    begun = markup.given(html.escape(given)) if given else ""
     kind = KIND[side] if dial is None else f"Dial at {dial.amount:g}, {dial.space}"
     state = ENDED[reply.finish_reason] if reply.finish_reason else "Writing" if reply.token_ids else "Waiting"
     count = f"{state}, {len(reply.token_ids)} tokens" + (f" after {prompt.prefilled} given" if given else "")

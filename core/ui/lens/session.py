@@ -101,7 +101,8 @@ def read(pool: Pool, chat: Chat, turn: int | None, side: Side, context: LensCont
 
     def reading(lease: Lease) -> Views:
         found = turn_of(chat, turn)
-        head = {"side": side, "context": context, "turn": turn, "of": _digest(found)}
+        given = len(found.comparison.prefill(side))
+        head = {"side": side, "context": context, "turn": turn, "of": _digest(found), "given": given}
         lines = json.dumps({**head, "name": f"t{secrets.token_hex(4)}"}) + "\n"
         yield View(lines=lines, busy=True)
 
