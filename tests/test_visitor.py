@@ -261,14 +261,14 @@ def test_a_setting_that_cannot_be_used_is_a_sentence_and_nothing_runs(house, gue
 
 def test_a_new_tab_offers_the_last_conversation(house):
     guest = Guest(house)
-    assert guest.told(guest.arrive(last=3))["elsewhere"] == "Continue my last conversation (3 turns)"
+    last = "\u201cOnce upon a time\u201d, Nov 29"
+    assert guest.told(guest.arrive(last=last))["elsewhere"] == f"Continue {last}"
     assert guest.prompts == []
-    assert guest.told(guest.arrive(last=1))["elsewhere"] == "Continue my last conversation (1 turn)"
-    assert guest.told(guest.arrive(last=0))["elsewhere"] == ""
+    assert guest.told(guest.arrive(last=""))["elsewhere"] == ""
 
 
 def test_a_tab_with_turns_of_its_own_is_offered_no_other(house, guest):
-    assert guest.told(guest.arrive(last=3))["elsewhere"] == ""
+    assert guest.told(guest.arrive(last="\u201cOnce\u201d, Nov 29"))["elsewhere"] == ""
 
 
 def test_a_link_to_a_pair_that_is_unknown_here_changes_nothing(house, guest):

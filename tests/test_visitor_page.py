@@ -77,13 +77,113 @@ def test_a_new_tab_offers_the_last_conversation_and_gets_a_copy_of_it(open_tab, 
     say(first, "Mine", "Mine too")
     second = open_tab(url)
     shows(second)
-    second.get_by_role("button", name="Continue my last conversation (2 turns)").click()
+    second.get_by_role("button", name="Continue \u201cMine\u201d").click()
     shows(second, "Mine", "Mine too")
     say(second, "Only in the second tab")
     reload(first)
     shows(first, "Mine", "Mine too")
     reload(second)
     shows(second, "Mine", "Mine too", "Only in the second tab")
+
+
+def kept(page: Page) -> list[dict]:
+    """The conversations in this browser, as they are stored."""
+    return page.evaluate(
+        "Object.keys(localStorage).filter((key) => key.startsWith('same-seed/')).map((key) => JSON.parse(localStorage[key]))"
+    )
+
+
+def test_what_no_open_tab_holds_is_opened_itself_and_looking_at_it_changes_nothing(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    first = open_tab(url)
+    say(first, "Mine")
+    first.evaluate(  # as if it had been asked long ago
+        "() => { for (const [key, text] of Object.entries(localStorage)) if (key.startsWith('same-seed/'))"
+        " localStorage[key] = JSON.stringify({ ...JSON.parse(text), used: new Date(2020, 0, 5).getTime() }); }"
+    )
+    first.close(run_before_unload=True)
+    second = open_tab(url)
+    second.get_by_role("button", name="Continue \u201cMine\u201d, Jan 5").click()
+    shows(second, "Mine")
+    listed(second, "Mine")
+    expect(second.locator(".conversations .open span")).to_contain_text("1 turn \u00b7 Jan 5")
+    say(second, "And more")
+    listed(second, "Mine")
+    expect(second.locator(".conversations .open span")).not_to_contain_text("Jan 5")
+    assert len(kept(second)) == 1
+    second.evaluate(  # a tab that ended without a word
+        "() => { for (const [key, text] of Object.entries(localStorage)) if (key.startsWith('same-seed/'))"
+        " localStorage[key] = JSON.stringify({ ...JSON.parse(text), owner: 'gone' });"
+        " localStorage['same-seed-open/gone'] = Date.now() - 300_000; }"
+    )
+    reload(second)
+    shows(second, "Mine", "And more")
+    assert len(kept(second)) == 1
+
+
+def test_two_tabs_that_take_one_conversation_over_at_once_never_overwrite_each_other(open_tab, scripted):
+    page = open_tab(scripted("a base reply", "a post-trained reply"))
+    say(page, "Mine")
+    page.evaluate(
+        "() => { for (const [key, text] of Object.entries(localStorage)) if (key.startsWith('same-seed/'))"
+        " localStorage[key] = JSON.stringify({ ...JSON.parse(text), owner: 'other' }); }"
+    )
+    say(page, "Mine too")
+    shows(page, "Mine", "Mine too")
+    assert sorted(len(json.loads(each["kept"])["records"]) for each in kept(page)) == [1, 2]
+    say(page, "And more")
+    assert sorted(len(json.loads(each["kept"])["records"]) for each in kept(page)) == [1, 3]
+    reload(page)
+    shows(page, "Mine", "Mine too", "And more")
+
+
+def test_what_is_asked_is_listed_at_once_and_outlives_its_tab(open_tab, scripted):
+    url = scripted("one two three " * 60, pause=0.1)
+    first = open_tab(url)
+    ask(first, "Once upon a time")
+    listed(first, "Once upon a time")
+    expect(first.locator(".conversations .open span")).to_contain_text("no reply yet")
+    first.close(run_before_unload=True)
+    second = open_tab(url)
+    listed(second, "Once upon a time")
+    second.get_by_role("button", name="Continue \u201cOnce upon a time\u201d").click()
+    expect(second.locator("#prompt textarea")).to_have_value("Once upon a time")
+    expect(second.locator("#notice")).to_contain_text("press Compare to ask again")
+    scripted("a base reply")
+    second.locator("#prompt textarea").press("Enter")
+    ended(second)
+    expect(second.locator(".conversations .open span")).to_contain_text("1 turn \u00b7")
+    second.locator("#new").click()
+    shows(second)
+    scripted("one two three " * 60, pause=0.1)
+    ask(second, "Another")
+    listed(second, "Another", "Once upon a time")
+    expect(second.locator("#back")).to_be_hidden()
+    second.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(second)
+
+
+def test_a_question_without_a_reply_can_be_deleted(open_tab, scripted):
+    url = scripted("one two three " * 60, pause=0.1)
+    page = open_tab(url)
+    ask(page, "Once upon a time")
+    listed(page, "Once upon a time")
+    page.goto("about:blank")
+    open_page(page, url)
+    expect(page.locator("#prompt textarea")).to_have_value("Once upon a time")
+    page.get_by_role("button", name='Delete "Once upon a time"').click()
+    listed(page)
+    assert kept(page) == []
+
+
+def test_what_begins_takes_the_offer_to_continue_away(open_tab, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    say(open_tab(url), "Mine")
+    page = open_tab(url)
+    expect(page.locator("#back")).to_be_visible()
+    say(page, "Something new")
+    expect(page.locator("#back")).to_be_hidden()
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_a_duplicated_tab_gets_its_own_copy(window, open_tab, scripted):

@@ -7,16 +7,16 @@ const make = (tag, attributes, ...children) => {
   return node;
 };
 const size = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} KB` : `${(bytes / 1e6).toFixed(1)} MB`);
-const day = (time) => new Date(time).toLocaleDateString("en", { day: "numeric", month: "short" });
-const row = ({ id, title, turns, used, characters, current }) => {
+const row = ({ id, title, turns, asked, day, characters, current }) => {
   const button = (what, label) => {
     const made = make("button", { type: "button", textContent: label, ariaLabel: `${label} "${title}"` });
     made.dataset.do = what;
     return made;
   };
-  const open = make("button", { type: "button", className: "open" }, make("b", { textContent: title, dir: "auto" }), make("span", { textContent: `${turns} turn${turns === 1 ? "" : "s"} \u00b7 ${day(used)} \u00b7 ${size(characters)}` }));
+  const facts = [turns && `${turns} turn${turns === 1 ? "" : "s"}`, asked && "no reply yet", day, turns && size(characters)];
+  const open = make("button", { type: "button", className: "open" }, make("b", { textContent: title, dir: "auto" }), make("span", { textContent: facts.filter(Boolean).join(" \u00b7 ") }));
   open.dataset.do = "open";
-  const item = make("li", {}, open, make("p", {}, button("rename", "Rename"), button("export", "Export"), button("delete", "Delete")));
+  const item = make("li", {}, open, make("p", {}, button("rename", "Rename"), ...(turns ? [button("export", "Export")] : []), button("delete", "Delete")));
   item.dataset.id = id;
   if (current) open.setAttribute("aria-current", "true");
   return item;
@@ -49,8 +49,9 @@ const doing = {
   },
   delete: (id) => {
     const remove = () => { say("One conversation was forgotten.", visitor.remove(id)); draw(); };
-    if (!visitor.all().find((each) => each.id === id)?.current) return remove();
-    if (document.querySelector("#prompt.busy, #new:disabled")) return say("A reply is being written; stop it first, or wait until it has ended.");
+    const { current, turns } = visitor.all().find((each) => each.id === id) ?? {};
+    if (current && document.querySelector("#prompt.busy")) return say("A reply is being written; stop it first, or wait until it has ended.");
+    if (!current || !turns) return remove();
     addEventListener("same-seed-kept", () => setTimeout(remove), { once: true }); // once a new chat has taken its place
     document.querySelector("#new").click();
   },
@@ -69,5 +70,5 @@ element.addEventListener("click", (event) => {
 });
 keep.onchange = () => { visitor.keep(!keep.checked); draw(); };
 addEventListener("same-seed-kept", ({ detail }) => { say(detail); draw(); });
-addEventListener("storage", draw);
+addEventListener("storage", ({ key }) => key?.startsWith("same-seed-open/") || draw()); // that a tab is open changes nothing here
 draw();

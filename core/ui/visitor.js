@@ -1,11 +1,12 @@
 // What this browser keeps of its visitor's conversations, and which of them a tab shows.
 //
 // An entry of the browser's history names its conversation (history.state.conversation), so back, forward and a
-// reload show what they showed. A conversation belongs to the tab that writes it: any other one that comes upon it,
-// a duplicated tab or a new one that continues the last conversation, gets a copy of its own.
+// reload show what they showed. A conversation belongs to the tab that writes it: any other one that comes upon it while
+// that one is open, a duplicated tab or a new one that continues the last conversation, gets a copy of its own. What no
+// open tab holds goes over to the one that opens it.
 window.sameSeed.visitor = (() => {
   const PREFIX = "same-seed/";
-  const MOST = 50; // conversations in this browser; the ones that were not looked at for the longest go first
+  const MOST = 50; // conversations in this browser; the ones that nothing was asked in for the longest go first
 
   // Storage that a browser refuses (a frame of a stranger, private modes) costs the keeping and nothing else.
   const reading = (storage, key) => { try { return JSON.parse(window[storage].getItem(key)); } catch { return null; } };
@@ -18,18 +19,35 @@ window.sameSeed.visitor = (() => {
   const before = reading("sessionStorage", TAB);
   const tab = { id: before?.resting ? before.id : fresh(), conversation: before?.conversation ?? null };
   const rest = (resting) => writing("sessionStorage", TAB, { ...tab, resting });
-  addEventListener("pagehide", () => rest(true));
-  addEventListener("pageshow", () => rest(false));
+  // Every tab says that it is open: that it was closed, where no page is told so, shows in its silence. The clock of a
+  // tab that is out of sight may run once a minute. One that was silent for longer and comes back finds out when it
+  // writes (see `mine`).
+  const OPEN = "same-seed-open/";
+  const SILENT = 200_000;
+  const isOpen = (id) => Math.abs(Date.now() - (reading("localStorage", OPEN + id) ?? 0)) < SILENT;
+  const sayOpen = () => writing("localStorage", OPEN + tab.id, Date.now());
+  addEventListener("pagehide", () => { rest(true); removing("localStorage", OPEN + tab.id); });
+  addEventListener("pageshow", () => { rest(false); sayOpen(); });
   rest(false);
+  sayOpen();
+  setInterval(sayOpen, 30_000);
+  try {
+    for (const key of Object.keys(localStorage)) key.startsWith(OPEN) && !isOpen(key.slice(OPEN.length)) && removing("localStorage", key);
+  } catch { /* nothing is there */ }
 
-  // --- the conversations: {owner, used, from, kept, title}; one in which nothing was run yet is gone with its tab ------
-  // `title` is there once somebody gave it one. On a shared computer all of them are gone with their tabs.
+  // --- the conversations: {owner, used, from, kept, title, asked}; one in which nothing was asked yet is gone with its tab
+  // `used` is when the last turn came, `title` is there once somebody gave it one, `asked` is the prompt that has no reply
+  // yet. On a shared computer all of them are gone with their tabs.
 
   const NOT_KEPT = "same-seed-not-kept";
   const keeps = () => !reading("localStorage", NOT_KEPT);
   const tell = (sentence) => dispatchEvent(new CustomEvent("same-seed-kept", { detail: sentence }));
   // What is in sessionStorage alone was written last: a conversation that is kept for good is taken out of there.
   const find = (id) => (id && (reading("sessionStorage", PREFIX + id) ?? reading("localStorage", PREFIX + id))) || null;
+  const change = (id, what) => ["localStorage", "sessionStorage"].forEach((where) => {
+    const stored = reading(where, PREFIX + id);
+    if (stored) writing(where, PREFIX + id, { ...stored, ...what });
+  });
   const turns = (kept) => { try { return JSON.parse(kept).records.length; } catch { return 0; } };
   const others = () => {
     const found = [];
@@ -41,11 +59,13 @@ window.sameSeed.visitor = (() => {
     } catch { /* none can be read */ }
     return found.sort((one, other) => other.used - one.used);
   };
-  const last = () => others().find(({ kept }) => turns(kept) > 0) ?? null;
-  const store = (id, { kept, from = null, ran = true, title = find(id)?.title }) => {
-    const stored = { owner: tab.id, used: Date.now(), from, kept, title };
+  const isListed = ({ kept, asked }) => turns(kept) > 0 || asked;
+  const last = () => others().find(isListed) ?? null;
+  const store = (id, { kept, from = null, ran = true, title, asked, used = Date.now() }) => {
+    const stored = { owner: tab.id, used, from, kept, title, asked };
     if (!ran || !keeps()) {
       writing("sessionStorage", PREFIX + id, stored);
+      removing("localStorage", PREFIX + id);
       return tell("");
     }
     const old = others();
@@ -78,12 +98,23 @@ window.sameSeed.visitor = (() => {
     rest(false);
     history[push ? "pushState" : "replaceState"]({ ...history.state, conversation: id }, "", address);
   };
-  const own = (id) => {
+  const owned = (id) => {
     const stored = find(id);
     if (!stored || stored.owner === tab.id) return id;
+    if (!isOpen(stored.owner)) {
+      change(id, { owner: tab.id });
+      return id;
+    }
     const copy = fresh();
     store(copy, stored);
     return copy;
+  };
+  // What this tab is about to write into, as it is kept. Where another tab has it by now (both took it over at the same
+  // moment, or this one slept for long), this one goes on in a copy.
+  const mine = () => {
+    const stored = find(tab.conversation);
+    if (stored && stored.owner !== tab.id) enter(fresh());
+    return stored;
   };
   // Another entry, or another link or lesson typed into the address of an open page: show what belongs to it.
   addEventListener("popstate", () => {
@@ -95,8 +126,15 @@ window.sameSeed.visitor = (() => {
     enter(id, { push: true, address: bare() });
     location.reload();
   };
-  const named = (kept) => {
-    try { return JSON.parse(kept).records[0].turn.prompt.trim().replace(/\s+/g, " ").slice(0, 80); } catch { return "A conversation"; }
+  const named = ({ title, kept, asked }) => {
+    let prompt = asked ?? "A conversation";
+    try { prompt = JSON.parse(kept).records[0].turn.prompt; } catch { /* it has none yet */ }
+    return title ?? prompt.trim().replace(/\s+/g, " ").slice(0, 80);
+  };
+  const day = (time) => new Date(time).toLocaleDateString("en", { day: "numeric", month: "short" });
+  const continuing = (stored) => {
+    const name = stored ? named(stored) : "";
+    return name && `\u201c${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name}\u201d, ${day(stored.used)}`;
   };
 
   let brought = null; // with the page, told to whatever event comes first
@@ -105,12 +143,12 @@ window.sameSeed.visitor = (() => {
       if (brought) return brought;
       const entry = history.state?.conversation;
       const link = !entry && means(location.hash); // that has not been opened yet
-      const id = own(entry ?? tab.conversation ?? fresh());
+      const id = owned(entry ?? tab.conversation ?? fresh());
       if (link) tab.conversation = id;
       else enter(id);
       const stored = find(id);
-      const mine = link ? turns(stored?.kept) > 0 : turns(find(stored?.from)?.kept) > 0;
-      return brought = { kept: stored?.kept ?? null, address: location.hash.slice(0, most), fresh: link, own: mine, last: turns(last()?.kept) };
+      const own = link ? turns(stored?.kept) > 0 : turns(find(stored?.from)?.kept) > 0;
+      return brought = { kept: stored?.kept ?? null, address: location.hash.slice(0, most), fresh: link, own, last: continuing(last()) };
     },
     // What the server says about the conversation: "show" it as it is kept, "keep" it, "begin" another one in a new
     // entry of the history, or in the one that is here. Returns what an action has to bring along.
@@ -125,12 +163,20 @@ window.sameSeed.visitor = (() => {
       if (what === "begin_here") enter(fresh());
       if (what === "begin" || what === "begin_here") store(tab.conversation, { kept, from, ran });
       if (what === "keep") {
-        store(tab.conversation, { kept, from: find(tab.conversation)?.from, ran });
+        const { from: whence, title } = mine() ?? {};
+        store(tab.conversation, { kept, from: whence, title, ran });
         // A link that has been run has done its work: a reload then shows the conversation, not the link again.
         if (ran && means(location.hash)) enter(tab.conversation, { address: bare() });
       }
       return { kept };
     },
+    // The prompt that is being answered now: a page that is closed meanwhile leaves it in its conversation.
+    asking(prompt) {
+      const { kept = null, asked: before, used, ...rest } = mine() ?? {};
+      if (!prompt && !before) return;
+      store(tab.conversation, { ...rest, kept, asked: prompt || undefined, used: prompt ? Date.now() : used, ran: Boolean(prompt) || turns(kept) > 0 });
+    },
+    asked: () => find(tab.conversation)?.asked ?? null,
     elsewhere() {
       const from = find(tab.conversation)?.from;
       show(turns(find(from)?.kept) > 0 ? from : last()?.id);
@@ -139,27 +185,23 @@ window.sameSeed.visitor = (() => {
     all() {
       const here = find(tab.conversation);
       const every = [...(here ? [{ id: tab.conversation, ...here }] : []), ...others()];
-      return every.filter(({ kept }) => turns(kept) > 0).map(({ id, used, kept, title }) => ({
-        id, used, title: title ?? named(kept), turns: turns(kept), characters: kept.length, current: id === tab.conversation,
+      return every.filter(isListed).map((each) => ({
+        id: each.id, day: day(each.used), title: named(each), turns: turns(each.kept), asked: Boolean(each.asked), characters: each.kept?.length ?? 0, current: each.id === tab.conversation,
       }));
     },
     open: (id) => id === tab.conversation || show(id),
-    rename(id, title) {
-      for (const where of ["localStorage", "sessionStorage"]) {
-        const stored = reading(where, PREFIX + id);
-        if (stored) writing(where, PREFIX + id, { ...stored, title });
-      }
-    },
-    // Returns what puts it back; nothing where it is the one in sight.
+    rename: (id, title) => change(id, { title }),
+    // Returns what puts it back; nothing where its turns are in sight.
     remove(id) {
       const stored = ["localStorage", "sessionStorage"].map((where) => [where, reading(where, PREFIX + id)]).filter(([, kept]) => kept);
-      if (id === tab.conversation || !stored.length) return null;
+      if ((id === tab.conversation && turns(find(id)?.kept) > 0) || !stored.length) return null;
       stored.forEach(([where]) => removing(where, PREFIX + id));
       return () => stored.forEach(([where, kept]) => writing(where, PREFIX + id, kept));
     },
     exported(id) {
-      const { kept, title } = find(id);
-      return { title: title ?? named(kept), text: JSON.stringify({ "same-seed": "conversation", version: 1, title: title ?? named(kept), kept: JSON.parse(kept) }, null, 1) };
+      const stored = find(id);
+      const title = named(stored);
+      return { title, text: JSON.stringify({ "same-seed": "conversation", version: 1, title, kept: JSON.parse(stored.kept) }, null, 1) };
     },
     // Shows an exported conversation as one of this browser's, or says why not. The server checks what is in it.
     take(text) {

@@ -283,7 +283,7 @@ class Visitor:
             except UserError as error:
                 session.notice, own = str(error), False
         empty = not any(map(has_receipt, session.records))
-        session.elsewhere = _OWN if own else _last(last) if empty and isinstance(last, int) and last > 0 else ""
+        session.elsewhere = _OWN if own else f"Continue {last}" if empty and isinstance(last, str) and last else ""
 
     def _open(self, session: Session, shared: Shared, source: str) -> None:
         """Raises UserError when the pair is unknown; then nothing is changed."""
@@ -316,10 +316,6 @@ class Visitor:
 
 
 _OWN = "Back to my conversation"
-
-
-def _last(turns: int) -> str:
-    return f"Continue my last conversation ({turns} turn{'s' if turns != 1 else ''})"
 
 
 def _told(record: Record) -> Record:

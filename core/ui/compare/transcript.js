@@ -33,15 +33,15 @@ const offerBack = (back) => {
 const forgive = () => busy || !notice.matches(".error") || $("button", notice) || say("");
 document.addEventListener("input", forgive);
 const sayBanner = (told, elsewhere) => {
-  banner.className = `banner ${told?.[1] ?? ""}`;
+  const last = elsewhere?.startsWith("Continue"); // goes when something new begins
+  banner.className = `banner ${told?.[1] ?? (last ? "last" : "")}`;
   banner.replaceChildren(told?.[0] ?? "");
-  if (elsewhere) banner.append(" ", make("button", { type: "button", id: "back", "data-do": "elsewhere" }, elsewhere));
+  if (elsewhere) banner.append(" ", make("button", { type: "button", id: "back", class: last ? "last" : "", "data-do": "elsewhere" }, elsewhere));
   banner.hidden = !told && !elsewhere;
 };
 const lost = ({ lost: count }) => `${count} ${count > 1 ? "turns were" : "turn was"} taken out of sight.`;
-// What is typed and not answered yet survives a page that is left; see `ready`.
-const UNDERWAY = "same-seed-underway";
-const remember = (prompt) => { try { prompt ? sessionStorage.setItem(UNDERWAY, prompt) : sessionStorage.removeItem(UNDERWAY); } catch { /* no storage here */ } };
+// What is asked and not answered yet survives a page that is left; see `ready`.
+const remember = (prompt) => window.sameSeed.visitor.asking(prompt);
 
 // --- following the running turn ---------------------------------------------------------------------------
 
@@ -329,13 +329,11 @@ const ready = () => {
   rest();
   if (what) return ask(what);
   if (matchMedia("(hover: hover)").matches && element.offsetParent && document.activeElement === document.body) box.focus({ preventScroll: true });
-  let left = null;
-  try { left = sessionStorage.getItem(UNDERWAY); } catch { /* no storage here */ }
-  if (left === null || box.value) return;
-  remember(null);
+  const left = window.sameSeed.visitor.asked();
+  if (!left || box.value) return;
   box.value = left;
   fit();
-  say("This prompt was being answered when the page was left; press Compare to ask again.");
+  say("This prompt was interrupted before its reply; press Compare to ask again.");
 };
 setTimeout(ready, 20000); // an arrival that failed must not keep anybody from asking
 
