@@ -162,6 +162,8 @@ def decode(fragment: str) -> Shared:
     try:
         return Shared.model_validate_json(json, strict=True)
     except ValidationError as error:
+        if error.errors(include_url=False)[0]["loc"][:1] in (("base",), ("post",)):  # what nobody chooses
+            raise UserError("This link was altered or damaged; ask for a new one.") from None
         raise UserError(f"This link does not hold a comparison that this version can read; {explain(error)}") from None
 
 
@@ -263,4 +265,4 @@ def _why(output: Output, here: SideReceipt) -> str:
         return f"other weights ({output.weights_sha256[:8]} when it was shared, {here.weights_sha256[:8]} here)"
     if here.finish_reason == "stopped":
         return "it was stopped here before its end"
-    return "the same weights wrote something else, so the machine or its libraries differ"
+    return "the same weights wrote something else, so the link was changed, or the machine or its libraries differ"

@@ -298,6 +298,13 @@ def test_other_replies_than_were_shared_are_told_with_the_side_and_the_reason(po
     banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
     assert banner.tone == "bad"
     assert banner.text.startswith("These are not the replies that were shared. Post-trained: the same weights")
+    assert "so the link was changed, or the machine or its libraries differ" in banner.text
+    assert banner.text.endswith("(shared: \u201ca post-trained reply\u201d, here: \u201canother reply\u201d).")
+    pool.say("a base reply", "a post-trained reply, whose end alone is another one")
+    banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
+    assert banner.text.endswith(
+        "(shared: \u201ca post-trained reply\u201d, here: \u201ca post-trained reply, whose end alone is another one\u201d)."
+    )
     without = link.model_copy(update={"base": None, "post": None})
     banner = last(session.compare(pool, (), "Again", CHOICES, shared=without)).banner
     assert banner == Banner("This link was shared without replies to compare with.")

@@ -322,7 +322,8 @@ def test_the_sentence_says_what_is_wrong():
     assert "unpacks to more than" in refused(bomb())
     assert "another version" in refused(HOSTILE["another version"])
     assert "longer than" in refused(HOSTILE["10 MB"])
-    assert "not those of its sha256" in refused(HOSTILE["token ids of another reply"])
+    for altered in ("token ids of another reply", "a token less than it says", "less than no tokens"):
+        assert "was altered or damaged" in refused(HOSTILE[altered])
 
 
 def test_a_link_of_many_turns_is_refused_where_the_reading_of_it_has_come_to_enough_of_them():

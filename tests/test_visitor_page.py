@@ -243,6 +243,20 @@ def test_back_and_forward_agree_with_what_is_shown(open_tab, scripted):
     shows(page, "Another")
 
 
+def test_what_a_link_says_to_press_goes_once_it_was_pressed(open_tab, scripted):
+    page = open_tab(scripted("one two three " * 60, pause=0.1))
+    page.goto("about:blank")
+    page.goto(f"{scripted('one two three ' * 60, pause=0.1)}/{LINK}")
+    banner = page.locator("#banner")
+    expect(banner).to_be_visible()
+    page.locator("#prompt textarea").press("Enter")
+    page.locator(".running").wait_for()
+    expect(banner).to_be_hidden()
+    page.locator("#prompt").get_by_role("button", name="Stop").click()
+    ended(page)
+    expect(banner).to_be_visible()
+
+
 def test_a_browser_that_stores_nothing_still_compares(browser, scripted):
     url = scripted("a base reply", "a post-trained reply")
     context = browser.new_context()

@@ -43,7 +43,7 @@ class Delivery:
         fitting = links.fitting(shared)
         fragment = links.encode(fitting)
         parcel = {"kind": "link", "fragment": fragment, "public": getattr(self.demo, "share_url", None) or ""}
-        said = f"The link of {what} is copied ({len(fragment):,} characters)"
+        said = f"The link of {what} is copied ({len(fragment):,} characters behind the address)"
         if fitting == shared:
             return (
                 parcel,

@@ -6,13 +6,12 @@ script that reads it (transcript.js) misses nothing when two views are drawn as 
 
 import json
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 from ...types import SIDES, Side
 from ..markdown import GrowingMarkdown
 from . import render
-from .session import Live
+from .session import Live, common
 
 
 class Log:
@@ -85,17 +84,12 @@ class Log:
 
 def _change(before: list[str], after: list[str]) -> list[Any]:
     """[first block that changed, how much of it stays, its rest, *blocks after it]"""
-    first = _common(before, after)
+    first = common(before, after)
     changed = after[first:] or [""]
     return [first, *_delta(before[first] if first < len(before) else "", changed[0]), *changed[1:]]
 
 
 def _delta(before: str, after: str) -> list[Any]:
     """[how much of the text before stays, what follows it], counted as a script does: in UTF-16 code units."""
-    stays = _common(before, after)
+    stays = common(before, after)
     return [len(after[:stays].encode("utf-16-le")) // 2, after[stays:]]
-
-
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """How long their common beginning is."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -74,7 +74,7 @@ def model(side: Side, model: Model) -> str:
         else ""
     )
     weights = (
-        f"<code class='weights' title='sha256 of the weights: {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
+        f"<code class='weights' title='Fingerprint of the weights (sha256): {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
         if sha256
         else ""
     )
@@ -485,7 +485,7 @@ def _sent_side(side: Side, prompt: Prompt) -> str:
     )
     return (
         f"<section class='sent {side}' aria-label='Sent to the {SIDE_NAMES[side]} model'>"
-        f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='sha256 of the token ids: {prompt.sha256}'>sha256 {prompt.sha256[:12]}</code></header>"
+        f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{tokens}</span><code title='Fingerprint of what was sent (sha256 of its token ids): {prompt.sha256}'>fingerprint {prompt.sha256[:12]}</code></header>"
         f"{notes}<pre tabindex='0'>{''.join(_sent_runs(prompt.pieces))}</pre></section>"
     )
 

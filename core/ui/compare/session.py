@@ -5,7 +5,7 @@ visitor's own session holds; nothing about a visitor is kept anywhere else.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from math import sqrt
@@ -355,8 +355,25 @@ def _whether_shared(shared: Shared, record: Record, begun: render.Begun) -> Bann
     if not found:
         said = "These are the replies that were shared, token for token."
         return Banner(f"{said} But {'; '.join(_written(texts, begun))}", "info") if begun else Banner(said, "good")
-    reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}" for side, why in found.items())
+    reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}{_beside(shared, side, texts[side])}" for side, why in found.items())
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
+
+
+def _beside(shared: Shared, side: Side, here: str) -> str:
+    """Both texts from shortly before they differ, where the link has its own."""
+    output = shared.output(side)
+    there = output.text if output else None
+    if there is None or there == here:
+        return ""
+    start = max(0, common(there, here) - 24)
+    before = "\u2026" if start else ""
+    one, other = (before + short(text[start:], 80) for text in (there, here))
+    return f" (shared: \u201c{one}\u201d, here: \u201c{other}\u201d)"
+
+
+def common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How long their common beginning is."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _written(texts: Mapping[Side, str], begun: render.Begun) -> Iterator[str]:

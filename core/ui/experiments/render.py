@@ -143,7 +143,7 @@ def _side(side: Side, result: SideResult) -> str:
     wrote = f"{_tokens(result.token_ids)} written, {ENDED[result.finish_reason].lower()}"
     return (
         f"<section class='sent {side}' aria-label='{KIND[side]}: sent and written'>"
-        f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='sha256 of the token ids: {result.prompt_sha256}'>sha256 {result.prompt_sha256[:12]}</code></header>"
+        f"<header><span class='dot' aria-hidden='true'></span><b>{KIND[side]}</b><span>{count}</span><code title='Fingerprint of what was sent (sha256 of its token ids): {result.prompt_sha256}'>fingerprint {result.prompt_sha256[:12]}</code></header>"
         f"<pre tabindex='0' aria-label='Sent to the {SIDE_NAMES[side]} model'>{visible(result.prompt_text)}</pre>"
         f"<header class='wrote'><span>{wrote}</span></header>"
         f"<pre tabindex='0' aria-label='Written by the {SIDE_NAMES[side]} model'>{visible(result.whole)}</pre></section>"

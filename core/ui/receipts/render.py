@@ -15,7 +15,7 @@ def summary(receipt: Receipt) -> str:
     """What a receipt is of."""
     sampling = receipt.comparison.sampling
     facts = [
-        ("Receipt", receipt.sha256[:16]),
+        ("Fingerprint", receipt.sha256[:16]),
         ("Prompt", _short(receipt.comparison.prompt)),
         ("Pair", receipt.comparison.pair),
         ("Earlier turns", str(len(receipt.comparison.conversation.turns))),
@@ -28,9 +28,7 @@ def summary(receipt: Receipt) -> str:
 
 def _wrote(receipt: Receipt, side: Side) -> str:
     found = receipt.side(side)
-    return (
-        f"{found.checkpoint.name} ({found.weights_sha256[:8]}), {len(found.token_ids):,} tokens, {found.finish_reason}"
-    )
+    return f"{found.checkpoint.name} (weights {found.weights_sha256[:8]}), {len(found.token_ids):,} tokens, {found.finish_reason}"
 
 
 def _short(text: str) -> str:
