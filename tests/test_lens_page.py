@@ -162,6 +162,41 @@ def test_tokens_are_chosen_by_keyboard_mouse_and_on_the_plot(visitor, scripted):
     expect(page.locator(".token.ratio")).to_have_count(total)
 
 
+def test_where_they_part_is_shown_in_the_text_and_a_button_leads_there(visitor, scripted):
+    page = visitor(scripted("one two three four five six seven eight nine ten " * 30))
+    ask(page, "Count")
+    ended(page)
+    open_lens(page)
+    read(page)
+    parting = int(page.locator(".lens-figures div").nth(4).locator("dd").inner_text().removeprefix("token "))
+    expect(page.locator(".token.parts")).to_have_attribute("data-step", str(parting - 1))
+    page.locator(".token").nth(parting + 3).click()
+    expect(page.locator(".lens-parts")).to_have_count(0)
+    page.get_by_role("button", name="Go to where they part").click()
+    expect(page.locator(".lens-card")).to_contain_text(f"Token {parting} of")
+    expect(page.locator(".lens-parts")).to_contain_text("the base model, reading the same text, would have written")
+    page.locator("[data-colour=kl]").click()
+    expect(page.locator(".token.parts")).to_have_count(1)
+
+
+def test_a_reading_says_when_it_is_not_what_is_chosen_now(visitor, scripted):
+    page = visitor(scripted(PLANTS))
+    ask(page, "Explain plants")
+    ended(page)
+    open_lens(page)
+    read(page)
+    old = page.locator(".lens-old")
+    expect(old).to_be_hidden()
+    page.locator("#lens_context label").nth(1).click()
+    expect(old).to_contain_text("of which the other model read the same token ids; press Read this reply")
+    page.locator("#lens_context label").nth(0).click()
+    expect(old).to_be_hidden()
+    page.locator("#lens_side label").nth(0).click()
+    expect(old).to_contain_text("the post-trained reply of turn 1")
+    read(page)
+    expect(old).to_be_hidden()
+
+
 def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visitor, url):
     page = visitor(url)
     at_most(page, 24)
@@ -173,7 +208,12 @@ def test_a_branch_and_a_handover_take_the_place_of_a_turn_only_when_asked(visito
     page.locator(".token").nth(3).click()
     start = "".join(page.locator(".lens-text .token").all_text_contents()[:3])
     candidate = page.locator(".lens-top-five.base button").nth(2)
+    page.set_viewport_size({"width": 1440, "height": 500})
     candidate.click()
+    title = page.locator("#what_if h2")
+    expect(title).to_contain_text("Branch at token 4: \u201c")
+    expect(title).to_be_in_viewport()
+    page.set_viewport_size({"width": 1440, "height": 900})
     finished(page)
     for side in ("base", "post"):
         given = page.locator(f".what-if.{side} mark").text_content()

@@ -148,6 +148,7 @@ def test_a_dial_turns_the_post_trained_side_alone(lease, chat):
     assert dialled.dial == Dial(amount=0.5, space="logits")
     assert dialled.base.token_ids == chat[0].base.token_ids != dialled.post.token_ids
     assert "Dial at 0.5, logits" in (views[-1].what_if or "")
+    assert "<h2>The dial at 0.5, logits</h2>" in (views[-1].what_if or "")
     *_, last = session.dial(OnePair(lease), chat, 0, 1.5, "weights", Stop())
     assert last.made.record.dial == Dial(amount=1.5, space="weights")
 

@@ -1,11 +1,11 @@
 // The token lens in the browser. The server appends lines of JSON to one string; each new line becomes one
 // more token. Every text of a model or a person goes in through textContent.
 const $ = (name) => element.querySelector(name);
-const [text, card, plot, legend, figures] = [".lens-text", ".lens-card", ".lens-plot", ".lens-legend", ".lens-figures"].map($);
+const [text, card, plot, legend, figures, parting, old] = [".lens-text", ".lens-card", ".lens-plot", ".lens-legend", ".lens-figures", ".lens-parting", ".lens-old"].map($);
 const SVG = "http://www.w3.org/2000/svg";
 const FULL = { kl: 4, ratio: 4 }; // nats at which the colour is at its strongest
 const COLOURS = {
-  rank: "For the sibling, the writer's first choice here is its <i class='unshifted'>first</i> <i class='marginal'>second or third</i> <i class='shifted'>none of these</i>",
+  rank: "For the other model, the writer's first choice here is its <i class='unshifted'>first</i> <i class='marginal'>second or third</i> <i class='shifted'>none of these</i>",
   kl: "How much post-training changed the choice here: not at all <i class='scale kl'></i> by 4 nats or more",
   ratio: "Against the base, this token is <i class='scale ratio'></i> 4 nats less likely, as likely, 4 nats likelier",
 };
@@ -30,11 +30,12 @@ const clear = () => {
   for (const part of [text, card, plot, figures]) part.replaceChildren();
   text.removeAttribute("aria-activedescendant");
   element.firstElementChild.dataset.state = "empty";
+  parting.hidden = true;
 };
 
 const paint = (token) => {
   const { span, rank, kl, ratio } = token;
-  span.className = "token";
+  span.className = `token${token.step === summary?.first_parting ? " parts" : ""}`;
   span.style.removeProperty("--strength");
   if (token.step < head.given) return span.classList.add("given");
   if (colour === "rank") {
@@ -97,6 +98,14 @@ const luck = (token) => {
   return same ? `${both}, and they do.` : `${both}; this time the base draws ${visible(token.drawn.base[1])} and the post-trained model ${visible(token.drawn.post[1])}.`;
 };
 
+// In Compare the other model was asked under a framing of its own, so it began otherwise there.
+const parts = (token) => {
+  const other = head.side === "base" ? "post" : "base";
+  const read = head.context === "identical" ? ", reading the same text," : "";
+  const compare = head.context === "identical" ? " In Compare it read another text." : "";
+  return make("p", { class: "lens-parts" }, `Here they part: the ${name[other].toLowerCase()} model${read} would have written `, make("code", {}, visible(token.drawn[other][1])), `.${compare}`);
+};
+
 const choose = (step, scroll = true) => {
   const token = tokens[Math.max(0, Math.min(tokens.length - 1, step))];
   if (!token) return;
@@ -108,6 +117,7 @@ const choose = (step, scroll = true) => {
   card.replaceChildren(
     make("code", { class: "lens-token" }, visible(token.string)),
     make("p", { class: "muted" }, `Token ${token.step + 1} of ${tokens.length}${token.step < head.given ? ", given, not written" : ""}`),
+    ...(token.step === summary?.first_parting ? [parts(token)] : []),
     opinion(token, "base"),
     opinion(token, "post"),
     make("p", {}, `${capital(preference(token.ratio))}: `, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), " ", term("Log-ratio")),
@@ -157,10 +167,10 @@ const drawFigures = () => {
   const divergence = first_parting === null ? "never" : `token ${first_parting + 1}`;
   figures.replaceChildren(
     figure("Both have the same first choice", "Unshifted", percent(shares.unshifted)),
-    figure("It is the sibling's second or third", "Marginal", percent(shares.marginal)),
+    figure("It is the other model's second or third", "Marginal", percent(shares.marginal)),
     figure("It is further down", "Shifted", percent(shares.shifted)),
     figure("How much a choice changed", "KL divergence", `${nats(mean_kl)} nats`, `on average; first five tokens ${nats(mean_kl_first_5)}`),
-    figure("Where the sibling draws another token", "Divergence", divergence),
+    figure("Where the other model draws another token", "Divergence", divergence),
     figure("Both draw the same with shared luck", "Agreement", percent(observed_agreement), `expected ${percent(expected_agreement)}`),
   );
 };
@@ -176,6 +186,7 @@ const receive = () => {
     consumed = first.length + 1;
     if (!value) return;
     element.firstElementChild.dataset.state = "reading";
+    age();
     text.setAttribute("aria-label", `Tokens of the ${name[head.side].toLowerCase()} reply`);
   }
   const end = value.lastIndexOf("\n") + 1;
@@ -188,6 +199,9 @@ const receive = () => {
   if (summary) {
     element.firstElementChild.dataset.state = "done";
     drawFigures();
+    parting.hidden = summary.first_parting === null;
+    if (!parting.hidden) tokens[summary.first_parting].span.classList.add("parts");
+    if (chosen?.step === summary.first_parting) choose(chosen.step, false);
   }
   if (!chosen && tokens.length) choose(0, false);
 };
@@ -227,6 +241,17 @@ const below = (direction) => {
   }
   return best;
 };
+parting.onclick = () => { choose(summary.first_parting); text.focus({ preventScroll: true }); };
+// What is chosen beside a reading may no longer be what was read.
+const CONTEXTS = { identical: "the same token ids", own: "its own framing" };
+let asked = null;
+const age = () => {
+  const fits = !head || !asked || (asked.turn === head.turn && asked.side === head.side && asked.context === head.context);
+  element.firstElementChild.toggleAttribute("data-old", !fits);
+  old.hidden = fits;
+  old.textContent = fits ? "" : `This is the ${name[head.side].toLowerCase()} reply of turn ${head.turn + 1}, of which the other model read ${CONTEXTS[head.context]}; press Read this reply for what is chosen now.`;
+};
+window.sameSeed.lens = { asked: (turn, side, context) => { asked = { turn, side, context }; age(); } };
 for (const button of element.querySelectorAll("[data-colour]")) button.onclick = () => recolour(button.dataset.colour);
 element.querySelector("[role=radiogroup]").onkeydown = (event) => {
   const order = Object.keys(COLOURS);

@@ -12,10 +12,10 @@ from ..markup import ENDED, FRAMING, KIND
 NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
 
 
-def replies(dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) -> str:
+def replies(title: str, dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) -> str:
     """Both replies, what they were given to begin with told from what was written after it."""
     sides = "".join(_reply(side, None if side == "base" else dial, sent[side], snapshot.reply(side)) for side in SIDES)
-    return f"<div class='what-if-pair'>{sides}</div>"
+    return f"<h2>{html.escape(title)}</h2><div class='what-if-pair'>{sides}</div>"
 
 
 def _reply(side: Side, dial: Dial | None, prompt: Prompt, reply: Reply) -> str:

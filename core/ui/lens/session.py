@@ -17,6 +17,7 @@ from ... import canonical, lens, what_if
 from ...compare import Run
 from ...errors import UserError
 from ...pool import Lease, Pool
+from ...prompts import token_text
 from ...receipts import side_receipt
 from ...steps import Stop, Stopped, watch
 from ...types import (
@@ -33,11 +34,13 @@ from ...types import (
     Turn,
     explain,
 )
+from ..markup import counted
 from . import render
 
 PERIOD = 1 / 8  # seconds between two views of what is being written
 Space = Literal["logits", "weights"]
 T = TypeVar("T")
+Asked = tuple[str, Comparison]  # what it is called, and what is run
 
 
 @dataclass(frozen=True)
@@ -150,14 +153,16 @@ def branch(pool: Pool, chat: Chat, asked: Any, stop: Stop) -> Views:
     `asked` comes from the browser and is checked here: {"turn", "of", "side"} of the lens, "step" and "token".
     """
 
-    def ask(lease: Lease) -> Comparison:
+    def ask(lease: Lease) -> Asked:
         found = turn_of(chat, asked.get("turn"))
         if asked.get("of") != _digest(found):
             raise UserError("The conversation has changed since this reply was read; read it again.")
         step, token, side = (asked.get(name) for name in ("step", "token", "side"))
         if side not in SIDES or not isinstance(step, int) or not isinstance(token, int):
             raise UserError("Choose one of the tokens on the card.")
-        return what_if.branch(found.comparison, found.whole(side), step, token)
+        branched = what_if.branch(found.comparison, found.whole(side), step, token)
+        instead, written = (_quoted(lease, side, id) for id in (token, found.whole(side)[step]))
+        return f"Branch at token {step + 1}: {instead} instead of {written}", branched
 
     yield from _compare(pool, chat, asked.get("turn"), ask, stop)
 
@@ -165,9 +170,10 @@ def branch(pool: Pool, chat: Chat, asked: Any, stop: Stop) -> Views:
 def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop) -> Views:
     """Each model goes on from the other's first tokens."""
 
-    def ask(lease: Lease) -> Comparison:
-        found = turn_of(chat, turn)
-        return what_if.handover(lease, found.comparison, found.whole("base"), found.whole("post"), int(tokens or 0))
+    def ask(lease: Lease) -> Asked:
+        found, count = turn_of(chat, turn), int(tokens or 0)
+        handed = what_if.handover(lease, found.comparison, found.whole("base"), found.whole("post"), count)
+        return f"Handover after {counted(count, 'token')}", handed
 
     yield from _compare(pool, chat, turn, ask, stop)
 
@@ -175,27 +181,33 @@ def hand_over(pool: Pool, chat: Chat, turn: int | None, tokens: int, stop: Stop)
 def dial(pool: Pool, chat: Chat, turn: int | None, amount: float, space: Space, stop: Stop) -> Views:
     """The turn again, with the post-trained side turned towards the base or beyond itself."""
 
-    def ask(lease: Lease) -> Comparison:
-        return turn_of(chat, turn).comparison.model_copy(update={"dial": Dial(amount=amount, space=space)})
+    def ask(lease: Lease) -> Asked:
+        dialled = turn_of(chat, turn).comparison.model_copy(update={"dial": Dial(amount=amount, space=space)})
+        return f"The dial at {amount:g}, {space}", dialled
 
     yield from _compare(pool, chat, turn, ask, stop)
 
 
-def _compare(pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Comparison], stop: Stop) -> Views:
+def _quoted(lease: Lease, side: Side, id: int) -> str:
+    text = json.dumps(token_text(lease.side(side).tokenizer, id), ensure_ascii=False)[1:-1]
+    return f"\u201c{text}\u201d"
+
+
+def _compare(pool: Pool, chat: Chat, turn: int | None, ask: Callable[[Lease], Asked], stop: Stop) -> Views:
     """Run a comparison that is made from a turn, showing both replies as they are written."""
 
     def running(lease: Lease) -> Views:
         assert turn is not None
-        comparison = ask(lease)
+        title, comparison = ask(lease)
         run = yield from watch(Run.begin(lease, comparison), lambda step: View(busy=True), stop)
         stop.also(run.stop)
         sent = {side: run.prompt(side) for side in SIDES}
         for snapshot in run.snapshots(lambda: PERIOD):
-            yield View(what_if=render.replies(comparison.dial, sent, snapshot), busy=True)
+            yield View(what_if=render.replies(title, comparison.dial, sent, snapshot), busy=True)
         result = run.result()
         turn_ = Turn.of(comparison.prompt, result.base, result.post)
         record = Record.of(comparison, turn_, side_receipt(result.base), side_receipt(result.post))
-        yield View(what_if=render.replies(comparison.dial, sent, run.snapshot()), made=Made(turn, record))
+        yield View(what_if=render.replies(title, comparison.dial, sent, run.snapshot()), made=Made(turn, record))
 
     yield from _with_models(pool, chat, turn, running, stop)
 

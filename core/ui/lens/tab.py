@@ -37,7 +37,7 @@ class Room:
             self.context = gr.Radio(
                 [("The same token ids", "identical"), ("Its own framing", "own")],
                 value="identical",
-                label="The sibling reads",
+                label="The other model reads",
                 elem_id="lens_context",
             )
         with gr.Row(elem_id="lens_actions"):
@@ -79,7 +79,7 @@ class Room:
         with gr.Row(elem_classes="lens-row"):
             self.grid = gr.Button("Weights or template?", elem_id="lens_grid", size="md", min_width=180, scale=0)
             self.open = gr.Button("Open in Compare", elem_id="lens_open", size="md", min_width=150, scale=0)
-        self.what_if = gr.HTML(render.NOTHING, elem_id="what_if")
+        self.what_if = gr.HTML(render.NOTHING, js_on_load=(_HERE / "what_if.js").read_text("utf-8"), elem_id="what_if")
 
     # --- wiring -----------------------------------------------------------------------------------
 
@@ -87,6 +87,9 @@ class Room:
         visitor, pool = self.visitor, self.page.pool
         here = {*visitor.held, self.turn, self.side, self.context, self.report}
         asked = {*here, self.handed, self.amount, self.space}
+        shown: list[Any] = [self.turn, self.side, self.context]
+        for widget in shown:
+            widget.change(None, shown, None, js="(...asked) => window.sameSeed.lens.asked(...asked)", **QUIET)
         outputs = [self.view, self.report, self.what_if, self.made, self.notice, self.stop]
         once: dict[str, Any] = {"trigger_mode": "once", **MODELS, **QUIET}
         self.tab.select(self._turns, {*visitor.held, self.turn}, self.turn, queue=False, **QUIET)
