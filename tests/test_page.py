@@ -873,6 +873,24 @@ def test_it_fits_a_phone(visitor, slow):
     expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport()
 
 
+def test_on_a_phone_what_was_kept_is_in_sight_and_actions_have_words(visitor, scripted):
+    url = scripted("a base reply", "a post-trained reply")
+    page = visitor(url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    ask(page, "Hello")
+    ended(page)
+    for name in ("Retry", "Copy link", "Delete"):
+        words = page.locator(".does").get_by_text(name, exact=True)
+        assert words.evaluate("each => parseFloat(getComputedStyle(each).fontSize)") >= 11
+    assert page.locator("#new").evaluate("each => parseFloat(getComputedStyle(each).fontSize)") >= 11
+    again = page.context.new_page()
+    open_page(again, url)
+    expect(again.locator("#back")).to_be_in_viewport()
+    again.get_by_role("button", name="Conversations", exact=True).tap()
+    expect(again.locator(".conversations .open")).to_be_in_viewport()
+    again.locator(".conversations .open").tap()
+    expect(again.locator(".turn .words")).to_have_text("Hello")
+
+
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
 def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no_room(visitor, scripted, width, height):
     page = visitor(scripted("One reply"), viewport={"width": width, "height": height})

@@ -48,7 +48,10 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
         with gr.Sidebar(width=304, elem_id="side", label="Settings"):
             sidebar = Sidebar(pool)
             _conversations()
-        gr.HTML(f"<div class='brand-small'>{theme.LOGO.format(size=24)}<b>Same Seed</b></div>", elem_id="brand_small")
+        gr.HTML(
+            f"<div class='brand-small'>{theme.LOGO.format(size=24)}<b>Same Seed</b><button type='button' class='to-conversations'>Conversations</button></div>",
+            elem_id="brand_small",
+        )
         tabs = gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare")
         gr.HTML(FOOT, elem_id="foot")
         page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
