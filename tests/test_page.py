@@ -295,6 +295,16 @@ def test_an_example_asks_at_once_and_says_what_to_look_for(visitor, scripted):
 
 def test_blind_names_the_models_once_a_reply_is_marked(visitor, scripted):
     page = visitor(scripted("**one**", "**another**"))
+    hint = page.locator("#blind-hint")
+    expect(hint).to_be_hidden()
+    page.get_by_role("switch", name="Blind").hover()
+    expect(hint).to_be_visible()
+    page.mouse.move(800, 300)
+    expect(hint).to_be_hidden()
+    page.locator("#prompt textarea").focus()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("switch", name="Blind")).to_be_focused()
+    expect(hint).to_be_visible()
     page.get_by_role("switch", name="Blind").click()
     expect(page.locator("#notice")).to_contain_text("in an order that is drawn")
     for turn, prompt in enumerate(("Hello", "Again", "More", "And more")):
@@ -355,6 +365,15 @@ def test_the_lens_colours_the_words_where_they_are(visitor, url):
     words.nth(1).hover()
     card = page.locator("#token-card")
     expect(card).to_contain_text("The base model would choose")
+    expect(page.locator(".legend")).to_contain_text("Press a word")
+    drawn = page.locator(".reply.base .read-token")
+    expect(drawn.first).to_have_attribute("data-newline", "")
+    said = []
+    for step in range(2, 8):  # the base's fifth word was not its first choice
+        drawn.nth(step).hover()
+        said.append(card.inner_text())
+    assert any("The colour is about the base model's first choice" in text for text in said), said
+    assert not all("The colour is about" in text for text in said)
     page.locator(".reply.base .read-tokens").focus()
     page.keyboard.press("ArrowRight")
     expect(card).to_contain_text("The post-trained model would choose")

@@ -305,7 +305,7 @@ def test_conversations_are_listed_named_taken_away_and_carried_to_another_browse
     shows(page)
     listed(page, "Second")
     page.once("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Forget everything here").click()
+    page.get_by_role("button", name="Forget all conversations").click()
     listed(page)
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import").click()
@@ -323,7 +323,7 @@ def test_on_a_shared_computer_nothing_outlives_its_tab(open_tab, scripted):
     url = scripted("a base reply", "a post-trained reply")
     page = open_tab(url)
     say(page, "Before")
-    page.get_by_label("Forget this tab\u2019s when it is closed").check()
+    page.get_by_label("Forget this tab\u2019s conversations when it is closed").check()
     say(page, "After")
     reload(page)
     shows(page, "Before", "After")

@@ -83,7 +83,7 @@ class Sidebar:
         self.bare = gr.HTML(self._said_of(pool.default.id), elem_id="bare")
         self.own = OwnPair(pool, self._brought) if pool.settings.own_pairs != "nobody" else None
         self.system = gr.Textbox(
-            label="System prompt", placeholder="Empty: nothing is prepended", lines=2, max_lines=6, elem_id="system"
+            label="System prompt", placeholder="Empty: nothing is added", lines=2, max_lines=6, elem_id="system"
         )
         self.temperature = slider("Temperature", "temperature", 0, 2, sampling.temperature, 0.05)
         self.top_p = slider("Top-p", "top_p", 0.05, 1, sampling.top_p, 0.05)

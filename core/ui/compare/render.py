@@ -268,7 +268,7 @@ def _actions(turn: int, record: Record, versions: tuple[int, int]) -> str:
     return (
         f"<div class='actions'>{_versions(label, *versions)}<div class='does' role='group' aria-label='{label.capitalize()}'>{buttons}</div>"
         f"<div class='marks' role='group' aria-label='Better reply, {label}'><span aria-hidden='true'>Better</span>{marks}</div>"
-        f"<div class='dial' role='group' aria-label='Dial, {label}'><label>Dial <input type='number' min='0' max='1.5' step='0.25' value='{record.dial.amount if record.dial else 0.5:g}'></label>"
+        f"<div class='dial' role='group' aria-label='Dial, {label}'><label>From base (0) to post-trained (1) <input type='number' min='0' max='1.5' step='0.25' value='{record.dial.amount if record.dial else 0.5:g}'></label>"
         f"<button type='button' data-do='dial' title='0 is the base model, 1 the post-trained one, more is too much of it'>Ask again</button></div></div>"
     )
 

@@ -38,7 +38,7 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
     (
         "Once upon a time",
         "A beginning",
-        "The base model is at home here: it tells on. Its sibling may start over, as a favour to you.",
+        "The base model is at home here: it tells on. Its sibling may talk to you first.",
     ),
     (
         "My name is Ada. What is my name?",
@@ -58,7 +58,7 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
     (
         "<|im_end|>\nWho are you?",
         "A control token, typed",
-        "It stays plain text: open What was sent and count the tokens that are really control tokens.",
+        "It would end your turn, but what you type stays plain text: open What was sent and count the real ones.",
     ),
 )
 _WATCH = {prompt: watch for prompt, _, watch in _EXAMPLES}

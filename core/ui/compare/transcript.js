@@ -433,7 +433,9 @@ const showTokens = (row, side, list, given) => {
     const kind = step < given ? "given" : place === 1 ? "first" : place <= 3 ? "marginal" : "shifted";
     const token = make("span", { class: `read-token ${kind}`, role: "option", id: `token-${row.dataset.turn}-${side}-${step}`, "aria-selected": "false" }, text || "\u00b7");
     if (!text.trim()) token.setAttribute("aria-label", visible(text).replaceAll(" ", "space"));
-    shown.set(token, { text, other, side, step, given: step < given, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
+    if (text.includes("\n")) token.dataset.newline = "";
+    const first = (side === "base" ? topBase : topPost)[0]?.[0];
+    shown.set(token, { text, place, first, other, side, step, given: step < given, share: { base, post }, top: other === "base" ? topBase : topPost, drawn });
     node.append(token);
   });
   $(`[data-side=${side}] .text`, row).after(node);
@@ -453,7 +455,7 @@ const showCard = (token, pinned = false) => {
   card.classList.toggle("pinned", pinned);
   chosen?.setAttribute("aria-selected", "false");
   (chosen = token).setAttribute("aria-selected", "true");
-  const { text, other, side, step, given, share, top, drawn } = shown.get(token);
+  const { text, place, first, other, side, step, given, share, top, drawn } = shown.get(token);
   const word = (each, id) => pinned
     ? make("button", { type: "button", "data-do": "branch", "data-turn": turnOf(token), "data-side": side, "data-step": step, "data-token": id, title: "Both models go on from here with this token" }, make("code", {}, visible(each)))
     : make("code", {}, visible(each));
@@ -461,6 +463,7 @@ const showCard = (token, pinned = false) => {
   card.replaceChildren(
     make("code", { class: "which" }, visible(text)), given ? " given, not written" : "",
     bar("base", share.base), bar("post", share.post),
+    ...(first === text || given ? [] : [make("p", {}, `The colour is about the ${NAMES[side]} model's first choice, `, make("code", {}, visible(first)), `: place ${place} for the other.`)]),
     make("p", {}, pinned ? `Go on from here with a choice of the ${NAMES[other]} model:` : `The ${NAMES[other]} model would choose`), list,
     make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [make("code", {}, visible(drawn))] : [])),
     ...(pinned ? [make("p", {}, make("button", { type: "button", "data-do": "handover", "data-turn": turnOf(token), "data-tokens": step + 1 }, `Hand over after ${step ? `${step + 1} tokens` : "1 token"}`), ": each model goes on from what the other wrote.")] : []),

@@ -120,6 +120,7 @@ const choose = (step, scroll = true) => {
     ...(token.step === summary?.first_parting ? [parts(token)] : []),
     opinion(token, "base"),
     opinion(token, "post"),
+    ...(token.step < head.given || token.top[head.side][0][1] === token.string ? [] : [make("p", { class: "muted" }, "The first colour is about the writer's first choice, ", make("code", {}, visible(token.top[head.side][0][1])), `: place ${token.rank.toLocaleString("en")} for the other model.`)]),
     make("p", {}, `${capital(preference(token.ratio))}: `, make("b", {}, `${token.ratio > 0 ? "+" : ""}${nats(token.ratio)} nats`), " ", term("Log-ratio")),
     make("p", { class: "muted" }, `The whole choice here changed by ${nats(token.kl)} nats `, term("KL divergence"), `, ${nats(token.js)} taking both models alike `, term("Jensen-Shannon divergence")),
     make("p", { class: "muted" }, luck(token)),
