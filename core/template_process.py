@@ -70,9 +70,10 @@ def tokenizer(template: str) -> Any:
     return Tokenizer.from_str(template)
 
 
-def encode(template: str, text: str) -> str:
-    """Cut a text as this tokenizer does, and say only that it could."""
-    tokenizer(template).encode(text, add_special_tokens=False)
+def encode(template: str, texts: list[str]) -> str:
+    """Cut texts as this tokenizer does, and say only that it could."""
+    for text in texts:
+        tokenizer(template).encode(text, add_special_tokens=False)
     return ""
 
 

@@ -58,9 +58,9 @@ _REGEX = '{"Regex": '
 class _TriedApart:
     cuts: str  # a tokenizer.json with no vocabulary
 
-    def __call__(self, text: str, **options: Any) -> Any:
+    def __call__(self, text: str | list[str], **options: Any) -> Any:
         try:
-            apart.ask(self.cuts, do="encode", text=text)
+            apart.ask(self.cuts, do="encode", texts=[text] if isinstance(text, str) else text)
         except (apart.TooMuch, apart.Refused) as error:
             raise UserError(
                 f"The patterns of this model's tokenizer cannot cut this text ({error}); change the text or choose another model."
