@@ -6,7 +6,7 @@
 
 A family is served only if its engine certifies and its log-probabilities agree with a plain forward pass of the
 model within the bound (core/engine/reference.py); "differs" is how far they are from it, in nats. Everything else is refused, with the
-sentence in the table. Each family runs in a process of its own and is ended after LIMIT seconds.
+sentence in the table. "portable" is how far it is in portable arithmetic, or what has no form there. Each family runs in a process of its own and is ended after LIMIT seconds.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from benchmarks.report import Row, table
 from core.checkpoints.loading import first_attention, read_config
-from core.engine import Engine
+from core.engine import Engine, portable
 from core.engine.device import Placement
 from core.engine.engine import Shape
 from core.engine.slots import layer_kinds
@@ -134,7 +134,16 @@ def _follows(config: PreTrainedConfig, name: str) -> bool:
 
 def examine(family: str, dtype: str) -> Row:
     """One row of the table."""
-    row: Row = {"family": family, "layers": "", "dtype": dtype, "level": "", "differs": "", "bound": "", "verdict": ""}
+    row: Row = {
+        "family": family,
+        "layers": "",
+        "dtype": dtype,
+        "level": "",
+        "differs": "",
+        "bound": "",
+        "portable": "",
+        "verdict": "",
+    }
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -156,6 +165,7 @@ def examine(family: str, dtype: str) -> Row:
         )
         row["differs"], row["bound"] = f"{info.deviation.nats:.1g}", f"{info.deviation.bound:.1g}"
         row["verdict"] = "served" if info.certified else "served, not certified"
+        row["portable"] = _portably(model)
     except UserError as refusal:
         row["verdict"] = f"refused: {refusal}"
     except Exception as error:
@@ -163,6 +173,19 @@ def examine(family: str, dtype: str) -> Row:
             f"not tried: {type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
         )
     return row
+
+
+def _portably(model: PreTrainedModel) -> str:
+    """How far the same model is from itself in portable arithmetic, in nats, or what it needs that has no form there."""
+    try:
+        engine = Engine(model, VOCABULARY, Shape(slots=4, chunk=16, sizes=(64, 128), threads=1), portable.NAME)
+    except UserError as refusal:
+        lacking = re.search(r"no form for (.*); use", str(refusal))
+        return f"no: {lacking[1] if lacking else refusal}"
+    info = engine.info()
+    engine.close()
+    assert info.deviation is not None
+    return f"{info.deviation.nats:.1g}" if info.certified else "not certified"
 
 
 def _child(found: Connection, family: str, dtype: str) -> None:
@@ -194,6 +217,7 @@ def rows(names: list[str], dtypes: tuple[str, ...] = ("float32", "bfloat16")) ->
                 "level": "",
                 "differs": "",
                 "bound": "",
+                "portable": "",
                 "verdict": said,
             }
             if row is None or (row["verdict"].startswith("refused") and not row["layers"]):

@@ -121,6 +121,32 @@ def test_a_family_is_near_its_own_float64_and_has_no_narrow_bits(family):
     assert torch.equal(found, figures(lane_of(model, slots=3, length=128, chunk=8), slot=1, read=2, company=1))
 
 
+EXPERTS = {
+    "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 24},
+}
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_and_sinks_have_no_bits_of_their_neighbours(family):
+    """Tokens are grouped by the experts that they choose, whoever else chose them; a sink is a score without a value."""
+    model = random_model(family, changes=EXPERTS[family])
+    plain = random_model(family, changes=EXPERTS[family], dtype=torch.float64)
+    plain.set_experts_implementation("eager")
+    found = figures(lane_of(Portable(model)))
+    own = plain(torch.tensor([[*PROMPT, *FORCED]]), use_cache=False).logits[0, len(PROMPT) - 1 :]
+    assert float((found - own).abs().max()) < 3e-4
+    assert torch.equal(
+        found, figures(lane_of(Portable(model), slots=3, length=128, chunk=8), slot=1, read=2, company=1)
+    )
+
+
+def test_rows_that_are_named_twice_in_one_addition_are_refused():
+    x, twice = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([1, 1])
+    with Mode(), pytest.raises(UserError, match="rows that are named twice"):
+        x.index_add_(0, twice, torch.ones(2, 2, dtype=torch.float64))
+
+
 def test_weights_stay_in_their_own_dtype_and_the_bits_do_not_depend_on_it():
     narrow = random_model(dtype=torch.bfloat16)
     wide = random_model(dtype=torch.bfloat16).double()

@@ -42,7 +42,7 @@ PASSED = _packets(
     " new_full scalar_tensor constant_pad_nd as_strided _local_scalar_dense _reshape_alias"
     # comparisons
     " eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan any all max min amax amin maximum minimum"
-    " argmax clamp clamp_ clamp_min clamp_max relu equal is_nonzero nonzero"
+    " argmax clamp clamp_ clamp_min clamp_max relu equal is_nonzero nonzero aminmax _assert_async"
     # whole numbers
     " bitwise_and bitwise_and_ bitwise_or bitwise_or_ bitwise_xor bitwise_not __rshift__ __lshift__ __and__ __or__"
     " __xor__ __iand__ __ior__ bitwise_right_shift bitwise_left_shift"
@@ -278,6 +278,14 @@ def _topk(mode: Mode, x: Tensor, k: int, dim: int = -1, largest: bool = True, so
     return tuple(part.narrow(dim, 0, k) for part in _sort(mode, x, dim, largest))
 
 
+def _index_add_(mode: Mode, x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """What an expert adds to the rows that chose it: one addition for each, as long as none is named twice."""
+    if dim != 0 or alpha != 1 or len(index) != len(index.unique()):
+        raise not_portable("index_add_ of rows that are named twice, or with alpha")
+    mode._forget()
+    return x.index_copy_(0, index, x.index_select(0, index) + source)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     aten.mm: _mm,
     aten.bmm: _mm,
@@ -291,6 +299,7 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     aten.sort: _sort,
     aten.topk: _topk,
     aten.arange: _arange,
+    aten.index_add_: _index_add_,
     aten.pow: _pow,
     aten.exp: _wide(exact.exp),
     aten.log: _wide(exact.log),

@@ -79,8 +79,8 @@ def attention(
         given = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **others}
         given = {name: option for name, option in given.items() if option is not None}
         return own(module, query, key, value, attention_mask, dropout=dropout, **given)
-    if dropout or s_aux is not None or attention_mask is None or attention_mask.dtype is not torch.float64:
-        raise not_portable("attention with dropout, sinks or another mask")
+    if dropout or attention_mask is None or attention_mask.dtype is not torch.float64:
+        raise not_portable("attention with dropout or another mask")
     rows, heads, queries, size = query.shape
     length = key.shape[2]
     if length > 2**POSITIONS:
@@ -92,8 +92,13 @@ def attention(
         if softcap is not None:
             scores = exact.tanh(exact.divide(scores, softcap)).mul_(softcap)
         scores.add_(attention_mask)
-        shares = exact.exp(scores.sub_(scores.amax(-1, keepdim=True)))
+        top = scores.amax(-1, keepdim=True)
+        sinks = None if s_aux is None else s_aux.double().view(1, -1, 1, 1)  # of each head, a score that has no value
+        top = top if sinks is None else torch.maximum(top, sinks)
+        shares = exact.exp(scores.sub_(top))
         whole = snap(shares, 1.0, _TERM_BITS).sum(-1, keepdim=True)
+        if sinks is not None:
+            whole.add_(snap(exact.exp(sinks - top), 1.0, _TERM_BITS))
         value = value.double()
         value, sizes = value[..., :-1], value[..., -1].clamp(min=_SMALLEST)[:, :, None]  # 0 where nothing is yet
         weights = grid(shares.view(*wide.shape[:3], length).mul_(sizes), _SHARE_BITS).div_(sizes)
