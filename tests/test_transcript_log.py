@@ -488,3 +488,12 @@ def test_what_was_sent_turns_nothing_round():
     shown = render.sent({side: replace(prompt) for side in SIDES})
     assert not set(UNSEEN) & set(shown)
     assert shown.count("<bdi") == 4 and shown.count("<mark class='new'><bdi>&lt;|x|&gt;") == 2
+
+
+def test_a_turn_says_that_its_arithmetic_was_portable():
+    plain = record("One")
+    engine = ENGINE.model_copy(update={"arithmetic": "portable-1"})
+    sides = {side: plain.receipt(side).model_copy(update={"engine": engine}) for side in SIDES}
+    assert "arithmetic <b>portable</b>" in render.caption(plain.model_copy(update=sides))
+    assert "arithmetic" not in render.caption(plain.model_copy(update={"base": sides["base"]}))
+    assert "arithmetic" not in render.caption(plain)

@@ -68,11 +68,6 @@ def model(side: Side, model: Model) -> str:
     """Which model, which stage of training, and its weights' fingerprint with how they were checked."""
     engine, sha256 = model.engine, model.weights_sha256
     checked = f"; {engine.deviation}" if engine and engine.deviation else ""
-    portable = (
-        "<small title='Portable arithmetic: the same bits on every machine'>portable</small>"
-        if engine and engine.is_portable
-        else ""
-    )
     weights = (
         f"<code class='weights' title='Fingerprint of the weights (sha256): {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
         if sha256
@@ -80,7 +75,7 @@ def model(side: Side, model: Model) -> str:
     )
     return (
         f"<p class='model {side}'><i class='dot' aria-hidden='true'></i><b>{html.escape(model.name)}</b>"
-        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}{portable}</p>"
+        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}</p>"
     )
 
 
@@ -385,7 +380,13 @@ def caption(asked: Comparison | Record) -> str:
     parts += [("system prompt", f"\u201c{short(system, 48)}\u201d")] if system else []
     parts += [(name, short(str(value), 24)) for name, value in asked.chat_template_kwargs.items()]
     parts += [("dial", f"{asked.dial.amount:g} in {asked.dial.space}")] if asked.dial else []
+    parts += [("arithmetic", "portable")] if isinstance(asked, Record) and _is_portable(asked) else []
     return _DOT.join(f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in parts)
+
+
+def _is_portable(record: Record) -> bool:
+    receipts = [receipt for side in SIDES if (receipt := record.receipt(side))]
+    return bool(receipts) and all(receipt.engine.is_portable for receipt in receipts)
 
 
 def prefill_of(asked: Comparison | Record, side: Side) -> tuple[int, ...]:
