@@ -494,6 +494,6 @@ def test_a_turn_says_that_its_arithmetic_was_portable():
     plain = record("One")
     engine = ENGINE.model_copy(update={"arithmetic": "portable-1"})
     sides = {side: plain.receipt(side).model_copy(update={"engine": engine}) for side in SIDES}
-    assert "arithmetic <b>portable</b>" in render.caption(plain.model_copy(update=sides))
-    assert "arithmetic" not in render.caption(plain.model_copy(update={"base": sides["base"]}))
-    assert "arithmetic" not in render.caption(plain)
+    assert "<b>portable</b>" in render.caption(plain.model_copy(update=sides))
+    assert "portable" not in render.caption(plain.model_copy(update={"base": sides["base"]}))
+    assert "portable" not in render.caption(plain)

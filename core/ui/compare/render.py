@@ -380,8 +380,8 @@ def caption(asked: Comparison | Record) -> str:
     parts += [("system prompt", f"\u201c{short(system, 48)}\u201d")] if system else []
     parts += [(name, short(str(value), 24)) for name, value in asked.chat_template_kwargs.items()]
     parts += [("dial", f"{asked.dial.amount:g} in {asked.dial.space}")] if asked.dial else []
-    parts += [("arithmetic", "portable")] if isinstance(asked, Record) and _is_portable(asked) else []
-    return _DOT.join(f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in parts)
+    parts += [("", "portable")] if isinstance(asked, Record) and _is_portable(asked) else []
+    return _DOT.join(f"{html.escape(name)} <b>{html.escape(value)}</b>".lstrip() for name, value in parts)
 
 
 def _is_portable(record: Record) -> bool:
