@@ -15,6 +15,7 @@ from core.ui.compare import render
 from tests.browser import ask, at_most, ended, open_page, quiet, reload, reply, writing
 from tests.pairs import loaded
 from tests.scripted import PAIR
+from tests.test_axe import axe
 from tests.values import COMPARISON
 
 
@@ -752,6 +753,7 @@ def test_reasoning_is_folded_above_its_answer_while_it_is_written(visitor, scrip
     thought.locator("summary").click()
     expect(thought.locator("div")).to_be_visible()
     expect(page.locator(".running .reply.base .thought")).to_be_hidden()
+    axe(page)
 
 
 # --- strangers' text -------------------------------------------------------------------------------------
