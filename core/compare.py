@@ -141,6 +141,8 @@ class Run:
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
             computed from scratch, and the first token that differs is reported (`divergence`).
         read: which of the recorded replies are read, not written again; the same in portable arithmetic.
+        shared: replies that somebody says came of this; in portable arithmetic they are read as far as they are the models',
+            and only what differs is written.
         check: is called between the pieces of the work on the prompts; what it raises ends it.
 
     Raises:
@@ -155,6 +157,7 @@ class Run:
         sides: tuple[Side, ...] = SIDES,
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
+        shared: Mapping[Side, tuple[int, ...]] | None = None,
         check: Callable[[], None] = lambda: None,
     ):
         self.comparison = comparison
@@ -169,6 +172,10 @@ class Run:
             side: Reread(lease.side(side).engine) if side in read else _engine(lease, comparison, side)
             for side in sides
         }
+        expected = {side: recorded[side].token_ids for side in sides} if recorded else {}
+        for side, engine in self._engines.items() if shared else ():
+            if isinstance(engine, Engine) and engine.info().is_portable:
+                self._engines[side], expected[side] = Reread(engine, goes_on=True), shared[side] if shared else ()
         try:
             for side, writer in self._writers.items():
                 request = Request(
@@ -177,7 +184,7 @@ class Run:
                     stop_ids=writer.stop_ids,
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
-                    expected=recorded[side].token_ids if recorded else (),
+                    expected=expected.get(side, ()),
                 )
                 self._tickets[side] = self._engines[side].submit(request, self._listener(side))
         except BaseException:
@@ -193,11 +200,12 @@ class Run:
         sides: tuple[Side, ...] = SIDES,
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
+        shared: Mapping[Side, tuple[int, ...]] | None = None,
     ) -> Steps[None, "Run"]:
         """The same for those who may leave while its prompts are built: closed, the work on them ends, and nothing runs."""
 
         def make(stop: Stop) -> Run:
-            run = cls(lease, comparison, sides=sides, recorded=recorded, read=read, check=stop.check)
+            run = cls(lease, comparison, sides=sides, recorded=recorded, read=read, shared=shared, check=stop.check)
             stop.also(run.stop)
             return run
 

@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from core import receipts, replay, wording
 from core.checkpoints import memory
 from core.checkpoints.fingerprint import weights_sha256
-from core.compare import compare
+from core.compare import Run, compare
 from core.engine import device, exact, portable
 from core.engine.device import Placement, place
 from core.engine.engine import STORE_BYTES
@@ -23,7 +23,7 @@ from core.pool import Pool
 from core.receipts import engine_changes
 from core.settings import Settings
 from core.steps import finish
-from core.types import Dial, EngineInfo, Receipt
+from core.types import SIDES, Dial, EngineInfo, Receipt, Result
 from tests import tiny
 from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.test_replay import asked, resealed, settings_for
@@ -369,3 +369,31 @@ def test_a_reading_that_is_closed_frees_the_engine(pool, original):
     next(replaying)
     replaying.close()
     assert finish(replay.replay(pool, original)).outcome == "identical"
+
+
+# --- what was shared -----------------------------------------------------------------------------------------------
+
+
+def checked(pool, shared: dict) -> Result:
+    with pool.wait(pool.default.id) as lease:
+        run = Run(lease, asked(pool), shared=shared)
+        for _ in run.snapshots(lambda: 0.01):
+            pass
+        return run.result()
+
+
+def test_shared_replies_are_read_and_what_differs_is_written(pool, original):
+    with pool.wait(pool.default.id) as lease:
+        own = compare(lease, asked(pool))
+    shared = {side: own.side(side).token_ids for side in SIDES}
+    read = checked(pool, shared)
+    for side in SIDES:
+        found, wanted = read.side(side), own.side(side)
+        assert (found.token_ids, found.logprobs, found.margins) == (wanted.token_ids, wanted.logprobs, wanted.margins)
+        assert (found.finish_reason, found.text) == (wanted.finish_reason, wanted.text)
+        assert found.usage.decode_passes == 0
+    ids = list(own.base.token_ids)
+    ids[5] = (ids[5] + 1) % tiny.VOCABULARY
+    for altered in (tuple(ids), tuple(ids[:4]), (*own.base.token_ids, 9)):
+        found = checked(pool, {**shared, "base": altered}).base
+        assert (found.token_ids, found.margins) == (own.base.token_ids, own.base.margins)

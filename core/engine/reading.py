@@ -17,10 +17,14 @@ from .engine import Emit, Engine, Scored, Stoppable
 
 
 class Reread:
-    """Checks what requests expect by reading it; a request that expects nothing is written."""
+    """Checks what requests expect by reading it; a request that expects nothing is written.
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    Args:
+        goes_on: write what the expected tokens are not, to the end of the reply; else they are all that is asked about.
+    """
+
+    def __init__(self, engine: Engine, *, goes_on: bool = False):
+        self.engine, self.goes_on = engine, goes_on
 
     def info(self) -> EngineInfo:
         return self.engine.info()
@@ -34,14 +38,14 @@ class Reread:
         if not request.expected:
             return self.engine.submit(request, emit)
         self.engine.check(request)
-        return Rereading(self.engine, request, emit)
+        return Rereading(self.engine, request, emit, self.goes_on)
 
 
 class Rereading:
     """One reply that is being read, on a thread of its own: drawing from many logits would hold up the engine's."""
 
-    def __init__(self, engine: Engine, request: Request, emit: Emit):
-        self.engine, self.request, self.emit = engine, request, emit
+    def __init__(self, engine: Engine, request: Request, emit: Emit, goes_on: bool):
+        self.engine, self.request, self.emit, self.goes_on = engine, request, emit, goes_on
         self._cancelled = False
         on_a_thread(self._read, emit)
 
@@ -64,11 +68,24 @@ class Rereading:
                 written.append(drawn.token)
                 if expected != (drawn.token,) or self._end(written) or self._cancelled:
                     break
+        if self.goes_on and self._end(written) is None and not self._cancelled:
+            return self._write_on(len(written))
         used = {
             "output_tokens": len(written),
             "prefill_passes": -(-(len(asked.token_ids) + len(written)) // self._chunk),
         }
         return Finish(reason=self._end(written) or "stopped", usage=nothing_done(asked).model_copy(update=used))
+
+    def _write_on(self, known: int) -> Event:
+        """The reply as it is written, without the tokens that are known already."""
+        news: SimpleQueue[Event] = SimpleQueue()
+        ticket = self.engine.submit(self.request.model_copy(update={"expected": ()}), news.put)
+        while not isinstance(event := news.get(), Finish | Failure):
+            if self._cancelled:
+                ticket.cancel()
+            if isinstance(event, Token) and event.step - self.request.prefilled >= known:
+                self.emit(event)
+        return event
 
     @property
     def _chunk(self) -> int:

@@ -141,7 +141,7 @@ def compare(
     def make() -> Comparison:
         return _as_shared(_comparison(chat, prompt, choices, again), shared)
 
-    for step in _run(pool, chat, make, shown, box, stop or Stop(), slower):
+    for step in _run(pool, chat, make, shown, box, stop or Stop(), slower, shared=shared):
         view = step
         as_shared = shared is not None and view.changed and view.live and view.live.comparison == shared.comparison
         if as_shared and shared and view.live:
@@ -197,10 +197,12 @@ def _run(
     stop: Stop,
     slower: Callable[[], int],
     changed: Callable[[Lease, Comparison], Comparison] = lambda lease, comparison: comparison,
+    shared: Shared | None = None,
 ) -> Views:
     """One comparison after the turns of `chat`, from loading its models to the turn that stays; `shown` stands when it fails.
 
-    What `make` gives says which models are needed; what `changed` makes of it with them is run.
+    What `make` gives says which models are needed; what `changed` makes of it with them is run. Where it is what was
+    `shared`, its replies are read as far as they are the models'.
     """
     try:
         comparison = make()
@@ -212,9 +214,11 @@ def _run(
         return
     try:
         with lease:
-            run = yield from watch(
-                Run.begin(lease, changed(lease, comparison)), lambda step: View(shown, notice=_READING, busy=True), stop
-            )
+            asked, replies = changed(lease, comparison), None
+            if shared is not None and shared.carries_replies and asked == shared.comparison:
+                replies = {side: output.token_ids for side, output in shared.outputs.items()}
+            beginning = Run.begin(lease, asked, shared=replies)
+            run = yield from watch(beginning, lambda step: View(shown, notice=_READING, busy=True), stop)
             stop.also(run.stop)
             live = Live.of(run, "" if chat else lease.kin.difference)
             for snapshot in run.snapshots(lambda: min(1.0, PERIOD * slower())):
