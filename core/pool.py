@@ -42,6 +42,7 @@ class Progress:
 
 
 WAITING = Progress("Waiting for another model to load")
+RESTARTING = "The server is restarting, so nothing new is begun; ask again in a minute."
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Pool:
         self._mixing = threading.Lock()
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
+        self._ending = False
 
     def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
@@ -170,6 +172,7 @@ class Pool:
         try:
             for entry in entries:
                 while not wait([entry.loading], timeout=0.1).done:
+                    self._check_ending()
                     yield entry.progress
         except BaseException:
             self._give_back(entries)
@@ -215,6 +218,14 @@ class Pool:
                 entry.users += 1
         return self._lease(pair, entries)
 
+    def take_no_more(self) -> None:
+        """From now on whoever asks for a pair gets a sentence; leases that are out stay what they are."""
+        self._ending = True
+
+    def _check_ending(self) -> None:
+        if self._ending:
+            raise UserError(RESTARTING)
+
     def __enter__(self) -> "Pool":
         return self
 
@@ -222,7 +233,11 @@ class Pool:
         self.close(wait=kind is not KeyboardInterrupt)
 
     def close(self, *, wait: bool = True) -> None:
-        """Unload every model; `wait` for those that are still being loaded, or downloaded, too."""
+        """Unload every model; `wait` for those that are still being loaded, or downloaded, too.
+
+        What replies that are being written have so far stands, as though they had been stopped.
+        """
+        self.take_no_more()
         self._loaders.shutdown(wait=wait, cancel_futures=True)
         with self._lock:
             entries = list(self._entries.values())
@@ -235,6 +250,7 @@ class Pool:
         """The entries of both models, with one more user; starts loading what is new or failed before."""
         taken = []
         with self._lock:
+            self._check_ending()
             for key in _keys(pair):
                 entry = self._entries.get(key)
                 if entry is None or entry.broken:

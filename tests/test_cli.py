@@ -266,14 +266,18 @@ def test_pairs_lists_what_can_be_asked_and_loads_nothing(own, capsys):
 
 
 def test_serving_is_the_default_and_its_settings_reach_the_server(own, tmp_path, monkeypatch):
+    from core.cli import serve
     from core.ui import page
 
     served = []
     monkeypatch.setattr(page, "build", lambda pool, *lesson: pool.default.title)
-    monkeypatch.setattr(page, "launch", lambda demo, settings: served.append((demo, settings)))
+    monkeypatch.setattr(page, "launch", lambda demo, settings, **options: served.append((demo, settings)))
+    monkeypatch.setattr(page, "end", lambda demo, pool, grace: pool.close())
+    monkeypatch.setattr(serve, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
     auth = tmp_path / "auth"
     auth.write_text("ada:secret\n", "utf-8")
-    assert app.main([*own, "--host", "0.0.0.0", "--port", "7999", "--share", "--auth", str(auth)]) == 0
+    assert app.main([*own, "--host", "0.0.0.0", "--port", "7999", "--share", "--auth", str(auth)]) == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     ((demo, settings),) = served
     assert demo == "tiny-base and tiny-chat"
     assert (settings.host, settings.port, settings.share) == ("0.0.0.0", 7999, True)
@@ -281,7 +285,8 @@ def test_serving_is_the_default_and_its_settings_reach_the_server(own, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(own):
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(ended_by, own):
     """`python app.py` with its address, path prefix and passwords from the environment, as a Space starts it."""
     port = free_port()
     environment = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SAME_SEED_AUTH": "ada:secret", "GRADIO_ROOT_PATH": "/seed"}  # fmt: skip
@@ -299,9 +304,9 @@ def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(own):
             assert visitor.post(f"{url}/login", data={"username": "ada", "password": "secret"}).status_code == 200
             assert visitor.get(f"{url}/config").json()["root"].endswith("/seed")
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(ended_by)
         printed, _ = server.communicate(timeout=60)
-    assert "Traceback" not in printed
+    assert "Traceback" not in printed and server.returncode == 128 + ended_by
 
 
 def answers(url: str, server: subprocess.Popen) -> bool:

@@ -338,7 +338,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_replies_to_end(says, ctrl_c, monk
 def test_a_job_in_the_background_that_ignores_ctrl_c_goes_on_ignoring_it(ctrl_c):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = Stop()
-    with terminal.stopped_by_ctrl_c(stop):
+    with terminal.stopped_by(stop, signal.SIGINT):
         signal.raise_signal(signal.SIGINT)
     assert not stop.pressed and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 

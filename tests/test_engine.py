@@ -330,22 +330,24 @@ def test_a_row_that_is_not_a_number_fails_alone(monkeypatch):
             assert tokens(events) == [draw.token for draw in healthy[i]]
 
 
-def test_closing_fails_what_is_under_way_in_one_sentence():
+def test_closing_stops_what_is_written_with_what_it_has_and_fails_the_rest_in_one_sentence():
     engine = Engine(random_model(), VOCABULARY, shape(slots=1), "eager")
-    events, ended = [], threading.Event()
+    events: list = []
+    waiting: list = []
 
     def listen(event) -> None:
         events.append(event)
-        if isinstance(event, Failure | Finish):
-            ended.set()
+        if isinstance(event, Token) and event.step == 2:
+            engine.close()
 
     engine.submit(request(range(9), max_new_tokens=110), listen)
-    engine.close()
-    assert ended.wait(30)
-    assert isinstance(events[-1], Failure)
-    assert "press Compare again" in events[-1].message
+    engine.submit(request(range(9), max_new_tokens=110), waiting.append)
+    engine._worker.join(30)
+    assert [type(event) for event in events[-2:]] == [Token, Finish]
+    assert events[-1].reason == "stopped" and events[-1].usage.output_tokens == 3
+    assert isinstance(waiting[-1], Failure) and "ask again in a minute" in waiting[-1].message
     with pytest.raises(UserError, match="unloaded"):
-        engine.submit(request([1]), listen)
+        engine.submit(request([1]), events.append)
 
 
 def test_a_draw_that_fails_ends_its_own_reply_and_the_engine_goes_on(monkeypatch):

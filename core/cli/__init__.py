@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..installation import COMMAND
 from ..pairs import check_paths
 from ..settings import Settings
-from .terminal import INTERRUPTED, log_harmlessly, say, use_escapes
+from .terminal import INTERRUPTED, SIGNALLED, log_harmlessly, say, use_escapes
 
 # Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
 # imported, so that help and the list of pairs wait for no library.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return run(arguments)
     status = run(sys.argv[1:])
-    if status == INTERRUPTED:
+    if status > SIGNALLED:
         sys.stdout.flush()
         os._exit(status)  # else the end of the process waits for a download that is under way
     return status
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit status: 0, 2 after a mistake that is explained in one sentence, 130 after Ctrl+C.
 
-    `replay` also returns 1 for a receipt that runs and gives other replies.
+    `serve` also returns 143 after SIGTERM, and `replay` 1 for a receipt that runs and gives other replies.
     """
     log_harmlessly()
     use_escapes()

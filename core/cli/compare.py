@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from datetime import date
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..types import (
     explain,
 )
 from .files import read_file, write_file
-from .terminal import INTERRUPTED, Saying, console_of, say, stopped_by_ctrl_c
+from .terminal import INTERRUPTED, Saying, console_of, say, stopped_by
 
 SAMPLING_HELP = {
     "seed": "of the noise that both models draw their tokens with",
@@ -95,7 +96,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
                 say(note, sys.stderr)
             run, stop = Run(lease, comparison), Stop()
             stop.also(run.stop)
-            with stopped_by_ctrl_c(stop):
+            with stopped_by(stop, signal.SIGINT):
                 streamed = not flags.json and _stream(run)
                 for _ in () if streamed else run.snapshots(lambda: 1.0):
                     pass

@@ -1,4 +1,4 @@
-"""What commands share: print that is safe on any console, progress on one line, and Ctrl+C. Knows no library until one is used."""
+"""What commands share: print that is safe on any console, progress on one line, and signals. Knows no library until one is used."""
 
 import codecs
 import io
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from ..pool import Progress
 
-INTERRUPTED = 130  # the exit status after Ctrl+C, as shells count it: 128 and the number of the signal
+SIGNALLED = 128  # added to the number of a signal it is the exit status after it, as shells count
+INTERRUPTED = SIGNALLED + signal.SIGINT  # after Ctrl+C
 
 # C0 and C1 controls, and those of bidirectional text: what could move the cursor, change colours or reorder what is read.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -123,18 +124,27 @@ class Saying:
 
 
 @contextmanager
-def stopped_by_ctrl_c(stop: Stop) -> Iterator[None]:
-    """The first Ctrl+C presses `stop`; a second one raises KeyboardInterrupt. Where it is ignored (a job in the background) it stays so."""
+def stopped_by(stop: Stop, *signals: signal.Signals) -> Iterator[list[int]]:
+    """The first of these signals presses `stop`, and a second one does what it does elsewhere; yields the list of those that came.
 
-    def press(*signalled: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    One that is ignored (Ctrl+C for a job in the background) stays so.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in signals}
+    heard = [number for number, act in before.items() if act in (signal.default_int_handler, signal.SIG_DFL)]
+
+    def restore() -> None:
+        for number in heard:
+            signal.signal(number, before[number])
+
+    def press(number: int, frame: object) -> None:
+        restore()
+        came.append(number)
         stop.press()
 
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heard:
-        signal.signal(signal.SIGINT, press)
+    for number in heard:
+        signal.signal(number, press)
     try:
-        yield
+        yield came
     finally:
-        if heard:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        restore()

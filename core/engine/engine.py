@@ -248,7 +248,7 @@ class Engine:
         return self._closed
 
     def close(self) -> None:
-        """Fail what is queued, end the worker and drop the caches. Returns when the memory is free."""
+        """End the worker and drop the caches: replies stop with what they have, what has none fails. Returns when the memory is free."""
         self._closed = True
         atexit.unregister(self.close)
         self._inbox.put(None)
@@ -548,8 +548,14 @@ class Engine:
             while True:
                 self._put(self._inbox.get_nowait())
         for job in self._scheduler.active():
+            if job.written and self._failure is None:
+                job.cancelled = True
+                self._finish(job)
+                continue
             self._scheduler.release(job)
-            self._emit(job, Failure(message="The engine stopped before this reply was finished; press Compare again."))
+            self._emit(
+                job, Failure(message="The engine stopped before this reply was finished; ask again in a minute.")
+            )
         for score in self._scheduler.scores:
             if not score.cancelled:
                 score.take(Failure(message="The engine stopped before this reply was scored; try again."))

@@ -1,7 +1,9 @@
 """The page as a whole: sidebar and rooms in one gr.Blocks, and how it is served."""
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import gradio as gr
@@ -30,6 +32,8 @@ FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: 
 MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
 LOOK_FOR_EVENTS = 0.02  # seconds; Gradio's own 0.001 costs a twentieth of a core while nobody asks for anything
 MAX_THREADS = 128  # every reply under way holds one
+SECONDS_TO_TELL = 3.0  # at most, how the work of every page ended when the server stops
+SECONDS_TO_SETTLE = 0.5
 
 
 def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
@@ -106,3 +110,21 @@ def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, st
         show_error=True,
         **options,
     )
+
+
+def end(demo: gr.Blocks, pool: Pool, grace: float) -> None:
+    """Stop serving: nothing new begins, what is under way has `grace` seconds, and every page is told how its own ended."""
+    pool.take_no_more()
+    queue = demo._queue
+    _wait_while(lambda: bool(len(queue) or any(queue.active_jobs)), grace)
+    pool.close(wait=False)
+    # A page takes an event off this list when it has read how it ended, and asks for the settings once more then.
+    _wait_while(lambda: any(list(queue.pending_event_ids_session.values())), SECONDS_TO_TELL)
+    sleep(SECONDS_TO_SETTLE)
+    demo.close(verbose=False)
+
+
+def _wait_while(busy: Callable[[], bool], seconds: float) -> None:
+    deadline = monotonic() + seconds
+    while busy() and monotonic() < deadline:
+        sleep(0.05)
