@@ -580,6 +580,17 @@ def test_scores_take_turns_and_one_that_waits_for_its_taker_lets_nobody_pass():
     assert scheduler.next_to_score() is None and scheduler.idle and not scheduler.scores
 
 
+def test_a_score_gets_every_fourth_chunk_however_many_prompts_there_are():
+    scheduler, asked = Scheduler((64,), slots=1), score()
+    scheduler.add(job())
+    assert {type(scheduler.next_chunk()) for _ in range(9)} == {Job}, "nobody asks for a score"
+    scheduler.scores.append(asked)
+    chunks = [type(scheduler.next_chunk()) for _ in range(12)]
+    assert chunks == 3 * [Job, Job, Job, Score]
+    asked.started, asked.allowed = True, 0
+    assert scheduler.next_chunk() is scheduler.reading, "its chunks wait to be taken"
+
+
 def test_releasing_leaves_no_trace():
     scheduler = Scheduler((64,), slots=1)
     waiting, reading = job(), job()

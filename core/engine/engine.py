@@ -360,21 +360,21 @@ class Engine:
         )
 
     def _round(self) -> None:
-        """At most one prefill chunk, then one decode step in every lane that has someone in it."""
+        """At most one chunk of a prompt or of what is scored, then one decode step in every lane that has someone in it."""
         self._take_in()
         for job in self._scheduler.active():
             if job.cancelled:
                 self._finish(job)
-        reading = self._scheduler.next_to_read()
+        chunk_of = self._scheduler.next_chunk()
         for job, news in self._scheduler.announce():
             self._emit(job, news)
-        scoring = self._scheduler.next_to_score()
         if not self._scheduler.scores:
             self._scoring_cache = None
-        if reading is not None:
-            self._read(reading)
-        elif scoring is not None:
-            self._score(scoring)
+        match chunk_of:
+            case Job():
+                self._read(chunk_of)
+            case Score():
+                self._score(chunk_of)
         for size, jobs in self._scheduler.writing.items():
             if any(not job.held for job in jobs):
                 self._write(self._lanes[size], list(jobs))

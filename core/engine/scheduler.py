@@ -3,7 +3,7 @@
 Requests wait in the order they came. A request takes a slot of the lane that its length needs; while
 that lane is full, later requests for other lanes may pass. One prompt is read at a time, one chunk
 between two decode steps, so a long prompt never stalls the replies that are being written. Scoring
-takes the rounds in which no prompt is read.
+takes the rounds in which no prompt is read, and at least every fourth.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from typing import Any
 from ..types import Event, FinishReason, Queued, Request, Usage
 
 NO_SLOT = -1
+PROMPTS_BEFORE_SCORE = 3  # chunks in a row that go before a score that waits
 
 
 @dataclass(eq=False)
@@ -118,6 +119,7 @@ class Scheduler:
         self.reading: Job | None = None
         self.scores: deque[Score] = deque()
         self.writing: dict[int, list[Job]] = {size: [] for size in sizes}
+        self._overtook = 0  # chunks of prompts that went before a score, since the last chunk of one
         self._free: dict[int, list[int]] = {size: list(range(slots)) for size in sizes}
 
     @property
@@ -136,6 +138,16 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         self.waiting.append(job)
+
+    def next_chunk(self) -> Job | Score | None:
+        """Whose chunk is read in this round."""
+        job, score = self.next_to_read(), self.next_to_score()
+        if score is not None and (job is None or self._overtook >= PROMPTS_BEFORE_SCORE):
+            self._overtook = 0
+            return score
+        if score is not None:
+            self._overtook += 1
+        return job
 
     def next_to_read(self) -> Job | None:
         """The job whose prompt gets the next chunk, giving it a slot if it has none yet."""
