@@ -25,6 +25,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "FORWARDED_ALLOW_IPS": "",  # whose X-Forwarded-For the server below Gradio would believe
 }
 
 
@@ -48,6 +49,7 @@ class Settings:
     port: int = 7860
     root_path: str = ""
     address: str = ""  # of the page, where the environment says it
+    address_header: str = ""  # in which a proxy says from where a request comes; "" is the connection itself
     share: bool = False
     auth: tuple[tuple[str, str], ...] = ()
     pair: str = EMBEDDED
@@ -90,6 +92,7 @@ class Settings:
             port=given["port"] if "port" in given else _port(environment.get("GRADIO_SERVER_PORT")),
             root_path=root_path,
             address=root_path if "://" in root_path else _space(environment.get("SPACE_HOST")),
+            address_header=given.get("address_header") or environment.get("SAME_SEED_ADDRESS_HEADER", ""),
             share=share,
             auth=read_auth(given.get("auth"), environment),
             pair=given.get("pair") or cls.pair,
@@ -169,6 +172,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="longest conversation with its prompt, in characters (default and at most: 2,000,000)",
+    )
+    server.add_argument(
+        "--address-header",
+        metavar="NAME",
+        help="header in which the proxy in front says from where a request comes, such as X-Forwarded-For: addresses take turns (or set SAME_SEED_ADDRESS_HEADER; default: the connection's own)",
     )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 

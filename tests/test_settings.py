@@ -124,3 +124,10 @@ def test_what_the_person_has_set_stays(monkeypatch):
     settings.quieten()
     assert settings.environment()["TRANSFORMERS_VERBOSITY"] == "info"
     assert settings.environment()["GRADIO_ANALYTICS_ENABLED"] == "False"
+
+
+def test_no_header_is_believed_unless_the_operator_names_it():
+    assert read().address_header == ""
+    assert read(SAME_SEED_ADDRESS_HEADER="X-Real-IP").address_header == "X-Real-IP"
+    both = read("--address-header", "X-Forwarded-For", SAME_SEED_ADDRESS_HEADER="X-Real-IP")
+    assert both.address_header == "X-Forwarded-For"

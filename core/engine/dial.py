@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -270,4 +271,5 @@ def on_a_thread(write: Callable[[], Event], emit: Emit) -> None:
             log.exception("a dialled reply failed")
             emit(Failure(message=sentence(error)))
 
-    threading.Thread(target=run, name="dial", daemon=True).start()
+    context = copy_context()  # for whom this is
+    threading.Thread(target=context.run, args=(run,), name="dial", daemon=True).start()

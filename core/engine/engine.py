@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from .. import __version__
 from ..errors import UserError
+from ..turns import asking
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
 from . import certify, exact, portable, reference, sampling
 from .lane import Lane
@@ -172,7 +173,7 @@ class Engine:
         Raises:
             UserError: the prompt does not fit, or the engine has stopped.
         """
-        job = Job(request, self.check(request), self.context, emit)
+        job = Job(request, self.check(request), self.context, emit, who=asking.get())
         self._queue(job)
         return Ticket(job, lambda: self._inbox.put(None))
 
@@ -182,7 +183,7 @@ class Engine:
         Raises:
             UserError: as `submit`.
         """
-        job = Job(request, self.check(request), self.context, take, hand_over=take)
+        job = Job(request, self.check(request), self.context, take, hand_over=take, who=asking.get())
         self._queue(job)
         return Steering(job, self._inbox.put)
 

@@ -1,6 +1,6 @@
 """Who runs next. Decides with plain numbers; the tensors are elsewhere.
 
-Requests wait in the order they came. A request takes a slot of the lane that its length needs; while
+Requests wait in the order of their turns (core/turns.py). A request takes a slot of the lane that its length needs; while
 that lane is full, later requests for other lanes may pass. One prompt is read at a time, one chunk
 between two decode steps, so a long prompt never stalls the replies that are being written. Scoring
 takes the rounds in which no prompt is read, and at least every fourth.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from ..turns import NOBODY, Who, in_turn
 from ..types import Event, FinishReason, Queued, Request, Usage
 
 NO_SLOT = -1
@@ -27,6 +28,7 @@ class Job:
     context: int  # how many tokens the model can hold in all
     emit: Callable[[Event], None]
     hand_over: Callable[[Any], None] | None = None  # takes the logits where somebody else chooses the tokens
+    who: Who = NOBODY
     held: bool = False  # until the next token is given
     cancelled: bool = False
     slot: int = NO_SLOT
@@ -151,12 +153,16 @@ class Scheduler:
 
     def next_to_read(self) -> Job | None:
         """The job whose prompt gets the next chunk, giving it a slot if it has none yet."""
-        if self.reading is None:
-            self.reading = next((job for job in self.waiting if self._free[job.size]), None)
+        if self.reading is None and self.waiting:
+            self.reading = next((job for job in self._in_turn() if self._free[job.size]), None)
             if self.reading is not None:
                 self.waiting.remove(self.reading)
                 self.reading.slot = self._free[self.reading.size].pop(0)
         return self.reading
+
+    def _in_turn(self) -> list[Job]:
+        running = [job.who for job in self.active() if job.slot != NO_SLOT]
+        return in_turn(self.waiting, running, lambda job: job.who)
 
     def next_to_score(self) -> Score | None:
         """The oldest score, when it may go on. Only one is under way: each needs a cache of its own."""
@@ -194,7 +200,7 @@ class Scheduler:
     def announce(self) -> list[tuple[Job, Queued]]:
         """Queue positions that have changed since they were last announced."""
         news = []
-        for ahead, job in enumerate(self.waiting):
+        for ahead, job in enumerate(self._in_turn()):
             if job.told != ahead:
                 job.told = ahead
                 news.append((job, Queued(ahead=ahead)))

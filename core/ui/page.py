@@ -14,6 +14,7 @@ from ..pool import Pool
 from ..settings import Settings
 from . import api, security_headers, theme
 from .delivery import Delivery
+from .line import Blocks
 from .room import MODELS, Page
 from .sidebar import Sidebar
 from .visitor import Visitor
@@ -29,7 +30,6 @@ ROOMS = (
 )
 # Why the last three words: checkpoints/LICENSE.md.
 FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>"
-MAX_WAITING = 256  # events in the queue before newcomers are turned away with a sentence
 LOOK_FOR_EVENTS = 0.02  # seconds; Gradio's own 0.001 costs a twentieth of a core while nobody asks for anything
 MAX_THREADS = 128  # every reply under way holds one
 SECONDS_TO_TELL = 3.0  # at most, how the work of every page ended when the server stops
@@ -40,7 +40,7 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
     security_headers.no_downloads()
     processes = NewProcesses(pool.settings)
-    with gr.Blocks(
+    with Blocks(
         title="Same Seed: base and post-trained, side by side",
         analytics_enabled=False,
         fill_width=True,
@@ -61,7 +61,8 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
         page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
         furnish(page, demo)
         api.add(pool, processes, MODELS)
-    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=16, api_open=False)
+    demo.queue(default_concurrency_limit=16, api_open=False)
+    demo.take_turns(pool.settings.address_header)
     demo._queue.sleep_when_free = LOOK_FOR_EVENTS
     return demo
 

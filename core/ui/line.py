@@ -1,0 +1,89 @@
+"""Those who wait for the models, in the order of their turns (core/turns.py), and how many may.
+
+Gradio takes the first of a list; this is that list. A session has so many places, and where all places are taken,
+whoever has the most of them gives up the last one.
+"""
+
+from typing import Any, NoReturn
+
+import gradio as gr
+from fastapi import HTTPException
+from gradio.queueing import Event, EventQueue, Queue
+from gradio.server_messages import ProcessCompletedMessage
+
+from ..turns import Who, asking, in_turn
+from .room import MODELS
+
+MAX_WAITING = 256
+MAX_OF_SESSION = 16  # running and waiting
+TOO_MANY = f"You have {MAX_OF_SESSION} requests under way here; wait until one has ended, then ask again."
+FULL = "Too many people ask here at the moment, and nothing of yours was lost; ask again in a minute."
+
+
+class Line(list[Event]):
+    def __init__(self, queue: Queue, header: str):
+        super().__init__()
+        self.queue, self.header = queue, header
+
+    def __getitem__(self, at: Any) -> Any:
+        self[:] = in_turn(list(self), map(self._who, self._running()), self._who)
+        return super().__getitem__(at)
+
+    def append(self, event: Event) -> None:
+        """Raises HTTPException where there is no place for it."""
+        if sum(each.session_hash == event.session_hash for each in (*self, *self._running())) >= MAX_OF_SESSION:
+            self._refuse(event, 429, TOO_MANY)
+        super().append(event)
+        if len(self) <= MAX_WAITING:
+            return
+        last: Event = self[-1]
+        self.remove(last)
+        if last is event:
+            self._refuse(event, 503, FULL)
+        told = {"error": FULL}
+        self.queue.send_message(last, ProcessCompletedMessage(output=told, success=False, title="Error"))
+        self.queue.event_ids_to_events.pop(last._id, None)
+
+    def _refuse(self, event: Event, status: int, sentence: str) -> NoReturn:
+        self.queue.event_ids_to_events.pop(event._id, None)
+        ids = self.queue.pending_event_ids_session.get(event.session_hash, set())
+        ids.discard(event._id)
+        if not ids:
+            self.queue.pending_event_ids_session.pop(event.session_hash, None)
+        raise HTTPException(status, sentence)
+
+    def _running(self) -> list[Event]:
+        return [event for job in self.queue.active_jobs if job for event in job if event.fn.concurrency_id == _ID]
+
+    def _who(self, event: Event) -> Who:
+        return Who(address(event.request, self.header), event.session_hash)
+
+
+_ID = MODELS["concurrency_id"]
+
+
+class Blocks(gr.Blocks):
+    """gr.Blocks whose visitors take turns."""
+
+    header = ""
+
+    def take_turns(self, header: str) -> None:
+        """After `queue`; `header` is as in `address`."""
+        self.header = header
+        line = EventQueue(_ID, MODELS["concurrency_limit"])
+        line.queue = Line(self._queue, header)
+        self._queue.event_queue_per_concurrency_id[_ID] = line
+
+    async def call_function(  # of every event, and of every step of one that goes on
+        self, block_fn: Any, processed_input: Any, iterator: Any = None, requests: Any = None, *given: Any, **named: Any
+    ) -> Any:
+        request = requests[0] if isinstance(requests, list) else requests
+        if request is not None:
+            asking.set(Who(address(request, self.header), str(request.session_hash)))
+        return await super().call_function(block_fn, processed_input, iterator, requests, *given, **named)
+
+
+def address(request: Any, header: str) -> str:
+    """From where a request comes: as the connection says, or behind a proxy the last entry of the header that it writes."""
+    said = request.headers.get(header, "").rpartition(",")[2].strip() if header else ""
+    return said or (request.client.host if request.client else "")
