@@ -86,7 +86,7 @@ def test_a_recorded_step_is_the_step(llama, wanted):
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = lane_of(llama, slots=2)
         lane.record_beside(lambda: False)
-        assert isinstance(lane._forward, torch.jit.ScriptModule)
+        assert isinstance(lane._forward, torch.jit.ScriptFunction)
         assert torch.equal(figures(lane, company=2), wanted)
 
 
@@ -94,7 +94,7 @@ def test_a_recording_that_may_fuse_is_thrown_away(llama, caplog):
     """As torch.jit does by default: a product and a sum in one rounding."""
     lane = lane_of(llama)
     lane.record_beside(lambda: False)
-    assert not isinstance(lane._forward, torch.jit.ScriptModule)
+    assert not isinstance(lane._forward, torch.jit.ScriptFunction)
     assert "a recorded step differs from the model" in caplog.text
 
 

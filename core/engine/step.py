@@ -2,7 +2,7 @@
 
 A decode step of a small model is some hundred tiny operations, and calling them from Python takes
 longer than computing them; with two engines in one process they would also wait for each other's
-interpreter lock. `torch.jit.trace` records the operations of one call, and replaying them gives the
+interpreter lock. torch's tracer records the operations of one call, and replaying them gives the
 same bits. That is checked, not assumed: a recording that differs from the model anywhere is thrown
 away, and the model itself is called instead.
 """
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 DecodeStep = Callable[..., torch.Tensor]  # (ids, positions, *keys and values) -> logits [rows, queries, vocabulary]
 
-_tracing = threading.Lock()  # torch.jit.trace keeps its state in module globals
+_tracing = threading.Lock()  # one at a time: the tracer, and what goes before it, have state of their own
 
 
 class Forward(torch.nn.Module):
@@ -60,7 +60,7 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
         try:
             examples = (zeros, zeros, *cache.tensors())
             program = portable.program(forward, examples) if isinstance(forward.model, Portable) else forward
-            recorded = torch.jit.trace(program, examples, check_trace=False)
+            recorded = _trace(program, examples)
         except (UserError, GivenUp):
             raise
         except Exception:
@@ -74,6 +74,21 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
         if not torch.equal(expected, recorded(ids, positions, *cache.tensors())):
             log.warning("a recorded step differs from the model; every step calls it from Python")
             return forward
+    return recorded
+
+
+def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...]) -> DecodeStep:
+    """The operations of one call, with the weights as constants that are not copied.
+
+    `torch.jit.trace` would do the same and keep it for as long as the process runs: a class for every module, and all of
+    their weights. This recording belongs to nobody but who holds it, at the price of a name that is torch's own.
+    """
+
+    def call(*given: torch.Tensor) -> torch.Tensor:
+        return program(*given)
+
+    graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
+    recorded: DecodeStep = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
 
 
