@@ -9,6 +9,7 @@ import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.client import Job
+from gradio_client.exceptions import AppError
 
 from core.types import DEFAULT_SAMPLING
 from tests.scripted import PAIR
@@ -138,3 +139,20 @@ def test_pairs_from_folders_are_named_without_their_path(_scripted_page, monkeyp
     with client(url) as someone:
         (named,) = someone.predict(api_name="/pairs")
     assert (named["base"], named["post"]) == ("mine", "owner/theirs@main")
+
+
+@pytest.mark.slow
+def test_a_mistake_of_who_asks_is_told_to_them_and_not_to_the_log(scripted, capfd, caplog):
+    url = scripted("one", "two")
+    mistakes: tuple = (
+        ({**ASKED, "sampling": "secret"}, "/compare"),
+        ({**ASKED, "prompt": "secret" * 500_000}, "/compare"),
+        ({"secret": 1}, "/replay"),
+        ("secret", "/experiment"),
+    )
+    with client(url) as someone:
+        for given, endpoint in mistakes:
+            with pytest.raises(AppError):
+                someone.predict(given, api_name=endpoint)
+    logged = "".join(capfd.readouterr()) + caplog.text
+    assert "Traceback" not in logged and "secret" not in logged

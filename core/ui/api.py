@@ -83,11 +83,16 @@ def _spoken(endpoint: Endpoint) -> Endpoint:
         try:
             yield from endpoint(*given, **named)
         except ValidationError as error:
-            raise gr.Error(str(explain(error))) from None
+            raise _said(explain(error)) from None
         except UserError as error:
-            raise gr.Error(str(error)) from None
+            raise _said(error) from None
 
     return spoken
+
+
+def _said(error: UserError) -> gr.Error:
+    """For whoever asked, and not for the log: a mistake that is expected is no fault, and it may quote what was asked."""
+    return gr.Error(str(error), print_exception=False)
 
 
 def _quiet(step: object) -> None:
