@@ -357,7 +357,9 @@ def test_what_is_deleted_can_be_put_back(three):
 def test_a_turn_run_again_is_asked_after_the_turns_before_it_alone(house, three, monkeypatch):
     asked = []
     begin = Run.begin
-    monkeypatch.setattr(Run, "begin", lambda lease, comparison: asked.append(comparison) or begin(lease, comparison))
+    monkeypatch.setattr(
+        Run, "begin", lambda lease, comparison, **how: asked.append(comparison) or begin(lease, comparison, **how)
+    )
     three.retry(1)
     three.ask("Other", at=1)
     for comparison, prompt in zip(asked, ("Two", "Other"), strict=True):

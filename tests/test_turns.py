@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from fastapi import HTTPException
 from gradio.queueing import Event
+from starlette.exceptions import HTTPException
 
 from core.turns import Who, asking, in_turn
 from core.ui import line, page

@@ -7,9 +7,9 @@ whoever has the most of them gives up the last one.
 from typing import Any, NoReturn
 
 import gradio as gr
-from fastapi import HTTPException
 from gradio.queueing import Event, EventQueue, Queue
 from gradio.server_messages import ProcessCompletedMessage
+from starlette.exceptions import HTTPException
 
 from ..turns import Who, asking, in_turn
 from .room import MODELS
