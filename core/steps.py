@@ -8,6 +8,7 @@ Closing such a generator ends the work. This file knows neither what the steps s
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
 from contextlib import closing
+from contextvars import copy_context
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -68,7 +69,7 @@ def watch(steps: Steps[S, R], show: Callable[[S], V], stop: Stop | None = None) 
 
 
 def apart(work: Callable[[Stop], R]) -> Steps[None, R]:
-    """Work in a thread of its own, with a step ten times a second until it has ended.
+    """Work in a thread of its own, in the context of whoever asks, with a step ten times a second until it has ended.
 
     Closed before that, it presses the stop that the work was given, which the work asks between its pieces.
     """
@@ -80,7 +81,7 @@ def apart(work: Callable[[Stop], R]) -> Steps[None, R]:
         except BaseException as error:
             result.set_exception(error)
 
-    Thread(target=do, name="apart", daemon=True).start()
+    Thread(target=copy_context().run, args=(do,), name="apart", daemon=True).start()
     try:
         while not wait([result], timeout=0.1).done:
             yield None

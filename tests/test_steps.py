@@ -1,5 +1,6 @@
 """Work that reports its steps and ends in a result."""
 
+from contextvars import ContextVar
 from threading import Event
 
 import pytest
@@ -97,3 +98,9 @@ def test_a_stop_that_is_asked_ends_the_work_only_once_it_was_pressed():
     stop.press()
     with pytest.raises(Stopped):
         stop.check()
+
+
+def test_work_apart_is_done_for_whoever_asked():
+    asking = ContextVar("asking", default="nobody")
+    asking.set("a visitor")
+    assert finish(apart(lambda stop: asking.get())) == "a visitor"
