@@ -37,7 +37,7 @@ OTHER_MACHINES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", OTHER_MACHINES, ids=lambda machine: " ".join(machine.values()))
 def test_the_example_is_written_again_to_the_last_bit_with_other_instruction_sets(machine):
-    command = [sys.executable, "app.py", "replay", str(EXAMPLE), "--again", "--json", "--threads", "2"]
+    command = [sys.executable, "app.py", "replay", str(EXAMPLE), "--again", "--json", "--context", "256"]
     ran = subprocess.run(
         command, env={**os.environ, **machine}, cwd=EXAMPLE.parents[2], capture_output=True, text=True, check=True
     )

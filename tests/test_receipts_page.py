@@ -256,8 +256,10 @@ def test_a_link_of_fifty_turns_opens(arrive, url, pool):
     )
     link = links.encode(links.Shared(comparison=comparison(pool, turns=turns)))
     page = arrive(f"{url}/{link}")
-    expect(page.locator(".turn .reply.post .text")).to_have_count(50)
     expect(page.locator("#banner")).to_contain_text("50 earlier turns")
+    expect(page.locator(".turn .reply.post .text")).to_have_count(30)
+    page.get_by_role("button", name="Show earlier turns (20)").click()
+    expect(page.locator(".turn .reply.post .text")).to_have_count(50)
 
 
 def test_the_longest_link_fits_the_address(arrive, url, pool):
