@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from contextvars import copy_context
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -10,6 +11,7 @@ from gradio_client import Client
 from playwright.sync_api import Route, expect
 
 from core import __version__, links
+from core.turns import Who, asking
 from core.types import DEFAULT_SAMPLING, Conversation, Finish, Request, Turn
 from core.ui.compare import render
 from tests.browser import ask, at_most, ended, open_page, quiet, reload, reply, writing
@@ -620,15 +622,22 @@ def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monke
 
 
 def test_a_visitor_who_waits_sees_how_many_are_ahead(visitor, url, pool):
-    """All slots of the lane are taken by long requests; the page counts those before it."""
+    """All slots of the lane are taken by long requests of others, and more of them wait; the page counts those before it."""
     page = visitor(url)
     at_most(page, 40)
     lease = pool.wait("embedded")
     long = Request(
         token_ids=(5, 6, 7), sampling=DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 200}), stop_ids=frozenset()
     )
+
+    def submit(engine, address):
+        asking.set(Who(address))
+        return engine.submit(long, lambda event: None)
+
     crowd = [
-        engine.submit(long, lambda event: None) for engine in (lease.base.engine, lease.post.engine) for _ in range(24)
+        copy_context().run(submit, engine, f"10.0.0.{number}")
+        for engine in (lease.base.engine, lease.post.engine)
+        for number in range(24)
     ]
     try:
         ask(page, "Hello")
