@@ -18,6 +18,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Many tests start the app anew: what Python compiled is kept, whatever the caller's environment says.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: run check test style format docs pictures browser mutants bench real other-machine gpu gpu-packages lock lowest wheel pair clean
 

@@ -20,9 +20,16 @@ from tests.scripted import PAIR, ScriptedPool
 from tests.values import COMPARISON, record
 
 
+@pytest.fixture(scope="module")
+def _house() -> House:
+    return House(ScriptedPool())
+
+
 @pytest.fixture
-def house() -> House:
-    return House(ScriptedPool("a base reply", "a post-trained reply"))
+def house(_house) -> House:
+    """One page for all tests: what a visitor does is in the session alone."""
+    _house.page.pool.say("a base reply", "a post-trained reply")
+    return _house
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from core.types import Verdict
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "capital-of-france.json"
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["read", "written again"])
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["read", "written again"])
 def test_the_example_is_identical_to_the_last_bit_on_any_machine(again):
     receipt = receipts.read(EXAMPLE.read_bytes())
     with Pool(Settings(), HuggingFaceHub()) as pool:
@@ -46,6 +46,7 @@ def test_the_example_is_written_again_to_the_last_bit_with_other_instruction_set
     assert verdict.portable
 
 
+@pytest.mark.slow
 def test_in_fast_arithmetic_it_is_another_run_and_only_rounding_may_tell_them_apart(pool):
     receipt = receipts.read(EXAMPLE.read_bytes())
     verdict = finish(replay(pool, receipt))

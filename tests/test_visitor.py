@@ -29,8 +29,9 @@ def pool() -> Iterator[OnePair]:
         yield OnePair(lease)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def house(pool) -> House:
+    """One page for all tests: what a visitor does is in the session alone."""
     return House(pool)
 
 

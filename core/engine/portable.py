@@ -235,10 +235,14 @@ def program(forward: Callable[..., Tensor], examples: tuple[Tensor, ...]) -> Gra
     Raises:
         UserError: an operation in it is neither passed nor of this file's making, whoever wrote it.
     """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx  # its import takes long, and the fast arithmetic needs none
 
-    # Each example is a tensor of its own: make_fx takes one tensor in two places for one argument.
-    made = make_fx(forward, tracing_mode="real")(*(tensor.clone() for tensor in examples))
+    # One mode for what make_fx notes of every node's shape: for each it would make another, half of the time it takes.
+    with tracing(TracingContext(FakeTensorMode())):
+        # Each example is a tensor of its own: make_fx takes one tensor in two places for one argument.
+        made = make_fx(forward, tracing_mode="real")(*(tensor.clone() for tensor in examples))
     for node in made.graph.nodes:
         operation = getattr(node.target, "overloadpacket", node.target)
         if node.op == "call_function" and operation not in PASSED | EXACT | {getitem, aten.embedding}:
