@@ -117,14 +117,12 @@ def linked(page: Page) -> None:
 
 def lens(page: Page) -> None:
     page.get_by_role("tab", name="Token lens").click()
-    page.locator("#lens_read").click()
-    expect(page.locator("#lens_notice")).to_contain_text("press Compare on the first tab")
+    expect(page.locator("#lens_why")).to_contain_text("press Compare on the first tab")
 
 
 def receipts(page: Page) -> None:
     page.get_by_role("tab", name="Receipts").click()
-    page.locator("#explain").click()
-    expect(page.locator("#explanation")).to_contain_text("Choose two turns")
+    expect(page.locator("#why_not")).to_contain_text("Two turns are needed")
 
 
 STATES: tuple[Callable[[Page], None], ...] = (

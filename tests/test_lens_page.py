@@ -294,15 +294,27 @@ def test_two_thousand_tokens_arrive_once_and_stay_quick_to_walk_through(visitor,
     assert spent < 100, "milliseconds for one step to the next token"
 
 
-def test_mistakes_on_the_lens_are_sentences(visitor, scripted):
+def test_what_can_do_nothing_yet_cannot_be_pressed_and_says_why(visitor, scripted):
     page = visitor(scripted(PLANTS))
     page.get_by_role("tab", name="Token lens").click()
-    page.locator("#lens_read").click()
-    expect(page.locator("#lens_notice")).to_contain_text("press Compare on the first tab")
-    page.locator("#lens_csv").click()
-    expect(page.locator("#lens_notice")).to_contain_text("Read a reply to its end first")
-    page.locator("#lens_open").click()
-    expect(page.locator("#lens_notice")).to_contain_text("make one first")
+    of_a_turn = ("read", "link", "hand_over", "dial", "sweep", "grid")
+    for button in (*of_a_turn, "stop", "json", "csv", "open"):
+        expect(page.locator(f"#lens_{button}")).to_be_disabled()
+    expect(page.locator("#lens_why")).to_contain_text("press Compare on the first tab")
+    page.get_by_role("tab", name="Compare").click()
+    ask(page, "Explain plants")
+    ended(page)
+    open_lens(page)
+    expect(page.locator("#lens_why")).not_to_contain_text("press Compare")
+    for button in of_a_turn:
+        expect(page.locator(f"#lens_{button}")).to_be_enabled()
+    expect(page.locator("#lens_csv")).to_be_disabled()
+    read(page)
+    expect(page.locator("#lens_csv")).to_be_enabled()
+    expect(page.locator("#lens_open")).to_be_disabled()
+    page.locator("#lens_hand_over").click()
+    finished(page)
+    expect(page.locator("#lens_open")).to_be_enabled()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("dark", 1440)])

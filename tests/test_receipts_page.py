@@ -487,13 +487,22 @@ def test_a_mark_waits_until_the_replies_have_ended(visitor, scripted):
     expect(tie).to_have_attribute("aria-pressed", "true")
 
 
-def test_there_is_a_sentence_when_there_is_nothing_to_export(visitor, url):
+def test_what_can_do_nothing_yet_cannot_be_pressed_and_says_why(visitor, url):
     page = visitor(url)
     page.get_by_role("tab", name="Receipts").click()
-    page.get_by_role("button", name="Both replies as Markdown").click()
-    expect(page.locator("#check_notice")).to_contain_text("There is no turn to export yet")
-    page.get_by_role("button", name="Explain").click()
-    expect(page.locator("#explanation")).to_contain_text("Choose two turns or receipts first")
+    markdown, explain = (page.get_by_role("button", name=name) for name in ("Both replies as Markdown", "Explain"))
+    expect(markdown).to_be_disabled()
+    expect(page.locator("#export_not")).to_contain_text("There is no turn to export yet")
+    expect(explain).to_be_disabled()
+    expect(page.locator("#why_not")).to_contain_text("Two turns are needed")
+    page.get_by_role("tab", name="Compare").click()
+    at_most(page, 4)
+    ask(page, "One")
+    ended(page)
+    page.get_by_role("tab", name="Receipts").click()
+    expect(markdown).to_be_enabled()
+    expect(page.locator("#export_not")).not_to_contain_text("no turn")
+    expect(explain).to_be_disabled()
 
 
 # --- the endpoint -------------------------------------------------------------------------------------
@@ -540,8 +549,10 @@ def check(page: Page) -> None:
 
 def test_turns_and_receipts_can_be_reached_by_keyboard(visitor, url):
     page = visitor(url)
+    at_most(page, 4)
     ask(page, "Hello")
     ended(page)
+    ask_next(page, "Hello again", 2)
     reached = _tabbed(page, 50)
     for name in ("Post-trained", "Tie", "Both bad", "Copy link, turn 1", "Receipt, turn 1"):
         assert name in reached, sorted(reached)

@@ -60,5 +60,10 @@ def number(label: str, id: str, value: int, **properties: Any) -> gr.Number:
     return widget
 
 
+def usable(buttons: Sequence[gr.Button], can: bool) -> Update:
+    """Whether these can be pressed. Beside one that cannot stands a sentence that says why."""
+    return dict.fromkeys(buttons, gr.update(interactive=can))
+
+
 def _as_it_is(payload: Any) -> Any:
     return payload

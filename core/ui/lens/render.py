@@ -9,7 +9,7 @@ from ...what_if import GRID_FRAMINGS, Grid, Point
 from .. import markup
 from ..markup import ENDED, FRAMING, KIND
 
-NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; Open in Compare gives it a receipt and a link.</p>"
+NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; once it is here, Open in Compare gives it a receipt and a link.</p>"
 
 
 def replies(title: str, dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) -> str:

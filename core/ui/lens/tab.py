@@ -12,16 +12,22 @@ from ...steps import Stop
 from ...types import Chat, LensChoice, LensReport
 from .. import delivery, markup
 from ..delivery import Parcel
-from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider
+from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider, usable
 from ..visitor import SECONDS_IDLE, Session
 from . import render, session
 from .session import View
 
 TITLE = "Token lens"
 NAME = "lens"
+NO_TURN = "Nothing to read yet: press Compare on the first tab."
 _HERE = Path(__file__).parent
 
 Start = Callable[[Chat, Values, Any, Stop], session.Views]  # the chat, what the widgets hold, what the event says
+
+
+def _button(label: str, id: str, width: int, **how: Any) -> gr.Button:
+    """One that can do nothing yet."""
+    return gr.Button(label, elem_id=id, size="md", min_width=width, interactive=False, **how)
 
 
 class Room:
@@ -41,11 +47,12 @@ class Room:
                 elem_id="lens_context",
             )
         with gr.Row(elem_id="lens_actions"):
-            self.read = gr.Button("Read this reply", variant="primary", elem_id="lens_read", size="md", min_width=140)
-            self.stop = gr.Button("Stop", elem_id="lens_stop", size="md", min_width=80, interactive=False)
-            self.link = gr.Button("Copy link", elem_id="lens_link", size="md", min_width=90)
-            self.json = gr.Button("Save as JSON", size="md", elem_id="lens_json", min_width=110)
-            self.csv = gr.Button("Save as CSV", size="md", elem_id="lens_csv", min_width=110)
+            self.read = _button("Read this reply", "lens_read", 140, variant="primary")
+            self.stop = _button("Stop", "lens_stop", 80)
+            self.link = _button("Copy link", "lens_link", 90)
+            self.json = _button("Save as JSON", "lens_json", 110)
+            self.csv = _button("Save as CSV", "lens_csv", 110)
+        self.why = gr.HTML(markup.notice(NO_TURN), elem_id="lens_why")
         self.notice = gr.HTML(markup.notice(""), elem_id="lens_notice")
         self.view = gr.HTML(
             "",
@@ -58,12 +65,13 @@ class Room:
             self._what_if()
         self.report = gr.State(None, time_to_live=SECONDS_IDLE)  # the lens that is shown, as JSON
         self.made = gr.State(None, time_to_live=SECONDS_IDLE)
-        self.visitor.on_change(self._redraw, [self.turn, self.side, self.context])
+        self.of_a_turn = [self.read, self.link, self.hand_over, self.dial, self.sweep, self.grid]
+        self.visitor.on_change(self._redraw, [self.turn, self.side, self.context, self.why, *self.of_a_turn])
 
     def _what_if(self) -> None:
         with gr.Row(elem_classes="lens-row", equal_height=True):
             self.handed = slider("Tokens of the other model first (handover)", "lens_tokens", 1, 100, 5, 1)
-            self.hand_over = gr.Button("Hand over", elem_id="lens_hand_over", size="md", min_width=130, scale=0)
+            self.hand_over = _button("Hand over", "lens_hand_over", 130, scale=0)
         with gr.Row(elem_classes="lens-row", equal_height=True):
             costume = "From the base, 0, to the post-trained model, 1, and beyond (costume dial)"
             self.amount = slider(costume, "lens_amount", 0, 1.5, 0.5, 0.05)
@@ -74,11 +82,11 @@ class Room:
                 elem_id="lens_space",
                 min_width=180,
             )
-            self.dial = gr.Button("Turn the dial", elem_id="lens_dial", size="md", min_width=130, scale=0)
-            self.sweep = gr.Button("All of it (sweep)", elem_id="lens_sweep", size="md", min_width=140, scale=0)
+            self.dial = _button("Turn the dial", "lens_dial", 130, scale=0)
+            self.sweep = _button("All of it (sweep)", "lens_sweep", 140, scale=0)
         with gr.Row(elem_classes="lens-row"):
-            self.grid = gr.Button("Weights or template?", elem_id="lens_grid", size="md", min_width=180, scale=0)
-            self.open = gr.Button("Open in Compare", elem_id="lens_open", size="md", min_width=150, scale=0)
+            self.grid = _button("Weights or template?", "lens_grid", 180, scale=0)
+            self.open = _button("Open in Compare", "lens_open", 150, scale=0)
         self.what_if = gr.HTML(render.NOTHING, js_on_load=(_HERE / "what_if.js").read_text("utf-8"), elem_id="what_if")
 
     # --- wiring -----------------------------------------------------------------------------------
@@ -90,9 +98,11 @@ class Room:
         shown: list[Any] = [self.turn, self.side, self.context]
         for widget in shown:
             widget.change(None, shown, None, js="(...asked) => window.sameSeed.lens.asked(...asked)", **QUIET)
-        outputs = [self.view, self.report, self.what_if, self.made, self.notice, self.stop]
+        saved = [self.json, self.csv]
+        outputs = [self.view, self.report, *saved, self.what_if, self.made, self.open, self.notice, self.stop]
         once: dict[str, Any] = {"trigger_mode": "once", **MODELS, **QUIET}
-        self.tab.select(self._turns, {*visitor.held, self.turn}, self.turn, queue=False, **QUIET)
+        turns = [self.turn, self.why, *self.of_a_turn]
+        self.tab.select(self._turns, {*visitor.held, self.turn}, turns, queue=False, **QUIET)
 
         def starts(begin: Callable[..., session.Views], *parts: Any) -> Start:
             """With the turn that is chosen and what `parts` hold."""
@@ -116,17 +126,19 @@ class Room:
         for button, pack in ((self.link, self._pack_link), (self.json, self._pack_json), (self.csv, self._pack_table)):
             self.page.delivery.on(button.click, pack, here, self.notice)
 
-    def _turns(self, values: Values) -> Any:
+    def _turns(self, values: Values) -> Update:
         return self._choices(self.visitor.of(values).records, values[self.turn])
 
-    def _choices(self, chat: Chat, chosen: int | None = None) -> Any:
+    def _choices(self, chat: Chat, chosen: int | None = None) -> Update:
+        """The turns, what can be pressed now that there are any, and the sentence why not while there are none."""
         names = [(f"{turn + 1}. {markup.short(record.turn.prompt, 60)}", turn) for turn, record in enumerate(chat)]
         kept = chosen if chosen is not None and chosen < len(chat) else None
-        return gr.update(choices=names, value=kept if kept is not None else len(chat) - 1 if chat else None)
+        turn = gr.update(choices=names, value=kept if kept is not None else len(chat) - 1 if chat else None)
+        return {self.turn: turn, self.why: markup.notice("" if chat else NO_TURN)} | usable(self.of_a_turn, bool(chat))
 
     def _redraw(self, held: Session) -> Update:
         """The turns of the conversation; a link to a lens that was opened sets it to what was looked at."""
-        update: Update = {self.turn: self._choices(held.records)}
+        update = self._choices(held.records)
         if held.opened is not None and held.opened.shared.lens is not None:
             update |= {self.side: held.opened.shared.lens.side, self.context: held.opened.shared.lens.context}
         return update
@@ -151,8 +163,10 @@ class Room:
         update: Update = {self.notice: markup.notice(view.notice, view.tone)}
         if view.lines is not None:
             update |= {self.view: view.lines, self.report: view.report}
+            update |= usable([self.json, self.csv], view.report is not None)
         if view.what_if is not None:
             update |= {self.what_if: view.what_if, self.made: view.made}
+            update |= usable([self.open], view.made is not None)
         return update
 
     def _open(self, values: Values) -> Update:

@@ -11,12 +11,14 @@ from ...errors import UserError
 from ...types import Chat, Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
-from ..room import MODELS, QUIET, Page, Update, Values, dropdown
+from ..room import MODELS, QUIET, Page, Update, Values, dropdown, usable
 from ..visitor import SECONDS_IDLE, Session
 from . import render, session
 
 TITLE = "Receipts"
 NAME = "receipts"
+LACKING = "Two turns are needed, or two receipts."
+EMPTY = "There is no turn to export yet."
 
 # Button, file name, media type, and what writes it.
 EXPORTS: tuple[tuple[str, str, str, Callable[[Chat], str]], ...] = (
@@ -57,27 +59,32 @@ class Room:
                 self.first = dropdown("First", "why_first", min_width=200)
                 self.second = dropdown("Second", "why_second", min_width=200)
             with gr.Row(elem_classes="buttons"):
-                self.explain = gr.Button("Explain", variant="primary", size="sm", elem_id="explain", min_width=100)
+                self.explain = gr.Button(
+                    "Explain", variant="primary", size="sm", elem_id="explain", min_width=100, interactive=False
+                )
+            self.lacking = gr.HTML(markup.notice(LACKING), elem_id="why_not")
             self.explanation = gr.HTML("", elem_id="explanation")
         with gr.Column(elem_classes="card", elem_id="export"):
             gr.HTML(
                 "<h2>Take it along</h2><p class='muted'>The conversation as a file. The JSON Lines load in TRL and datasets; a turn becomes a preference pair when one reply of it is marked as better.</p>"
             )
             with gr.Row(elem_classes="buttons"):
-                self.exports = [gr.Button(label, size="sm", min_width=120) for label, *_ in EXPORTS]
+                self.exports = [gr.Button(label, size="sm", min_width=120, interactive=False) for label, *_ in EXPORTS]
+            self.empty = gr.HTML(markup.notice(EMPTY), elem_id="export_not")
         self.held = gr.State((), time_to_live=SECONDS_IDLE)  # receipts that were dropped here
         self.dropped = gr.State(None, time_to_live=SECONDS_IDLE)  # the last of them, which the buttons are about
-        self.visitor.on_change(self._redraw, [self.first, self.second])
+        self.listed = [self.first, self.second, self.explain, self.lacking, self.empty, *self.exports]
+        self.visitor.on_change(self._redraw, self.listed)
 
     # --- wiring -----------------------------------------------------------------------------------
 
     def connect(self, demo: gr.Blocks) -> None:
         visitor, at_once = self.visitor, {"queue": False, **QUIET}
-        choices, listed = [self.first, self.second], {self.held, *visitor.held}
+        choices, listed = {self.first, self.second}, {self.held, *visitor.held}
         buttons = [self.replay, self.open]
-        taken = [self.file, self.held, self.dropped, self.notice, self.summary, self.verdict, *buttons, *choices]
+        taken = [self.file, self.held, self.dropped, self.notice, self.summary, self.verdict, *buttons, *self.listed]
         self.file.upload(self._take, {self.file, *listed}, taken, **at_once)
-        self.tab.select(self._choices, listed, choices, **at_once)
+        self.tab.select(self._choices, listed, self.listed, **at_once)
         running = [self.verdict, self.notice, self.replay, self.stop]
         asked = {self.dropped, *visitor.held}
         self.replay.click(self._replay, asked, running, trigger_mode="once", **MODELS, **QUIET)
@@ -108,7 +115,7 @@ class Room:
         return update | buttons | shown | self._choices({**values, self.held: held})
 
     def _choices(self, values: Values) -> Update:
-        """Both lists, set to the two newest entries where they are."""
+        """Both lists, set to the two newest entries, and what can be pressed with them."""
         return self._listed(self.visitor.of(values), values[self.held])
 
     def _redraw(self, held: Session) -> Update:
@@ -120,6 +127,10 @@ class Room:
         return {
             self.first: gr.update(choices=found, value=newest[0] if newest else None),
             self.second: gr.update(choices=found, value=newest[-1] if newest else None),
+            self.lacking: markup.notice(LACKING if len(found) < 2 else ""),
+            self.empty: markup.notice("" if held.records else EMPTY),
+            **usable([self.explain], len(found) > 1),
+            **usable(self.exports, bool(held.records)),
         }
 
     def _dropped(self, values: Values) -> Receipt:
@@ -168,7 +179,7 @@ class Room:
             chat = self.visitor.of(values).records
             text = write(chat) if chat else ""
             if not text:
-                raise UserError("Mark a reply as the better one first." if chat else "There is no turn to export yet.")
+                raise UserError("Mark a reply as the better one first." if chat else EMPTY)
             return delivery.file(name, kind, text)
 
         return pack
