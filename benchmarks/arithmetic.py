@@ -7,18 +7,21 @@ portable are timed in turn, in processor time of one thread.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks import clients, report, subjects
+from benchmarks.clients import Reply
 from benchmarks.subjects import Subject
 from core.engine import Engine, Reread, portable, sampling
-from core.engine.device import place
+from core.engine.device import Placement, place
 from core.engine.lane import Lane
 from core.engine.portable import Portable
 from core.settings import Settings
@@ -111,9 +114,60 @@ def checks(subject: Subject, engine: Engine, repetitions: int) -> dict[str, Any]
     }
 
 
-def ended(engine: Engine | Reread, asked: Request) -> None:
+def turns(subject: Subject, placement: Placement, count: int) -> dict[str, Any]:
+    """One row: how many tokens of a chat's later prompts are read again, when each turn adds 32 to what was asked and written."""
+    new_tokens = min(64, subject.new_tokens)
+    row: dict[str, Any] = {"model": subject.name, "turns": count, "tokens in the last prompt": 0}
+    for of in ("fast", "portable"):
+        attention = portable.NAME if of == "portable" else subject.attention(placement)
+        engine = Engine(subject.copy(), subject.vocabulary, subject.shape(placement), attention)
+        try:
+            history: tuple[int, ...] = ()
+            read: list[int] = []
+            for turn in range(count):
+                asked = clients.request(turn, subject.vocabulary, new_tokens)
+                asked = asked.model_copy(update={"token_ids": (*history, *asked.token_ids), "reuse": True})
+                reply = ended(engine, asked)
+                read.append(len(asked.token_ids) - reply.reused)
+                history = (*asked.token_ids, *(id for id, *_ in reply.tokens))
+        finally:
+            engine.close()
+        row["tokens in the last prompt"] = len(asked.token_ids)
+        row[f"{of}: read a turn"] = statistics.mean(read[1:])
+    return row
+
+
+def memory(name: str, repetitions: int) -> dict[str, Any]:
+    """One row: by how much a process grows, from before it has a model to after a reply in every slot, each in one of its own."""
+    grown = {}
+    for of in ("fast", "portable"):
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            grown[of] = statistics.median([process.apply(_grown, (name, of)) for _ in range(max(1, repetitions // 20))])
+    return {
+        "model": name,
+        "fast, MB": grown["fast"] / 1e6,
+        "portable, MB": grown["portable"] / 1e6,
+        "times": grown["portable"] / grown["fast"],
+    }
+
+
+def _grown(name: str, of: str) -> int:
+    placement, process = place(Settings(device="cpu", dtype="bfloat16")), psutil.Process()
+    before = process.memory_info().rss
+    subject = subjects.make(name, placement)
+    attention = portable.NAME if of == "portable" else subject.attention(placement)
+    engines = [Engine(model, subject.vocabulary, subject.shape(placement), attention) for model in subject.models]
+    try:
+        clients.together(engines, [clients.request(seed, subject.vocabulary, 16) for seed in range(4)])
+        return process.memory_info().rss - before
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def ended(engine: Engine | Reread, asked: Request) -> Reply:
     """Ask, and wait for the end."""
-    clients.wait(clients.ask(engine, asked, time.perf_counter())[0])
+    return clients.wait(clients.ask(engine, asked, time.perf_counter())[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.add("A receipt that is read, and written again", [checks(subject, engine, max(1, flags.repetitions // 5))])
     finally:
         engine.close()
+    out.add("Tokens of a chat that are read again", [turns(subject, placement, 8)])
+    out.add("Memory of a pair that serves", [memory(name, flags.repetitions) for name in flags.pairs.split(",")])
     out.end()
     return 0
 

@@ -35,6 +35,7 @@ class Reply:
     end: float = 0.0
     ended: threading.Event = field(default_factory=threading.Event)
     failure: str | None = None
+    reused: int = 0  # tokens of the prompt that were not read again
 
 
 def ask(engine: Engine | Reread, asked: Request, began: float) -> tuple[Reply, Stoppable]:
@@ -48,6 +49,7 @@ def ask(engine: Engine | Reread, asked: Request, began: float) -> tuple[Reply, S
         elif isinstance(event, Finish | Failure):
             reply.end = time.perf_counter() - began
             reply.failure = event.message if isinstance(event, Failure) else None
+            reply.reused = event.usage.reused_tokens if isinstance(event, Finish) else 0
             reply.ended.set()
 
     return reply, engine.submit(asked, take)

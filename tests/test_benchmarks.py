@@ -56,10 +56,12 @@ def test_page(pair_flags):
 
 def test_arithmetic(capsys):
     assert arithmetic.main(["--pairs", "tiny", "--repetitions", "1"]) == 0
-    costs, draws, checks = (table["rows"] for table in found(capsys.readouterr().out)["tables"])
+    costs, draws, checks, turns, memory = (table["rows"] for table in found(capsys.readouterr().out)["tables"])
     assert [row["lane"] for row in costs] == [256, 1024] and [row["words"] for row in draws] == [4096, 49152, 151936]
     assert all(row["times fast"] > 0 and row["portable lane, MB"] > row["fast lane, MB"] for row in costs)
     assert checks[0]["tokens"] == 6
+    assert turns[0]["portable: read a turn"] <= turns[0]["fast: read a turn"]
+    assert memory[0]["portable, MB"] > 0 and memory[0]["times"] > 0
 
 
 def test_start(pair_flags):
