@@ -5,10 +5,11 @@ test hands in its own.
 """
 
 import fnmatch
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,11 +33,16 @@ ReportFraction = Callable[[float], None]  # fraction of the bytes that are here,
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at one commit: the commit's sha, and its files with their sizes in bytes."""
+    """A repository at one commit: the commit's sha, its files with their sizes in bytes, and the SHA-256 of its large files.
+
+    `listed` is False where the Hub could not be asked: then the files are those that lie here.
+    """
 
     id: str
     revision: str
     files: dict[str, int]
+    sha256: dict[str, str] = field(default_factory=dict)
+    listed: bool = True
 
     def wanted(self) -> dict[str, int]:
         matches = lambda name, patterns: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)  # noqa: E731
@@ -79,7 +85,9 @@ class HuggingFaceHub:
             ) from None
         except (errors.RevisionResolutionError, *UNREACHABLE) as error:
             return self._cached(id, revision, error)
-        return Repository(id, commit, {file.rfilename: file.size or 0 for file in info.siblings or []})
+        files = info.siblings or []
+        sizes = {file.rfilename: file.size or 0 for file in files}
+        return Repository(id, commit, sizes, {file.rfilename: file.lfs.sha256 for file in files if file.lfs})
 
     def _cached(self, id: str, revision: str | None, error: Exception) -> Repository:
         names = ("config.json", "adapter_config.json")
@@ -95,6 +103,7 @@ class HuggingFaceHub:
             id,
             folder.name,
             {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()},
+            listed=False,
         )
 
     def download(self, repository: Repository, report: ReportFraction, only: Sequence[str] = WANTED) -> Path:
@@ -122,6 +131,32 @@ class HuggingFaceHub:
             raise UserError(
                 f"Downloading {repository.id} broke off ({reason}); try again, what has arrived is kept."
             ) from error
+
+
+def check(repository: Repository, folder: Path, report: ReportFraction) -> None:
+    """Hold the wanted files in a snapshot folder against what the Hub lists: their sizes, and the SHA-256 of the large ones.
+
+    Raises:
+        UserError: one differs. It is taken away, so that the next download brings it again.
+    """
+    wanted = repository.wanted()
+    total, done = max(1, sum(wanted.values())), 0
+    for name, size in wanted.items():
+        path, digest = folder / name, hashlib.sha256()
+        there = path.stat().st_size if path.exists() else -1
+        if there == size and name in repository.sha256:
+            with path.open("rb") as file:
+                while block := file.read(2**24):
+                    digest.update(block)
+                    report((done + file.tell()) / total)
+        done += size
+        if there != size or repository.sha256.get(name, digest.hexdigest()) != digest.hexdigest():
+            path.resolve().unlink(missing_ok=True)  # of the snapshot's link, the file that it leads to
+            path.unlink(missing_ok=True)
+            raise UserError(
+                f"{name} of {repository.id} is not what the Hub lists, so it was taken away; run this again to bring it anew."
+            )
+        report(done / total)
 
 
 def _check_disk(repository: Repository, only: Sequence[str]) -> None:

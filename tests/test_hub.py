@@ -1,6 +1,7 @@
 """The Hub: what it answers and how it fails, against a small Hub on this machine and the library's own errors."""
 
 import errno
+import hashlib
 import json
 import shutil
 import threading
@@ -8,14 +9,17 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
 from huggingface_hub import HfApi, constants, errors
 
+import app
 from core import hub
 from core.errors import UserError
 from core.hub import HuggingFaceHub, Repository
+from tests import tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -31,6 +35,11 @@ class SmallHub(BaseHTTPRequestHandler):
     """One repository, owner/name, as the Hub's HTTP interface shows it."""
 
     gated = False
+    sha256: ClassVar[dict[str, str]] = {}  # what is listed of large files
+
+    def lfs(self, name: str) -> dict[str, Any]:
+        size = {"size": len(FILES[name]), "pointerSize": 9}
+        return {"lfs": {**size, "sha256": self.sha256[name]}} if name in self.sha256 else {}
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -38,7 +47,7 @@ class SmallHub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path in ("/api/models/owner/name", *(f"/api/models/owner/name/revision/{r}" for r in ("main", COMMIT))):
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
+            siblings = [{"rfilename": name, "size": len(data), **self.lfs(name)} for name, data in FILES.items()]
             self._answer({"id": "owner/name", "sha": COMMIT, "siblings": siblings})
         elif path == f"/api/models/owner/name/tree/{COMMIT}":
             entries = [{"type": "file", "path": n, "size": len(data), "oid": f"{n}-blob"} for n, data in FILES.items()]
@@ -151,6 +160,44 @@ def test_what_was_downloaded_once_works_without_a_network(server, monkeypatch, h
     after = HuggingFaceHub().look_up("owner/name", revision)
     assert (after.id, after.revision, set(after.files)) == (before.id, COMMIT, set(before.wanted()))
     assert HuggingFaceHub().download(after, lambda done: None) == folder
+
+
+@pytest.mark.parametrize("size", [300_000, 299_999], ids=["of the same size", "shorter"])
+def test_a_file_that_is_not_what_the_hub_lists_is_taken_away_and_brought_again(server, monkeypatch, size):
+    weights = FILES["model.safetensors"]
+    monkeypatch.setattr(SmallHub, "sha256", {"model.safetensors": hashlib.sha256(weights).hexdigest()})
+    repository = HuggingFaceHub().look_up("owner/name", None)
+    assert repository.sha256 == SmallHub.sha256
+    folder = HuggingFaceHub().download(repository, lambda done: None)
+    done: list[float] = []
+    hub.check(repository, folder, done.append)
+    assert done == sorted(done) and done[-1] == 1
+    (folder / "model.safetensors").resolve().write_bytes(b"v" * size)
+    with pytest.raises(UserError, match=r"model\.safetensors of owner/name is not what the Hub lists"):
+        hub.check(repository, folder, done.append)
+    assert HuggingFaceHub().download(repository, lambda done: None) == folder
+    hub.check(repository, folder, done.append)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_pair_is_fetched_ahead_and_checked_and_what_is_here_needs_no_network(server, tmp_path, monkeypatch, capsys):
+    config = json.dumps(tiny.model().config.to_dict()).encode()
+    monkeypatch.setitem(FILES, "config.json", config)
+    own = ["--base", "owner/name", "--post", str(tmp_path)]
+    (tmp_path / "config.json").write_bytes(config)
+    (tmp_path / "model.safetensors").touch()
+    assert app.main(["download", *own]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        f"name is on this machine, at {COMMIT}: 0 MB, checked.",
+        f"{tmp_path.name} is a folder on this machine.",
+    ]
+    assert "Downloading name" in told.err
+    server()
+    assert app.main(["download", *own]) == 0
+    assert "The Hub cannot be reached, so its files were not checked." in capsys.readouterr().out
+    assert app.main(["download", "--base", "owner/other", "--post", str(tmp_path)]) == 2
+    assert "owner/other is not on this machine and the Hub cannot be reached" in capsys.readouterr().err
 
 
 def test_weights_are_here_once_all_of_them_were_downloaded(server):

@@ -7,6 +7,7 @@ python app.py diff A B            say which inputs of two receipts differ, and w
 python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
 python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
 python app.py pairs               list the model pairs
+python app.py download PAIR       fetch a pair ahead of a lesson, and check its files
 python app.py --version           say which version this is
 """
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "experiment": "run a guided experiment, or all, and print what it found",
     "lens": "say, token by token, what post-training changed in a reply",
     "pairs": "list the model pairs",
+    "download": "fetch a pair ahead of a lesson, and check its files",
 }
 
 
