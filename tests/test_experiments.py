@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from core import experiments
 from core.difference import first_divergence
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, report
-from core.experiments.correction import token_diff
+from core.experiments.correction import Lie, token_diff, unsaid
 from core.experiments.costume import LADDER
 from core.experiments.lab import Lab
 from core.experiments.ledger import ROUNDS, crowd_sizes
@@ -225,12 +226,21 @@ def test_correction_sends_what_it_says(verdict):
     assert finding.tables[0].columns[3] == "Reply to the correction" and row[3] == (corrected.post or "(nothing)")
     assert finding.figures["weights_equal"] is True
     assert finding.figures["post_same_as_first_in_a_fresh_chat"] == finding.figures["questions"]
+    assert finding.figures["post_same_as_before_with_the_correction_deleted"] == finding.figures["questions"]
 
 
 def test_a_random_model_uses_no_correction_and_the_verdict_says_so(verdict):
     finding = verdict("correction").finding
     assert finding.outcome == "not shown"
     assert "Nothing was learned" in finding.sentence and "hardly shows the contrast" in finding.sentence
+
+
+def test_a_made_up_answer_that_a_model_gives_of_itself_is_not_used():
+    lie = Lie("What color is snow?", "Snow is {}.", ("black", "purple"))
+    says = lambda text: SimpleNamespace(side=lambda side: SimpleNamespace(text=text if side == "base" else "White."))  # noqa: E731
+    assert unsaid(lie, says("White."), says("It is cold.")) == lie
+    assert unsaid(lie, says("White."), says("As black as night.")).correction == "Snow is purple."
+    assert unsaid(lie, says("Black."), says("Purple.")) is None
 
 
 def test_the_token_diff_rebuilds_both_texts(lease):
@@ -377,6 +387,7 @@ def test_ledger_counts_passes_and_copies(verdict, lease):
     finding = verdict("ledger").finding
     usage = finding.exhibits[0].result.post.usage
     assert usage.decode_passes == usage.output_tokens - 1
+    assert finding.outcome == "shown", "whatever the clock says"
     assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == ROUNDS * 7
     assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.post.model.parameters())
     assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2

@@ -83,12 +83,10 @@ def _judge(
         sentence = "The passes of this run do not add up to one for each token; that must not happen."
     elif different:
         sentence = f"One pass for each token, but {different} of {2 * copies} copies did not give the same reply. {alone.post.engine.certification.capitalize()}."
-    elif max(gain.values()) <= 1:
-        sentence = f"One pass for each token, and {copies} of {copies} copies gave the same reply; but here {crowds[-1].copies} at once were not faster in all than one after the other."
     else:
-        sentence = f"The post-trained reply took {post.prefill_passes} {'pass' if post.prefill_passes == 1 else 'passes'} to read {post.prompt_tokens} tokens and {post.output_tokens - 1} more to write {post.output_tokens}, one for each token after the first. {copies} of {copies} copies gave the same reply, and {crowds[-1].copies} at once wrote {gain['post']:.1f} times as many tokens per second as one."
+        sentence = f"The post-trained reply took {post.prefill_passes} {'pass' if post.prefill_passes == 1 else 'passes'} to read {post.prompt_tokens} tokens and {post.output_tokens - 1} more to write {post.output_tokens}, one for each token after the first. {copies} of {copies} copies gave the same reply, and in this run {crowds[-1].copies} at once wrote {gain['post']:.1f} times as many tokens per second as one."
     return Finding(
-        outcome="shown" if counted and not different and max(gain.values()) > 1 else "not shown",
+        outcome="shown" if counted and not different else "not shown",
         sentence=sentence,
         details=(
             *(_bandwidth_detail(lab, alone, side, bandwidth[side]) for side in SIDES),
