@@ -352,7 +352,10 @@ def test_ctrl_c_while_models_are_loaded_waits_for_no_download(says, scripted_poo
     assert ended == [130]
 
 
-def test_ctrl_c_in_an_experiment_prints_what_was_found_before(says, scripted_pool, monkeypatch, capsys):
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_an_experiment_prints_what_was_found_before_and_what_it_had_of_that(
+    says, scripted_pool, monkeypatch, capsys, times
+):
     found = []
 
     def perform(chosen, *others):
@@ -360,14 +363,17 @@ def test_ctrl_c_in_an_experiment_prints_what_was_found_before(says, scripted_poo
         if len(found) == 2:
             raise UserError("no.")
         if len(found) == 3:
-            raise KeyboardInterrupt
+            for _ in range(times):  # the second one is not waited for
+                signal.raise_signal(signal.SIGINT)
+        outcome = "held" if len(found) == 1 else "stopped early"
         return SimpleNamespace(
-            experiment=chosen.name, seconds=1.0, finding=SimpleNamespace(outcome="held", sentence="So.")
+            experiment=chosen.name, seconds=1.0, finding=SimpleNamespace(outcome=outcome, sentence="So.")
         )
 
     monkeypatch.setattr(experiment, "Pool", lambda settings, hub: contextlib.nullcontext(scripted_pool))
     monkeypatch.setattr(experiment, "_perform", perform)
     assert app.main(["experiment", "all"]) == 130
     printed = capsys.readouterr()
-    assert f"{EXPERIMENTS[0].name}" in printed.out and "So." in printed.out
+    assert f"{EXPERIMENTS[0].name}" in printed.out and "So." in printed.out and len(found) == 3
+    assert ("stopped early" in printed.out) == (times == 1)
     assert printed.err == f"{EXPERIMENTS[1].name} could not be run: no.\n"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 from core import experiments
 from core.difference import first_divergence
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, report
+from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, pace, report
 from core.experiments.correction import Lie, token_diff, unsaid
 from core.experiments.costume import LADDER
 from core.experiments.lab import Lab
@@ -23,6 +24,7 @@ from core.experiments.ledger import ROUNDS, crowd_sizes
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import Settings
+from core.steps import Stop, Stopped, finish
 from core.types import SIDES
 from tests import tiny
 
@@ -111,7 +113,7 @@ def test_the_texts_are_short_and_hold_no_figure(name):
 def test_steps_tell_what_is_done_and_end_complete(lease):
     steps, _ = perform("weights", lease)
     texts = list(dict.fromkeys(step.text for step in steps))
-    assert texts[1] == "Chatting, turn 1 of 4" and len(texts) == 6
+    assert texts[0] == "Timing a short reply" and texts[2] == "Chatting, turn 1 of 4" and len(texts) == 7
     for text in texts:
         of_it = [step for step in steps if step.text == text]
         assert [step.done for step in of_it] == sorted(step.done for step in of_it)
@@ -210,6 +212,71 @@ def test_a_new_process_is_given_the_models_of_a_pair_of_ones_own(pool, lease):
     assert {"--pair=x | y", "--base=some/x", "--post=y"} <= set(command)
     command = NewProcesses(pool.settings)._command(asked.model_copy(update={"pair": "embedded"}), lease)
     assert "--pair=embedded" in command and not any(flag.startswith(("--base", "--post")) for flag in command)
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands for time.monotonic: it goes on when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(pace, "monotonic", lambda: self.now)
+
+
+def test_the_time_that_is_left_follows_from_what_the_comparisons_took(monkeypatch):
+    clock, run = Clock(monkeypatch), pace.Pace(10)
+    came: list[Any] = run.results
+    run.measured(1.0, 4)
+    assert run.share == 1 and run.seconds_left() is None
+    for clock.now in (3.0, 6.0):
+        came.append(None)
+    assert run.seconds_left() == 24
+    came += [None] * 8
+    assert run.seconds_left() is None, "nothing that can be told"
+
+
+def test_on_a_slow_machine_replies_are_shorter_and_the_verdict_says_so():
+    run = pace.Pace(40, budget=100)
+    run.measured(pace.MEASURED_TOKENS * 1.0, 4)  # a second for each token of four replies
+    assert run.share == pytest.approx(100 / (32 * 40 / 4))
+    assert (run.tokens(32), run.tokens(8), run.tokens(10)) == (10, 8, 8)
+    (said,) = run.told()
+    assert "about 2 minutes" in said and "31% of their usual tokens" in said
+    assert pace.Pace(40).tokens(32) == 32 and pace.Pace(40).told() == ()
+
+
+def test_every_reply_keeps_to_it_and_says_so(lease, monkeypatch):
+    monkeypatch.setattr(pace.Pace, "measured", lambda run, seconds, at_once: setattr(run, "share", 0.25))
+    finding = perform("inputs", lease)[1].finding
+    assert {exhibit.result.comparison.sampling.max_new_tokens for exhibit in finding.exhibits} == {8}
+    assert "To keep to about 5 minutes" in finding.details[-1]
+
+
+@pytest.mark.parametrize("name", ["weights", "inputs"])
+def test_a_row_knows_about_how_many_comparisons_it_asks(lease, name):
+    experiment, lab = experiments.find(name), Lab(lease, "2026-01-01", no_new_process)
+    finish(experiment.run(lab))
+    assert experiment.comparisons == len(lab.pace.results)
+
+
+@pytest.mark.parametrize("steps", [1, 12])
+def test_stopped_early_it_gives_what_has_come_until_then(lease, steps):
+    stop = Stop()
+    running = experiments.perform(experiments.find("repeat"), lease, no_new_process, stop)
+    for _ in range(steps):
+        next(running)
+    while steps > 1 and not next(running).done:
+        pass
+    stop.press()
+    if steps == 1:
+        with pytest.raises(Stopped):
+            finish(running)
+        return
+    found = finish(running).finding
+    assert found.outcome == "stopped early" and "there is no verdict" in found.sentence
+    assert found.exhibits and len(found.exhibits) == len(found.tables[0].rows) == found.figures["comparisons"]
 
 
 # --- your correction teaches nobody ----------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_the_flag_lesson_opens_the_page_on_it(browser, pool):
         demo.close(verbose=False)
 
 
-def test_stop_ends_an_experiment_without_a_verdict(visitor, scripted):
+def test_an_experiment_that_is_stopped_shows_what_came_until_then_and_no_verdict(visitor, scripted):
     page = visitor(scripted("one two three four five six seven eight nine ten " * 60, pause=0.1))
     open_tab(page)
     page.get_by_role("button", name="Run it: If it behaves differently").click()
@@ -193,6 +193,12 @@ def test_stop_ends_an_experiment_without_a_verdict(visitor, scripted):
     expect(page.locator("#exp_notice")).to_contain_text("Stopped", timeout=PATIENCE)
     assert page.locator(".exp-verdict").count() == 0
     expect(page.locator("#exp_start")).to_have_text("Run it again")
+    page.locator("#exp_start").click()
+    expect(page.locator(".exp-steps li.now")).to_contain_text(re.compile("[1-9] of .*left"), timeout=PATIENCE)
+    page.locator("#exp_stop").click()
+    expect(page.locator(".exp-verdict .badge")).to_have_text("Stopped early", timeout=PATIENCE)
+    expect(page.locator(".exp-table")).to_contain_text("What was asked")
+    expect(page.locator("#exp_receipt")).to_be_visible()
 
 
 @pytest.mark.slow

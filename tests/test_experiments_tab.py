@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, Finding, Step
+from core.experiments import EXPERIMENTS, Finding, Lab, Step
 from core.pool import Progress
 from core.steps import Stop
 from core.ui.experiments import session
@@ -16,6 +16,11 @@ FOUND = Finding(outcome="shown", sentence="It is so.")
 ASKING, ASKED, JUDGING = (
     Step(text=text, done=done, total=2) for text, done in (("Asking", 1), ("Asking", 2), ("Judging", 2))
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_timed(monkeypatch):
+    monkeypatch.setattr(Lab, "measure", lambda lab, prompt: iter(()))
 
 
 class Processes:
@@ -59,7 +64,7 @@ def test_a_mistake_ends_it_in_one_sentence_without_a_verdict():
     assert last.verdict is None and not last.busy
 
 
-def test_an_experiment_that_is_stopped_has_no_verdict():
+def test_an_experiment_that_is_stopped_before_anything_came_says_so():
     stop = Stop()
     running = views(ASKING, ASKED, JUDGING, stop=stop)
     assert [next(running).steps for _ in range(2)] == [(), (ASKING,)]

@@ -2,15 +2,16 @@
 
 import argparse
 import json
+import signal
 import sys
 
 from ..errors import UserError
-from ..experiments import EXPERIMENTS, NAMES, Experiment, ExperimentVerdict, NewProcesses, find, perform, report
+from ..experiments import EXPERIMENTS, NAMES, Experiment, ExperimentVerdict, NewProcesses, Step, find, perform, report
 from ..hub import HuggingFaceHub
 from ..pool import Lease, Pool, Progress
 from ..settings import Settings, add_model_flags
-from ..steps import finish
-from .terminal import INTERRUPTED, Saying, say
+from ..steps import Stop, Stopped, finish
+from .terminal import INTERRUPTED, Saying, say, stopped_by
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,22 +23,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, settings: Settings) -> int:
     """Exit status 0 when everything ran, whatever it found; 2 when something could not be run.
 
-    Ctrl+C ends the experiment that is running: status 130, and what was found until then is printed.
+    Ctrl+C ends the experiment that is running: status 130, and what was found until then is printed, of that experiment too.
     """
     chosen = EXPERIMENTS if flags.name == "all" else (find(flags.name),)
     processes, verdicts, failed = NewProcesses(settings), [], []
-    interrupted = False
+    stop = Stop()
     with Pool(settings, HuggingFaceHub()) as pool:
         with Saying() as progress:
             lease = pool.wait(pool.default.id, progress)
-        with lease:
+        with lease, stopped_by(stop, signal.SIGINT):
             for experiment in chosen:
                 try:
-                    verdicts.append(_perform(experiment, lease, processes))
+                    verdicts.append(_perform(experiment, lease, processes, stop))
+                except (Stopped, KeyboardInterrupt):
+                    stop.press()
                 except UserError as error:
                     failed.append(f"{experiment.name} could not be run: {error}")
-                except KeyboardInterrupt:
-                    interrupted = True
+                if stop.pressed:
                     break
     if flags.json:
         printed = [verdict.model_dump(mode="json") for verdict in verdicts]
@@ -48,9 +50,14 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         say(report.whole(chosen[0], verdicts[0]))
     for sentence in failed:
         say(sentence, sys.stderr)
-    return INTERRUPTED if interrupted else 2 if failed else 0
+    return INTERRUPTED if stop.pressed else 2 if failed else 0
 
 
-def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses) -> ExperimentVerdict:
+def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses, stop: Stop) -> ExperimentVerdict:
     with Saying(f"{experiment.name}: ") as progress:
-        return finish(perform(experiment, lease, processes.ask), lambda step: progress(Progress(step.text)))
+
+        def tell(step: Step) -> None:
+            left = "" if step.seconds_left is None else f": {report.time_left(step.seconds_left)}"
+            progress(Progress(step.text + left, step.done / max(1, step.total)))
+
+        return finish(perform(experiment, lease, processes.ask, stop), tell)

@@ -8,9 +8,10 @@ from datetime import date
 from time import perf_counter
 
 from ..pool import Lease
-from ..steps import Steps
+from ..steps import Steps, Stop, Stopped, watch
 from . import report
 from .lab import Lab, NewProcess
+from .pace import Pace
 from .process import NewProcesses
 from .table import EXPERIMENTS, NAMES, Experiment, find
 from .values import ExperimentVerdict, Finding, Step
@@ -31,14 +32,26 @@ __all__ = [
 ]
 
 
-def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> Steps[Step, ExperimentVerdict]:
+def perform(
+    experiment: Experiment, lease: Lease, new_process: NewProcess, stop: Stop | None = None
+) -> Steps[Step, ExperimentVerdict]:
     """Run one experiment, yielding its steps. Closing the generator stops what is under way.
+
+    Args:
+        stop: pressed, it ends the experiment early, with what has come until then.
 
     Raises:
         UserError: this pair cannot be asked what the experiment asks.
+        Stopped: early, and nothing has come yet.
     """
     began = perf_counter()
-    finding = yield from experiment.run(Lab(lease, date.today().isoformat(), new_process))
+    lab = Lab(lease, date.today().isoformat(), new_process, Pace(experiment.comparisons))
+    try:
+        finding = yield from watch(_measured(experiment, lab), lambda step: step, stop)
+    except Stopped:
+        if not lab.pace.results:
+            raise
+        finding = lab.pace.so_far()
     return ExperimentVerdict(
         experiment=experiment.name,
         pair=lease.pair.id,
@@ -47,3 +60,9 @@ def perform(experiment: Experiment, lease: Lease, new_process: NewProcess) -> St
         seconds=round(perf_counter() - began, 2),
         finding=finding,
     )
+
+
+def _measured(experiment: Experiment, lab: Lab) -> Steps[Step, Finding]:
+    yield from lab.measure(experiment.example)
+    finding = yield from experiment.run(lab)
+    return finding.model_copy(update={"details": (*finding.details, *lab.pace.told())})

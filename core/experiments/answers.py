@@ -115,7 +115,7 @@ def _ending_details(endings: dict[Place, Ending]) -> tuple[str, ...]:
     base, post = endings["base", "chat"], endings["post", "chat"]
     if post.logprob is None:
         return (
-            f"The post-trained model ended none of its replies by itself within {REPLY_TOKENS} tokens, so there is no end of a turn to measure.",
+            "The post-trained model ended none of its replies by itself before its limit of tokens, so there is no end of a turn to measure.",
         )
     told = f"After the {post.answers} answers that it ended by itself, the post-trained model gives the end of the turn a log-probability of {post.logprob:.2f}"
     if base.logprob is None:

@@ -5,7 +5,8 @@ Knows comparisons and their results, not what any experiment is about.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeVar
 
 from ..compare import Run, fit
@@ -13,6 +14,7 @@ from ..errors import UserError
 from ..pool import Lease
 from ..steps import Steps, watch
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
+from .pace import MEASURED_TOKENS, Pace
 from .values import Step
 
 # Asks one thing in a new process; raises UserError when none can be started.
@@ -30,6 +32,7 @@ class Lab:
     lease: Lease
     today: str
     new_process: NewProcess
+    pace: Pace = field(default_factory=lambda: Pace(0))
 
     @property
     def slots(self) -> int:
@@ -39,7 +42,12 @@ class Lab:
     def comparison(
         self, prompt: str, *, turns: Sequence[Turn] = (), system: str = "", framing: str = "", **sampling: float
     ) -> Comparison:
-        """A comparison on this pair; `framing` sets both sides, `sampling` what differs from the page's defaults."""
+        """A comparison on this pair; `framing` sets both sides, `sampling` what differs from the page's defaults.
+
+        On a slow machine `max_new_tokens` becomes less, so that the experiment keeps to its budget.
+        """
+        if "max_new_tokens" in sampling:
+            sampling["max_new_tokens"] = self.pace.tokens(int(sampling["max_new_tokens"]))
         return Comparison.model_validate(
             {
                 "pair": self.lease.pair.id,
@@ -50,6 +58,13 @@ class Lab:
                 **({"framing_base": framing, "framing_post": framing} if framing else {}),
             }
         )
+
+    def measure(self, prompt: str) -> Steps[Step, None]:
+        """Time short replies, as many at once as there are slots, before anything else is asked."""
+        short = self.comparison(prompt, max_new_tokens=MEASURED_TOKENS)
+        began = monotonic()
+        yield from self._ask("Timing a short reply", [short] * self.slots, 0)
+        self.pace.measured(monotonic() - began, self.slots)
 
     def why_not(self, comparison: Comparison) -> str:
         """Why this pair cannot be asked this (its template refuses it, it does not fit), or an empty text."""
@@ -79,12 +94,22 @@ class Lab:
         Raises:
             UserError: one of them cannot be run, or failed.
         """
+        return (yield from self._ask(doing, comparisons, at_once, self.pace.results.append))
+
+    def _ask(
+        self,
+        doing: str,
+        comparisons: Sequence[Comparison],
+        at_once: int,
+        keep: Callable[[Result], None] = lambda result: None,
+    ) -> Steps[Step, tuple[Result, ...]]:
         under_way: deque[Run] = deque()
         results: list[Result] = []
         waiting = deque(comparisons)
 
         def so_far(step: object) -> Step:
-            return Step(text=doing, done=len(results), total=len(comparisons))
+            left = self.pace.seconds_left()
+            return Step(text=doing, done=len(results), total=len(comparisons), seconds_left=left)
 
         try:
             while waiting or under_way:
@@ -94,6 +119,7 @@ class Lab:
                 for _ in under_way[0].snapshots(lambda: 0.25):
                     yield so_far(None)
                 results.append(under_way.popleft().result())
+                keep(results[-1])
         finally:
             for run in under_way:
                 run.stop()

@@ -31,6 +31,13 @@ def summary(verdicts: Iterable[ExperimentVerdict]) -> str:
     )
 
 
+def time_left(seconds: float) -> str:
+    """About, in words: seconds in tens, from two minutes on in minutes."""
+    return (
+        f"about {max(1, round(seconds / 10)) * 10} s left" if seconds < 115 else f"about {round(seconds / 60)} min left"
+    )
+
+
 def _table(table: Table) -> str:
     rows = [table.columns, *(tuple(shortened(cell_text(cell)) for cell in row) for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]

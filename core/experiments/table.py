@@ -15,7 +15,7 @@ from .values import Finding, Step
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row. `text` is for a curious fifteen-year-old; `example` is one of the prompts that are sent."""
+    """One row. `text` is for a curious fifteen-year-old; `example` is one of the prompts that are sent; `comparisons` is about how many are."""
 
     name: str
     topic: str
@@ -26,6 +26,7 @@ class Experiment:
     runs: str
     judged: str
     look: str
+    comparisons: int
     run: Callable[[Lab], Steps[Step, Finding]]
 
 
@@ -40,6 +41,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="The fingerprint of all weights where they are computed, a chat that corrects the models, and the fingerprint again.",
         judged="Shown when both fingerprints are equal, no weight has a gradient, and the text that is sent grew with every turn.",
         look="The two fingerprints of each model, and the number of tokens sent, turn by turn.",
+        comparisons=4,
         run=weights.run,
     ),
     Experiment(
@@ -52,6 +54,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="One comparison many times, alone, among random neighbours and in a new process; then other seeds, temperature zero, and a rising temperature.",
         judged="Shown when every repetition is identical, token by token and bit by bit, and the seed changes nothing at temperature zero.",
         look="The number of identical repetitions, and where the reply leaves its old path as the temperature rises.",
+        comparisons=63,
         run=repeat.run,
     ),
     Experiment(
@@ -64,6 +67,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="Several questions; a made-up correction for each, with an answer that neither model gave of itself; the question again in the same chat, in a fresh chat, and in the chat without the correction.",
         judged="Shown when every fresh chat, and every chat without the correction, repeats what was written before it token for token, no made-up answer appears without having been sent, the weights are equal, and one model used at least half of the corrections inside the chat.",
         look="The tokens that were sent to the same model each time, side by side with its replies.",
+        comparisons=36,
         run=correction.run,
     ),
     Experiment(
@@ -76,6 +80,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="Questions about years before and after the cutoff that the model states, insisting, an invented fact with and without being told, and the log-probability of every year in dated sentences.",
         judged="Shown when the post-trained model names a cutoff, declines most questions after it but not those before it, mostly stays with that when pressed, and uses a fact that it is told.",
         look="The plot: where the curve falls, and whether that is where the model says it ends.",
+        comparisons=18,
         run=cutoff.run,
     ),
     Experiment(
@@ -88,6 +93,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="One comparison, then the same with one input changed at a time, and several times with nothing changed; last, the same tokens to both models, so that only the weights differ.",
         judged="Shown when the controls are identical bit by bit, and for each model at least one changed input changed the reply.",
         look="The token at which each reply diverges, and the margin by which that decision had been won.",
+        comparisons=11,
         run=inputs.run,
     ),
     Experiment(
@@ -100,6 +106,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="Questions, instructions, half sentences and lists, in the two-by-two of weights and framing; then how likely each finds the end of the turn after the assistant's answers.",
         judged="Shown when the post-trained model with its template behaves like an assistant far more often than the base on bare text, and the weights alone make a difference with the framing the same.",
         look="The two-by-two table: read a column to see the weights, a row to see the framing.",
+        comparisons=24,
         run=answers.run,
     ),
     Experiment(
@@ -112,6 +119,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="Prompts on every rung, written by the post-trained model and then read by both, token by token.",
         judged="Shown when a plain question is answered like an assistant and some rung clearly less often, and the two models differ at all. The rules for that are coarse; read the replies.",
         look="The rate by rung, and how far apart the models are in the first tokens and in the whole reply.",
+        comparisons=23,
         run=costume.run,
     ),
     Experiment(
@@ -124,6 +132,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         runs="A timed copy of memory, one question alone, then the same question in more and more slots at once.",
         judged="Shown when there was one pass for every token, and all copies gave the same reply. How much more all slots wrote in a second than one is timed, and not judged: others use this machine too.",
         look="Passes beside tokens, and the tokens per second as the copies grow.",
+        comparisons=22,
         run=ledger.run,
     ),
 )

@@ -12,11 +12,12 @@ Cell = str | int | float | bool | None
 
 
 class Step(Value):
-    """What is being done now. `done` of `total` parts of it are finished."""
+    """What is being done now. `done` of `total` parts of it are finished; `seconds_left` is about what all the rest takes, where that can be told."""
 
     text: str
     done: int
     total: int
+    seconds_left: float | None = None
 
 
 class Table(Value):
@@ -92,9 +93,9 @@ class Exhibit(Value):
 
 
 class Finding(Value):
-    """What an experiment found on this pair, computed from this run alone."""
+    """What an experiment found on this pair, computed from this run alone. Stopped early it is what had come until then."""
 
-    outcome: Literal["shown", "not shown"]
+    outcome: Literal["shown", "not shown", "stopped early"]
     sentence: str
     details: tuple[str, ...] = ()
     figures: dict[str, Cell] = Field(default_factory=dict)

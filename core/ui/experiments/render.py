@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 
 from ...experiments import EXPERIMENTS, Experiment, ExperimentVerdict, Step
-from ...experiments.report import cell_text
+from ...experiments.report import cell_text, time_left
 from ...experiments.values import Cell, Diff, Exhibit, Table, shortened
 from ...types import SIDE_NAMES, SIDES, Side, SideResult
 from ..markup import ENDED, KIND, listed, visible
@@ -62,7 +62,8 @@ def _step(step: Step, now: bool) -> str:
     if not now:
         return f"<li class='done'>{label}</li>"
     count = f" <span>{step.done} of {step.total}</span>" if 1 < step.total < 100 else ""
-    return f"<li class='now'>{label}{count}<progress max='{step.total}' value='{step.done}' aria-label='{label}'></progress></li>"
+    left = f" <span class='left'>{time_left(step.seconds_left)}</span>" if step.seconds_left is not None else ""
+    return f"<li class='now'>{label}{count}{left}<progress max='{step.total}' value='{step.done}' aria-label='{label}'></progress></li>"
 
 
 # --- the verdict -------------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ def verdict(found: ExperimentVerdict) -> str:
     """The whole verdict, as computed from this run."""
     finding = found.finding
     shown = finding.outcome == "shown"
-    badge = "Shown by this pair" if shown else "Not shown by this pair"
+    badge = {"shown": "Shown by this pair", "not shown": "Not shown by this pair"}.get(finding.outcome, "Stopped early")
     where = (
         f"{html.escape(found.pair)}, weights {found.base_sha256[:8]} and {found.post_sha256[:8]}, {found.seconds:.1f} s"
     )

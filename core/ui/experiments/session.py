@@ -39,17 +39,19 @@ def perform(
 
     try:
         yield view
-        verdict = yield from watch(_run(pool, processes, experiment, pair), doing, stop)
+        verdict = yield from watch(_run(pool, processes, experiment, pair, stop), doing)
         yield replace(view, busy=False, verdict=verdict)
     except Stopped:
-        yield replace(view, busy=False, mistake="Stopped. An experiment that did not run to its end has no verdict.")
+        yield replace(view, busy=False, mistake="Stopped before anything had come back.")
     except UserError as error:
         yield replace(view, busy=False, mistake=str(error))
 
 
-def _run(pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str) -> Steps[Step, ExperimentVerdict]:
-    with (yield from watch(pool.open(pair), _loading)) as lease:
-        return (yield from experiments.perform(experiment, lease, processes.ask))
+def _run(
+    pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str, stop: Stop
+) -> Steps[Step, ExperimentVerdict]:
+    with (yield from watch(pool.open(pair), _loading, stop)) as lease:
+        return (yield from experiments.perform(experiment, lease, processes.ask, stop))
 
 
 def _loading(progress: Progress) -> Step:
