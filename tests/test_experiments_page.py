@@ -185,7 +185,7 @@ def test_the_flag_lesson_opens_the_page_on_it(browser, pool):
 
 
 def test_an_experiment_that_is_stopped_shows_what_came_until_then_and_no_verdict(visitor, scripted):
-    page = visitor(scripted("one two three four five six seven eight nine ten " * 60, pause=0.1))
+    page = visitor(scripted("one two three four five six seven eight nine ten " * 3, pause=0.05))
     open_tab(page)
     page.get_by_role("button", name="Run it: If it behaves differently").click()
     expect(page.locator(".exp-steps li.now")).to_contain_text("One input at a time", timeout=PATIENCE)
