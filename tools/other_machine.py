@@ -8,6 +8,7 @@ bit of its replies is held against this machine's (tools/every_bit.py).
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,12 +78,18 @@ class Other:
         _told(*install, TORCH)
         return target
 
-    def run(self, *arguments: str) -> str:
-        """What its Python prints, given nothing of this machine's environment."""
+    def run(self, module: str, *arguments: str) -> str:
+        """What a module prints there, given nothing of this machine's environment.
+
+        It starts processes of its own by `sys.executable`, which this machine can run only through qemu: a script that does.
+        """
         environment = {**QUIET, "PYTHONPATH": str(self.packages), "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode")}
-        return _told(
-            str(self.qemu), "-L", str(self.system), str(self.python), "-s", *arguments, environment=environment
-        )
+        words = [str(self.qemu), "-L", str(self.system), str(self.python)]
+        program = self.folder / "python"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', "utf-8")
+        program.chmod(0o755)
+        script = f"import runpy, sys; sys.executable = {str(program)!r}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        return _told(*words, "-s", "-c", script, *arguments, environment=environment)
 
 
 def _told(*command: str, environment: dict[str, str] | None = None) -> str:
@@ -138,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     other = Other(BUILD)
     identical = True
     for way, options in WAYS.items():
-        module = ("-m", "tools.every_bit", RECEIPT, *options)
-        here, there = json.loads(_told(sys.executable, *module)), json.loads(other.run(*module, *SMALL))
+        asked = ("tools.every_bit", RECEIPT, *options)
+        here, there = json.loads(_told(sys.executable, "-m", *asked)), json.loads(other.run(*asked, *SMALL))
         rows = compared(here, there)
         out.add(f"`{RECEIPT}` in {way} arithmetic", [machine("here", here), machine("emulated arm64", there)])
         out.add(f"In {way} arithmetic: tokens of which a figure is the same here and there, to the last bit", rows)
