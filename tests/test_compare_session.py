@@ -271,13 +271,13 @@ def test_the_verdict_says_what_was_given_and_what_the_model_wrote(pool):
     link = without_text(shared(pool, prefill_post=given))
     banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
     assert banner.text.endswith(
-        " But the post-trained model was given \u201cThe capital is legs\u201d and wrote \u201ca post-trained reply\u201d"
+        " They begin as whoever shared them chose: the post-trained model was given \u201cThe capital is legs\u201d and wrote \u201ca post-trained reply\u201d."
     )
     assert banner.tone == "info", "it is no praise of what was given"
     pool.say("a base reply", "")
     link = without_text(shared(pool, prefill_post=given))
     banner = last(session.compare(pool, (), "Again", CHOICES, shared=link)).banner
-    assert banner.text.endswith("and wrote nothing")
+    assert banner.text.endswith("and wrote nothing.")
 
 
 def test_what_a_turn_was_given_is_spelled_where_its_tokenizers_are_here(pool):

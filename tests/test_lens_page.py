@@ -177,6 +177,21 @@ def test_where_they_part_is_shown_in_the_text_and_a_button_leads_there(visitor, 
     expect(page.locator(".lens-parts")).to_contain_text("the base model, reading the same text, would have written")
     page.locator("[data-colour=kl]").click()
     expect(page.locator(".token.parts")).to_have_count(1)
+    told = page.locator(".lens-parts code").inner_text()
+    drawn = page.locator(".lens-top-five.base button").first
+    expect(drawn.locator("code")).to_have_text(told)
+    expect(drawn).to_contain_text("drawn")
+    drawn.click()
+    expect(page.locator("#what_if h2")).to_contain_text(
+        re.compile(f"Branch at token {parting}: \u201c *{re.escape(told.strip())}\u201d")
+    )
+    finished(page)
+    page.locator("#lens_open").click()
+    open_lens(page)
+    read(page)
+    expect(page.locator(".token.given")).to_have_count(parting)
+    given_parts = page.locator(".token.given.parts")
+    expect(given_parts).to_have_count(0)
 
 
 def test_a_reading_says_when_it_is_not_what_is_chosen_now(visitor, scripted):

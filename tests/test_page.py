@@ -314,6 +314,9 @@ def test_blind_names_the_models_once_a_reply_is_marked(visitor, scripted):
         ask(page, prompt)
         ended(page)
         row = page.locator(".turn").last
+        named = page.locator(".heads").last.locator(".blind-model > .model:first-child b")
+        assert [each.inner_text() for each in named.all()] == ["A", "B"]
+        assert all(each.bounding_box()["width"] > 5 for each in named.all()), "in sight, and not cut off"
         expect(row.locator(".text")).to_contain_text(["**"] * 2), "no formatting tells them apart"
         for told in (
             ".stands:not([hidden])",

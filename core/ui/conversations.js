@@ -37,7 +37,11 @@ const take = (text) => {
   if (wrong) say(wrong);
 };
 const doing = {
-  open: (id) => visitor.open(id),
+  open: (id) => {
+    if (visitor.open(id) !== true) return;
+    document.querySelector("[role=tab]").click(); // it is there already: on the first tab, behind this list on a phone
+    if (innerWidth <= 768) document.querySelector(".sidebar.open .toggle-button")?.click();
+  },
   rename: (id) => {
     const title = prompt("A name for this conversation", visitor.all().find((each) => each.id === id)?.title);
     if (title?.trim()) visitor.rename(id, title.trim());

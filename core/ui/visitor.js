@@ -19,12 +19,18 @@ window.sameSeed.visitor = (() => {
   const before = reading("sessionStorage", TAB);
   const tab = { id: before?.resting ? before.id : fresh(), conversation: before?.conversation ?? null };
   const rest = (resting) => writing("sessionStorage", TAB, { ...tab, resting });
-  // Every tab says that it is open: that it was closed, where no page is told so, shows in its silence. The clock of a
-  // tab that is out of sight may run once a minute. One that was silent for longer and comes back finds out when it
-  // writes (see `mine`).
+  // Every tab holds a lock of its own, which its end gives back however it ends; which ones are held is asked once, when a page
+  // begins. Where there are no locks (an address that is neither https nor this machine) every tab says that it is open: that it
+  // was closed, where no page is told so, shows in its silence. The clock of a tab that is out of sight may run once a minute.
+  // One that was silent for longer and comes back finds out when it writes (see `mine`).
   const OPEN = "same-seed-open/";
   const SILENT = 200_000;
-  const isOpen = (id) => Math.abs(Date.now() - (reading("localStorage", OPEN + id) ?? 0)) < SILENT;
+  let held = null; // the names of the locks
+  navigator.locks?.query().then((locks) => {
+    held = new Set(locks.held.map((lock) => lock.name));
+    navigator.locks.request(OPEN + tab.id, () => new Promise(() => {})).catch(() => {}); // until this page ends
+  }, () => {});
+  const isOpen = (id) => held ? held.has(OPEN + id) : Math.abs(Date.now() - (reading("localStorage", OPEN + id) ?? 0)) < SILENT;
   const sayOpen = () => writing("localStorage", OPEN + tab.id, Date.now());
   addEventListener("pagehide", () => { rest(true); removing("localStorage", OPEN + tab.id); });
   addEventListener("pageshow", () => { rest(false); sayOpen(); });

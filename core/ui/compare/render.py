@@ -451,9 +451,10 @@ def tokens(lens: Lens) -> list[list[Any]]:
                 [[each.text, round(each.logprob, 3), each.id] for each in top[:_SHOWN]]
                 for top in (shift.top_base, shift.top_post)
             ),
-            "" if shift.agreed else (shift.drawn_post if lens.side == "base" else shift.drawn_base).text,
+            None if shift.agreed else [drawn.text, drawn.id],
         ]
         for shift in lens.shifts
+        for drawn in [shift.drawn_post if lens.side == "base" else shift.drawn_base]
     ]
 
 

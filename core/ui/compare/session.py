@@ -358,7 +358,8 @@ def _whether_shared(shared: Shared, record: Record, begun: render.Begun) -> Bann
     found = links.differences(shared, {side: record.receipt(side) for side in SIDES}, texts)
     if not found:
         said = "These are the replies that were shared, token for token."
-        return Banner(f"{said} But {'; '.join(_written(texts, begun))}", "info") if begun else Banner(said, "good")
+        given = f" They begin as whoever shared them chose: {'; '.join(_written(texts, begun))}." if begun else ""
+        return Banner(said + given, "info" if begun else "good")  # no praise of what somebody put in
     reasons = "; ".join(f"{SIDE_NAMES[side]}: {why}{_beside(shared, side, texts[side])}" for side, why in found.items())
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
 

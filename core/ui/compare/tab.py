@@ -41,8 +41,8 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
         "The base model is at home here: it tells on. Its sibling may talk to you first.",
     ),
     (
-        "My name is Ada. What is my name?",
-        "A name, told and asked",
+        "The code word is lemon. What is the code word?",
+        "A word, told and asked",
         "Neither remembers. What you told is read again, as part of the text that is sent.",
     ),
     (

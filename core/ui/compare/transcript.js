@@ -465,7 +465,7 @@ const showCard = (token, pinned = false) => {
     bar("base", share.base), bar("post", share.post),
     ...(first === text || given ? [] : [make("p", {}, `The colour is about the ${NAMES[side]} model's first choice, `, make("code", {}, visible(first)), `: place ${place} for the other.`)]),
     make("p", {}, pinned ? `Go on from here with a choice of the ${NAMES[other]} model:` : `The ${NAMES[other]} model would choose`), list,
-    make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [make("code", {}, visible(drawn))] : [])),
+    make("p", {}, drawn ? "With the same luck it would have drawn " : "With the same luck it draws this too.", ...(drawn ? [word(...drawn)] : [])),
     ...(pinned ? [make("p", {}, make("button", { type: "button", "data-do": "handover", "data-turn": turnOf(token), "data-tokens": step + 1 }, `Hand over after ${step ? `${step + 1} tokens` : "1 token"}`), ": each model goes on from what the other wrote.")] : []),
   );
   card.hidden = false;

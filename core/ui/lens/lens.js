@@ -33,9 +33,15 @@ const clear = () => {
   parting.hidden = true;
 };
 
+// The first token that was written, not given, at which the two draw differently; null where there is none, or not yet.
+const partingStep = () => {
+  const step = summary ? tokens.findIndex(({ step, drawn }) => step >= head.given && drawn.base[0] !== drawn.post[0]) : -1;
+  return step < 0 ? null : step;
+};
+
 const paint = (token) => {
   const { span, rank, kl, ratio } = token;
-  span.className = `token${token.step === summary?.first_parting ? " parts" : ""}`;
+  span.className = `token${token.step === partingStep() ? " parts" : ""}`;
   span.style.removeProperty("--strength");
   if (token.step < head.given) return span.classList.add("given");
   if (colour === "rank") {
@@ -73,11 +79,16 @@ const opinion = (token, side) => {
   return make("div", { class: `lens-opinion ${side}` }, make("span", {}, name[side]), bar(side, share), make("b", {}, percent(share)), make("small", {}, rank));
 };
 
+// What the model draws here with the same luck comes first, whether it is among the likeliest or not.
 const candidates = (token, side) => {
   const list = make("ol", { class: `lens-top-five ${side}` });
-  for (const [id, string, logprob] of token.top[side]) {
-    const button = make("button", { type: "button", "aria-label": `Branch here with ${visible(string)}, ${percent(Math.exp(logprob))} for the ${name[side].toLowerCase()} model` });
-    button.append(make("code", {}, visible(string)), make("b", {}, percent(Math.exp(logprob))));
+  const [drawn, ...rest] = [token.drawn[side], ...token.top[side].filter(([id]) => id !== token.drawn[side][0])];
+  const logprobOf = new Map(token.top[side].map(([id, , logprob]) => [id, logprob]));
+  for (const [id, string] of [drawn, ...rest]) {
+    const share = logprobOf.has(id) ? percent(Math.exp(logprobOf.get(id))) : "";
+    const said = `${id === drawn[0] ? "drawn with this luck" : ""}${share && id === drawn[0] ? ", " : ""}${share ? `${share} for the ${name[side].toLowerCase()} model` : ""}`;
+    const button = make("button", { type: "button", "aria-label": `Branch here with ${visible(string)}, ${said}` });
+    button.append(make("code", {}, visible(string)), make("b", {}, id === drawn[0] ? `drawn ${share}`.trim() : share));
     if (id === token.id) button.classList.add("written");
     button.onclick = () => trigger("branch", { turn: head.turn, of: head.of, side: head.side, step: token.step, token: id });
     list.append(make("li", {}, button));
@@ -117,7 +128,7 @@ const choose = (step, scroll = true) => {
   card.replaceChildren(
     make("code", { class: "lens-token" }, visible(token.string)),
     make("p", { class: "muted" }, `Token ${token.step + 1} of ${tokens.length}${token.step < head.given ? ", given, not written" : ""}`),
-    ...(token.step === summary?.first_parting ? [parts(token)] : []),
+    ...(token.step === partingStep() ? [parts(token)] : []),
     opinion(token, "base"),
     opinion(token, "post"),
     ...(token.step < head.given || token.top[head.side][0][1] === token.string ? [] : [make("p", { class: "muted" }, "The first colour is about the writer's first choice, ", make("code", {}, visible(token.top[head.side][0][1])), `: place ${token.rank.toLocaleString("en")} for the other model.`)]),
@@ -164,8 +175,9 @@ const drawCursor = () => plot.querySelector(".cursor")?.setAttribute("x", chosen
 const figure = (title, word, value, note) => make("div", {}, make("dt", {}, title, " ", term(word)), make("dd", {}, value, ...(note ? [make("small", {}, note)] : [])));
 
 const drawFigures = () => {
-  const { shares, mean_kl, mean_kl_first_5, expected_agreement, observed_agreement, first_parting } = summary;
-  const divergence = first_parting === null ? "never" : `token ${first_parting + 1}`;
+  const { shares, mean_kl, mean_kl_first_5, expected_agreement, observed_agreement } = summary;
+  const parted = partingStep();
+  const divergence = parted === null ? "never" : `token ${parted + 1}`;
   figures.replaceChildren(
     figure("Both have the same first choice", "Unshifted", percent(shares.unshifted)),
     figure("It is the other model's second or third", "Marginal", percent(shares.marginal)),
@@ -200,9 +212,10 @@ const receive = () => {
   if (summary) {
     element.firstElementChild.dataset.state = "done";
     drawFigures();
-    parting.hidden = summary.first_parting === null;
-    if (!parting.hidden) tokens[summary.first_parting].span.classList.add("parts");
-    if (chosen?.step === summary.first_parting) choose(chosen.step, false);
+    const parted = partingStep();
+    parting.hidden = parted === null;
+    if (!parting.hidden) tokens[parted].span.classList.add("parts");
+    if (chosen?.step === parted) choose(chosen.step, false);
   }
   if (!chosen && tokens.length) choose(0, false);
 };
@@ -242,7 +255,7 @@ const below = (direction) => {
   }
   return best;
 };
-parting.onclick = () => { choose(summary.first_parting); text.focus({ preventScroll: true }); };
+parting.onclick = () => { choose(partingStep()); text.focus({ preventScroll: true }); };
 // What is chosen beside a reading may no longer be what was read.
 const CONTEXTS = { identical: "the same token ids", own: "its own framing" };
 let asked = null;

@@ -9,7 +9,8 @@ from ...what_if import GRID_FRAMINGS, Grid, Point
 from .. import markup
 from ..markup import ENDED, FRAMING, KIND
 
-NOTHING = "<p class='muted'>A branch, a handover, a turn of the dial or the grid appears here. Each is a comparison of its own; once it is here, Open in Compare gives it a receipt and a link.</p>"
+SOON = "<p class='muted'>Both models are at work; what they give appears here, one after the other.</p>"
+NOTHING = "<p class='muted'>What you try appears here. A branch, a handover or a turn of the dial is a comparison of its own: once it is here, Open in Compare gives it a receipt and a link. The sweep and the grid are several at once, and stay here.</p>"
 
 
 def replies(title: str, dial: Dial | None, sent: Mapping[Side, Prompt], snapshot: Snapshot) -> str:

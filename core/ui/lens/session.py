@@ -239,6 +239,7 @@ def _gathered(work: Generator[T | None, None, None], draw: Callable[[list[T]], s
         found.extend([] if more is None else [more])
         return View(what_if=draw(found) if more is not None else None, busy=True)
 
+    yield View(what_if=render.SOON, busy=True)
     yield from watch(work, shown, stop)
     yield View()
 
