@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from core import links
+from core.settings import Settings
+from core.ui import sessions
 from tests import browser as chromium
 from tests.browser import Watch, ask, ended, open_page, reload
 from tests.scripted import PAIR, ScriptedPool
@@ -391,3 +393,19 @@ def test_every_tab_goes_on_when_the_server_was_started_again(browser):
         say(page, "Three")
         shows(page, "One", "Two", "Three")
     context.close()
+
+
+def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
+    pool, context = ScriptedPool("a base reply", "a post-trained reply"), browser.new_context()
+    page = context.new_page()
+    demo, url = chromium._serve(pool, Settings(port=chromium.free_port()))
+    open_page(page, url)
+    say(page, "One")
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 0)
+    while demo.state_holder.session_data:
+        page.wait_for_timeout(50)
+    monkeypatch.undo()
+    say(page, "Two")
+    shows(page, "One", "Two")
+    context.close()
+    demo.close(verbose=False)

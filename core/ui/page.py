@@ -12,7 +12,7 @@ from .. import __version__, receipts
 from ..experiments import Experiment, NewProcesses
 from ..pool import Pool
 from ..settings import Settings
-from . import api, security_headers, theme
+from . import api, security_headers, sessions, theme
 from .delivery import Delivery
 from .line import Blocks
 from .room import MODELS, Page
@@ -39,6 +39,7 @@ SECONDS_TO_SETTLE = 0.5
 def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
     security_headers.no_downloads()
+    sessions.hold_little()
     processes = NewProcesses(pool.settings)
     with Blocks(
         title="Same Seed: base and post-trained, side by side",

@@ -13,7 +13,7 @@ from ...types import Chat, LensChoice, LensReport
 from .. import delivery, markup
 from ..delivery import Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider
-from ..visitor import SECONDS_IDLE, Session
+from ..visitor import Session
 from . import render, session
 from .session import View
 
@@ -56,8 +56,8 @@ class Room:
         )
         with gr.Accordion("What if", open=True, elem_id="lens_what_if"):
             self._what_if()
-        self.report = gr.State(None, time_to_live=SECONDS_IDLE)  # the lens that is shown, as JSON
-        self.made = gr.State(None, time_to_live=SECONDS_IDLE)
+        self.report = gr.State(None)  # the lens that is shown, as JSON
+        self.made = gr.State(None)
         self.visitor.on_change(self._redraw, [self.turn, self.side, self.context])
 
     def _what_if(self) -> None:
