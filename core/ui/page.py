@@ -100,7 +100,7 @@ def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, st
         css=theme.STYLE,
         js=theme.SCRIPT,
         head=theme.HEAD,
-        app_kwargs=security_headers.app_kwargs(settings.address),
+        app_kwargs=security_headers.app_kwargs(settings.address, settings.address_header),
         max_threads=MAX_THREADS,
         max_file_size=receipts.MAX_BYTES,
         footer_links=[],

@@ -13,7 +13,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
+from .bodies import Bodies, uploads
 from .logins import Logins
+from .requests import MAX_BODY_BYTES
 
 # Gradio's own scripts need 'unsafe-inline' and 'unsafe-eval'; nothing may come from another host.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -45,7 +47,6 @@ ROUTES = re.compile(
     r"|/gradio_api/(app_id|cancel|info|queue/(join|data)|reset|startup-events|upload|upload_progress)/?"
     r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*"
 )
-MAX_BODY_BYTES = 8_000_000  # a receipt or a long conversation; nobody has to send more
 
 
 class Hardened:
@@ -115,11 +116,16 @@ def asked_here(headers: Mapping[str, str]) -> bool:
     return not passed_on and is_loopback(re.sub(r":\d+$", "", headers.get("host", "")))
 
 
-def app_kwargs(address: str = "") -> dict[str, Any]:
-    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set."""
+def app_kwargs(address: str = "", header: str = "") -> dict[str, Any]:
+    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set; `header` as in `requests.address`."""
     return {
-        "middleware": [Middleware(Hardened, address=address), Middleware(Logins)],
+        "middleware": [
+            Middleware(Hardened, address=address),
+            Middleware(Bodies, header=header),
+            Middleware(Logins, header=header),
+        ],
         "max_body_size": MAX_BODY_BYTES,
+        "lifespan": uploads,
         "openapi_url": None,
         "docs_url": None,
         "redoc_url": None,
