@@ -15,7 +15,7 @@ from typing import Any
 
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -59,8 +59,6 @@ class Bodies:
         self.held[who] += size
         try:
             await self.app(scope, receive, send)
-        except ClientDisconnect:  # whoever sent it broke off, and nobody waits for an answer
-            return
         finally:
             self.held[who] -= size
             if not self.held[who]:

@@ -12,7 +12,7 @@ from .. import __version__, receipts
 from ..experiments import Experiment, NewProcesses
 from ..pool import Pool
 from ..settings import Settings
-from . import api, security_headers, sessions, theme
+from . import api, connections, faults, security_headers, sessions, theme
 from .delivery import Delivery
 from .line import Blocks
 from .room import MODELS, Page
@@ -40,6 +40,8 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
     """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
     security_headers.no_downloads()
     sessions.hold_little()
+    connections.serve_in_bounds()
+    faults.speak_of_faults()
     processes = NewProcesses(pool.settings)
     with Blocks(
         title="Same Seed: base and post-trained, side by side",

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
 from .bodies import Bodies, uploads
+from .faults import Faults
 from .logins import Logins
 from .requests import MAX_BODY_BYTES
 
@@ -121,6 +122,7 @@ def app_kwargs(address: str = "", header: str = "") -> dict[str, Any]:
     return {
         "middleware": [
             Middleware(Hardened, address=address),
+            Middleware(Faults),
             Middleware(Bodies, header=header),
             Middleware(Logins, header=header),
         ],
