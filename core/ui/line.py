@@ -67,6 +67,7 @@ class Blocks(gr.Blocks):
     """gr.Blocks whose visitors take turns."""
 
     header = ""
+    pool: Any = None  # of this page
 
     def take_turns(self, header: str) -> None:
         """After `queue`; `header` is as in `requests.address`."""

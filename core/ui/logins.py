@@ -48,6 +48,8 @@ class Logins:
             await self.guesses.guess(self.app, scope, receive, send)
         elif path == "/logout" and not _is_navigation(headers):
             await PlainTextResponse("Open this address to log out.", 403)(scope, receive, send)
+        elif path == "/metrics" and login is None and "authorization" in headers:  # it is a guess as well
+            await self.guesses.guess(self.app, scope, receive, send)
         elif login is None:
             if _ONLY_FOR_LOGINS.fullmatch(path):
                 await JSONResponse({"detail": "Not authenticated"}, 401)(scope, receive, send)
@@ -59,6 +61,7 @@ class Logins:
     async def _own(self, login: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The request, with the names that it uses made this login's own."""
         asked: str | None = None  # an event
+        scope = {**scope, "logged_in": True}
         if path.startswith(_API + "heartbeat/"):
             scope = {**scope, "path": scope["path"] + login}
         elif path.rstrip("/") == _API + "queue/data":
