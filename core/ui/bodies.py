@@ -32,7 +32,7 @@ _PREFIX = "same-seed-"
 LARGE = (
     f"That is more than {MAX_BODY_BYTES:,} bytes, and nobody has to send so much; start a new chat, or take turns away."
 )
-MUCH = "Too much is being sent here at the moment, and nothing of yours was lost; ask again in a minute."
+MUCH = "Too much is being sent here at the moment; ask again in a minute."
 NO_ROOM = "There is no room for files here at the moment; drop it again in ten minutes, or use the command line."
 
 

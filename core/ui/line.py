@@ -19,7 +19,7 @@ MAX_WAITING = 256
 MAX_BYTES = 128_000_000  # of what those who wait have sent
 MAX_OF_SESSION = 16  # running and waiting
 TOO_MANY = f"You have {MAX_OF_SESSION} requests under way here; wait until one has ended, then ask again."
-FULL = "Too many people ask here at the moment, and nothing of yours was lost; ask again in a minute."
+FULL = "Too many people ask here at the moment; ask again in a minute."
 
 
 class Line(list[Event]):
