@@ -21,6 +21,6 @@ USER 10001
 ENV HOME=/tmp HF_HOME=/cache PYTHONUNBUFFERED=1 GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860
 VOLUME /cache
 EXPOSE 7860
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'], timeout=5)"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30m \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'] + '/ready', timeout=5)"]
 ENTRYPOINT ["same-seed"]

@@ -12,6 +12,7 @@
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
 # make real  what can be held against transformers alone, on real weights: PAIR=smollm2-135m, or PAIR="FOLDER FOLDER"
 # make other-machine replays the example receipt on an emulated arm64 and compares every bit (Debian; fills 1.3 GB of build/)
+# make advisories whether an advisory is known for a version in locks/ (asks osv.dev)
 # make gpu   all that a GPU must show, with a python3 that has torch, transformers and pydantic, and no .venv
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Many tests start the app anew: what Python compiled is kept, whatever the caller's environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run check test style format docs pictures browser mutants bench real other-machine gpu gpu-packages lock lowest wheel pair clean
+.PHONY: advisories run check test style format docs pictures browser mutants bench real other-machine gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -69,6 +70,10 @@ real: $(VENV)/dev.stamp
 
 other-machine: $(VENV)/dev.stamp
 	$(BIN)/python -m tools.other_machine $(FLAGS)
+
+# The standard library is enough for it.
+advisories:
+	$(PYTHON) -m tools.advisories $(FLAGS)
 
 gpu:
 	@PYTHONPATH=build/gpu-packages$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) -m benchmarks.gpu $(FLAGS)

@@ -43,6 +43,7 @@ from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Request
 from core.ui import page as whole_page
 from core.ui.compare.session import PERIOD
+from core.ui.line import Blocks
 from core.ui.visitor import Kept
 from tests import browser
 from tests.scripted import PAIR, ScriptedPool
@@ -192,7 +193,7 @@ class Scripted(ScriptedPool):
         return timed
 
 
-def bare_generator(text: str, count: int) -> gr.Blocks:
+def bare_generator(text: str, count: int) -> Blocks:
     """A page of one Textbox that `text` is written into in `count` views, as often as the page has one."""
 
     def write() -> Iterator[str]:
@@ -200,14 +201,14 @@ def bare_generator(text: str, count: int) -> gr.Blocks:
             time.sleep(PERIOD)
             yield text[: len(text) * view // count]
 
-    with gr.Blocks(analytics_enabled=False) as demo:
+    with Blocks(analytics_enabled=False) as demo:
         button = gr.Button(elem_id="write")
         button.click(write, None, gr.Textbox())
     return demo
 
 
 @contextmanager
-def served(demo: gr.Blocks) -> Iterator[str]:
+def served(demo: Blocks) -> Iterator[str]:
     """Its address. Its queue looks for work once a second, not 1000 times: that would cost more than the views."""
     settings = Settings(port=browser.free_port())
     _, url, _ = whole_page.launch(demo, settings, prevent_thread_lock=True, quiet=True)

@@ -161,6 +161,7 @@ class Run:
         check: Callable[[], None] = lambda: None,
     ):
         self.comparison = comparison
+        self._count = lease.count
         self._writers: dict[Side, _Writer] = {}
         for side in sides:
             checkpoint, prompt = lease.side(side), lease.prompt(comparison, side, check)
@@ -264,6 +265,8 @@ class Run:
             except Empty:
                 return changed
             self._writers[side].take(event)
+            if isinstance(event, Finish):
+                self._count(event.usage.output_tokens)
             changed = True
             if self._settled():
                 return True

@@ -56,6 +56,7 @@ class Lease:
     mixing: threading.Lock = field(default_factory=threading.Lock)  # held while a mix of the two takes memory
     kin: Kinship = field(default_factory=Kinship)
     most: int = MAX_IN_ALL  # characters of a conversation with its prompt
+    count: Callable[[int], None] = lambda tokens: None  # told of what was written, when a reply has ended
 
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
@@ -141,6 +142,8 @@ class Pool:
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
         self._ending = False
+        self._loaded: set[_Key] = set()  # that were in memory once
+        self.written = 0  # tokens of replies that have ended
 
     def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
@@ -196,11 +199,20 @@ class Pool:
             release()
             raise
         most = min(self.settings.characters or MAX_IN_ALL, MAX_IN_ALL)
-        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]], most)
+        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]], most, self._count)
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""
         return finish(self.open(id), report)
+
+    @property
+    def ready(self) -> bool:
+        """Whether whoever asks now is served: the default pair was in memory once, and no end was announced."""
+        return not self._ending and self._loaded.issuperset(_keys(self.default))
+
+    def _count(self, tokens: int) -> None:
+        with self._lock:
+            self.written += tokens
 
     def start_loading(self, id: str) -> None:
         """Begin loading a pair for whoever asks for it next; a failure shows when they do."""
@@ -271,7 +283,9 @@ class Pool:
     def _load(self, entry: _Entry) -> Checkpoint:
         """The model of an entry. Raises UserError."""
         try:
-            return self._find_and_load(entry)
+            loaded = self._find_and_load(entry)
+            self._loaded.add(entry.key)
+            return loaded
         except UserError as error:
             failure = type(error)(*error.args)
         except Exception as error:

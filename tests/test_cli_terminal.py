@@ -20,7 +20,7 @@ from rich.cells import cell_len
 import app
 from core import cli, receipts
 from core.cli import compare as command
-from core.cli import experiment, replies, terminal
+from core.cli import experiment, log, replies, terminal
 from core.compare import Run
 from core.errors import UserError
 from core.experiments import EXPERIMENTS
@@ -231,14 +231,14 @@ def test_no_name_of_a_file_and_nothing_that_was_typed_moves_the_cursor(arguments
 
 
 def test_what_is_logged_does_not_move_the_cursor(monkeypatch):
-    shown, log = Terminal(24), logging.getLogger("core.pool")
+    shown, logger = Terminal(24), logging.getLogger("core.pool")
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    terminal.log_harmlessly()
+    log.log_harmlessly()
     try:
         raise ValueError(WILD)
     except ValueError:
-        log.exception("loading %s failed", WILD)
+        logger.exception("loading %s failed", WILD)
     text = shown.getvalue()
     assert text.startswith("core.pool: loading \\u001b[31mred") and "Traceback" in text
     assert terminal.harmless(text) == text

@@ -138,7 +138,7 @@ def guesses(statuses: list[int], at_once: int = 1) -> tuple[list[float], list[in
             await send({"type": "http.response.start", "status": next(ends)})
 
         def guess():
-            return slow.guess(app, {"type": "http", "client": ("192.0.2.1", 1)}, None, send)
+            return slow.guess(app, {"type": "http", "client": ("192.0.2.1", 1), "headers": []}, None, send)
 
         for _ in range(len(statuses) // at_once):
             await asyncio.gather(*(guess() for _ in range(at_once)))
@@ -150,6 +150,27 @@ def guesses(statuses: list[int], at_once: int = 1) -> tuple[list[float], list[in
 def test_each_wrong_password_makes_the_next_guess_wait_longer():
     waited, answered = guesses([400] * 12)
     assert waited[:5] == [0, 0.5, 1, 2, 4] and waited[-1] == 30 and answered == [400] * 12
+
+
+def test_guesses_behind_a_proxy_are_those_of_the_address_that_it_names():
+    async def run() -> list[float]:
+        waited: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waited.append(seconds)
+
+        async def app(scope, receive, send) -> None:
+            await send({"type": "http.response.start", "status": 400})
+
+        async def send(message: dict) -> None: ...
+
+        slow = logins.Guesses(sleep, header="X-Forwarded-For")
+        for said in (b"192.0.2.1", b"192.0.2.1", b"192.0.2.1, 192.0.2.2", b"192.0.2.2"):
+            scope = {"type": "http", "client": ("10.0.0.1", 1), "headers": [(b"x-forwarded-for", said)]}
+            await slow.guess(app, scope, None, send)
+        return waited
+
+    assert asyncio.run(run()) == [0, 0.5, 0, 0.5]
 
 
 def test_a_right_password_makes_up_for_wrong_ones():

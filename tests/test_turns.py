@@ -8,7 +8,7 @@ from gradio.queueing import Event
 from starlette.exceptions import HTTPException
 
 from core.turns import Who, asking, in_turn
-from core.ui import line, page
+from core.ui import line, page, requests
 from tests.scripted import ScriptedPool
 from tests.test_api_closing import ASKED, client
 
@@ -98,9 +98,9 @@ def test_where_all_places_are_taken_who_has_the_most_gives_up_one(demo, queue):
 
 def test_an_address_is_the_connections_unless_the_operator_names_the_header_of_a_proxy(demo):
     request = event(demo, Who("10.0.0.1", "x"), **{"x-forwarded-for": "6.6.6.6, 7.7.7.7"}).request
-    assert line.address(request, "") == "10.0.0.1"
-    assert line.address(request, "x-forwarded-for") == "7.7.7.7", "what comes before it anybody can write"
-    assert line.address(request, "x-real-ip") == "10.0.0.1"
+    assert requests.address(request, "") == "10.0.0.1"
+    assert requests.address(request, "x-forwarded-for") == "7.7.7.7", "what comes before it anybody can write"
+    assert requests.address(request, "x-real-ip") == "10.0.0.1"
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from core import links
+from core.settings import Settings
+from core.ui import line, sessions
 from tests import browser as chromium
-from tests.browser import Watch, ask, ended, open_page, reload
+from tests.browser import Watch, ask, ended, open_page, reload, writing
 from tests.scripted import PAIR, ScriptedPool
 from tests.values import COMPARISON
 
@@ -390,4 +392,64 @@ def test_every_tab_goes_on_when_the_server_was_started_again(browser):
         page.get_by_role("tab", name="Compare").click()
         say(page, "Three")
         shows(page, "One", "Two", "Three")
+    context.close()
+
+
+def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
+    pool, context = ScriptedPool("a base reply", "a post-trained reply"), browser.new_context()
+    page = context.new_page()
+    demo, url = chromium._serve(pool, Settings(port=chromium.free_port()))
+    open_page(page, url)
+    say(page, "One")
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 0)
+    while demo.state_holder.session_data:
+        page.wait_for_timeout(50)
+    monkeypatch.undo()
+    say(page, "Two")
+    shows(page, "One", "Two")
+    context.close()
+    demo.close(verbose=False)
+
+
+def test_a_server_that_is_gone_in_mid_reply_gives_the_prompt_back_and_the_next_one_answers_it(browser):
+    pool, settings = ScriptedPool("a base reply", "a post-trained reply"), Settings(port=chromium.free_port())
+    context = browser.new_context()
+    page = context.new_page()
+    demo, url = chromium._serve(pool, settings)
+    open_page(page, url)
+    say(page, "One")
+    for prompts in (("One", "Two"), ("One", "Two", "Three")):  # what is broken off a second time is no different
+        pool.say("word " * 300, "word " * 300, pause=0.1)
+        ask(page, prompts[-1])
+        writing(page)
+        for connection in list(demo.server.server_state.connections):
+            connection.loop.call_soon_threadsafe(connection.transport.abort)
+        demo.close(verbose=False)
+        box = page.locator("#prompt textarea")
+        expect(box).to_have_value(prompts[-1])
+        expect(page.locator("#notice")).to_have_text(
+            "The connection to the server broke off, or it is being started again. Your prompt is in the box again."
+        )
+        pool.say("a base reply", "a post-trained reply")
+        demo, _ = chromium._serve(pool, settings)
+        box.press("Enter")
+        shows(page, *prompts)
+        ended(page)
+        expect(page.locator(".turn .reply.base .text").last).to_contain_text("a base reply")
+    context.close()
+    demo.close(verbose=False)
+
+
+def test_a_limit_that_is_reached_says_what_to_do_and_keeps_the_prompt(browser, scripted, monkeypatch):
+    context = browser.new_context()
+    page = context.new_page()
+    open_page(page, scripted("a base reply", "a post-trained reply"))
+    for name, limit, sentence in (("MAX_OF_SESSION", 0, line.TOO_MANY), ("MAX_WAITING", 0, line.FULL)):
+        monkeypatch.setattr(line, name, limit)
+        ask(page, "Mine")
+        expect(page.locator("#notice")).to_have_text(f"{sentence} Your prompt is in the box again.")
+        expect(page.locator("#prompt textarea")).to_have_value("Mine")
+        monkeypatch.undo()
+    page.locator("#prompt textarea").press("Enter")
+    shows(page, "Mine")
     context.close()

@@ -24,7 +24,8 @@ from ..errors import UserError
 from ..installation import COMMAND
 from ..pairs import check_paths
 from ..settings import Settings
-from .terminal import INTERRUPTED, SIGNALLED, log_harmlessly, say, use_escapes
+from .log import log_harmlessly
+from .terminal import INTERRUPTED, SIGNALLED, say, use_escapes
 
 # Each command is the file of its name in here, with `add_flags` and `run`. Only the one that is asked for is
 # imported, so that help and the list of pairs wait for no library.

@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import logging
 import re
 import signal
 import sys
@@ -59,20 +58,6 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """Print a text: exactly as it is into a file or a pipe, made harmless on a terminal."""
     stream = stream or sys.stdout
     print(harmless(text) if stream.isatty() else text, file=stream)
-
-
-class _Harmless(logging.Formatter):
-    """What is logged may repeat the words of a stranger, its traceback too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return harmless(super().format(record))
-
-
-def log_harmlessly() -> None:
-    """Warnings and errors go to standard error, in words that no terminal obeys."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Harmless("%(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def console_of(stream: TextIO) -> "Console | None":

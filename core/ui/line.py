@@ -12,12 +12,14 @@ from gradio.server_messages import ProcessCompletedMessage
 from starlette.exceptions import HTTPException
 
 from ..turns import Who, asking, in_turn
+from .requests import address, declared
 from .room import MODELS
 
 MAX_WAITING = 256
+MAX_BYTES = 128_000_000  # of what those who wait have sent
 MAX_OF_SESSION = 16  # running and waiting
 TOO_MANY = f"You have {MAX_OF_SESSION} requests under way here; wait until one has ended, then ask again."
-FULL = "Too many people ask here at the moment, and nothing of yours was lost; ask again in a minute."
+FULL = "Too many people ask here at the moment; ask again in a minute."
 
 
 class Line(list[Event]):
@@ -34,15 +36,14 @@ class Line(list[Event]):
         if sum(each.session_hash == event.session_hash for each in (*self, *self._running())) >= MAX_OF_SESSION:
             self._refuse(event, 429, TOO_MANY)
         super().append(event)
-        if len(self) <= MAX_WAITING:
-            return
-        last: Event = self[-1]
-        self.remove(last)
-        if last is event:
-            self._refuse(event, 503, FULL)
-        told = {"error": FULL}
-        self.queue.send_message(last, ProcessCompletedMessage(output=told, success=False, title="Error"))
-        self.queue.event_ids_to_events.pop(last._id, None)
+        while len(self) > MAX_WAITING or sum(declared(each.request.headers) for each in self) > MAX_BYTES:
+            last: Event = self[-1]
+            self.remove(last)
+            if last is event:
+                self._refuse(event, 429, FULL)
+            told = {"error": FULL}
+            self.queue.send_message(last, ProcessCompletedMessage(output=told, success=False, title="Error"))
+            self.queue.event_ids_to_events.pop(last._id, None)
 
     def _refuse(self, event: Event, status: int, sentence: str) -> NoReturn:
         self.queue.event_ids_to_events.pop(event._id, None)
@@ -66,9 +67,10 @@ class Blocks(gr.Blocks):
     """gr.Blocks whose visitors take turns."""
 
     header = ""
+    pool: Any = None  # of this page
 
     def take_turns(self, header: str) -> None:
-        """After `queue`; `header` is as in `address`."""
+        """After `queue`; `header` is as in `requests.address`."""
         self.header = header
         line = EventQueue(_ID, MODELS["concurrency_limit"])
         line.queue = Line(self._queue, header)
@@ -81,9 +83,3 @@ class Blocks(gr.Blocks):
         if request is not None:
             asking.set(Who(address(request, self.header), str(request.session_hash)))
         return await super().call_function(block_fn, processed_input, iterator, requests, *given, **named)
-
-
-def address(request: Any, header: str) -> str:
-    """From where a request comes: as the connection says, or behind a proxy the last entry of the header that it writes."""
-    said = request.headers.get(header, "").rpartition(",")[2].strip() if header else ""
-    return said or (request.client.host if request.client else "")

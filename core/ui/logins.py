@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
+from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .requests import address as whose
 
 _API = "/gradio_api/"
 _ONLY_FOR_LOGINS = re.compile(_API + r"(cancel|reset|heartbeat)(/.*)?")  # Gradio asks nobody for a login there
@@ -33,8 +35,8 @@ _ADDRESSES = 1000  # that are remembered
 class Logins:
     """ASGI middleware, for a page with passwords."""
 
-    def __init__(self, app: ASGIApp):
-        self.app, self.guesses = app, Guesses()
+    def __init__(self, app: ASGIApp, header: str = ""):
+        self.app, self.guesses = app, Guesses(header=header)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["app"].auth is None:
@@ -46,6 +48,8 @@ class Logins:
             await self.guesses.guess(self.app, scope, receive, send)
         elif path == "/logout" and not _is_navigation(headers):
             await PlainTextResponse("Open this address to log out.", 403)(scope, receive, send)
+        elif path == "/metrics" and login is None and "authorization" in headers:  # it is a guess as well
+            await self.guesses.guess(self.app, scope, receive, send)
         elif login is None:
             if _ONLY_FOR_LOGINS.fullmatch(path):
                 await JSONResponse({"detail": "Not authenticated"}, 401)(scope, receive, send)
@@ -57,6 +61,7 @@ class Logins:
     async def _own(self, login: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The request, with the names that it uses made this login's own."""
         asked: str | None = None  # an event
+        scope = {**scope, "logged_in": True}
         if path.startswith(_API + "heartbeat/"):
             scope = {**scope, "path": scope["path"] + login}
         elif path.rstrip("/") == _API + "queue/data":
@@ -82,14 +87,14 @@ class Logins:
 
 
 class Guesses:
-    """Each wrong password makes the next guess from its address wait twice as long."""
+    """Each wrong password makes the next guess from its address wait twice as long. `header` is as in `requests.address`."""
 
-    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        self._sleep = sleep
+    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, header: str = "") -> None:
+        self._sleep, self._header = sleep, header
         self._of: OrderedDict[str, _Address] = OrderedDict()
 
     async def guess(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        address = self._address((scope.get("client") or ("", 0))[0])
+        address = self._address(whose(HTTPConnection(scope), self._header))
         if address.waiting >= _AT_ONCE:
             await JSONResponse({"detail": "Too many tries; wait a minute."}, 429)(scope, receive, send)
             return

@@ -12,7 +12,7 @@ from .. import __version__, receipts
 from ..experiments import Experiment, NewProcesses
 from ..pool import Pool
 from ..settings import Settings
-from . import api, security_headers, theme
+from . import api, connections, faults, security_headers, sessions, theme
 from .delivery import Delivery
 from .line import Blocks
 from .room import MODELS, Page
@@ -29,16 +29,19 @@ ROOMS = (
     "receipts",
 )
 # Why the last three words: checkpoints/LICENSE.md.
-FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>"
+FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>{(_HERE / 'kept.html').read_text('utf-8')}"
 LOOK_FOR_EVENTS = 0.02  # seconds; Gradio's own 0.001 costs a twentieth of a core while nobody asks for anything
 MAX_THREADS = 128  # every reply under way holds one
 SECONDS_TO_TELL = 3.0  # at most, how the work of every page ended when the server stops
 SECONDS_TO_SETTLE = 0.5
 
 
-def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
+def build(pool: Pool, lesson: Experiment | None = None) -> Blocks:
     """The whole page, opened on one experiment where `lesson` names one. Loads no weights."""
     security_headers.no_downloads()
+    sessions.hold_little()
+    connections.serve_in_bounds()
+    faults.speak_of_faults()
     processes = NewProcesses(pool.settings)
     with Blocks(
         title="Same Seed: base and post-trained, side by side",
@@ -63,6 +66,7 @@ def build(pool: Pool, lesson: Experiment | None = None) -> gr.Blocks:
         api.add(pool, processes, MODELS)
     demo.queue(default_concurrency_limit=16, api_open=False)
     demo.take_turns(pool.settings.address_header)
+    demo.pool = pool
     demo._queue.sleep_when_free = LOOK_FOR_EVENTS
     return demo
 
@@ -87,7 +91,7 @@ def furnish(page: Page, demo: gr.Blocks) -> dict[str, Any]:
     return rooms
 
 
-def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, str, str]:
+def launch(demo: Blocks, settings: Settings, **options: Any) -> tuple[Any, str, str]:
     """Serve the page. `options` go to gr.Blocks.launch as they are (tests use them)."""
     return demo.launch(
         server_name=settings.host,
@@ -99,7 +103,7 @@ def launch(demo: gr.Blocks, settings: Settings, **options: Any) -> tuple[Any, st
         css=theme.STYLE,
         js=theme.SCRIPT,
         head=theme.HEAD,
-        app_kwargs=security_headers.app_kwargs(settings.address),
+        app_kwargs=security_headers.app_kwargs(demo.pool, settings.address, settings.address_header),
         max_threads=MAX_THREADS,
         max_file_size=receipts.MAX_BYTES,
         footer_links=[],

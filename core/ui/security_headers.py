@@ -1,7 +1,9 @@
 """What the server refuses and which headers it sends: no outside requests, no proxying, no framing by strangers."""
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -13,7 +15,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
+from .bodies import Bodies, uploads
+from .faults import Faults
 from .logins import Logins
+from .operating import Errors, Models, Operating
+from .requests import MAX_BODY_BYTES
 
 # Gradio's own scripts need 'unsafe-inline' and 'unsafe-eval'; nothing may come from another host.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -41,11 +47,10 @@ HEADERS = {
 }
 # The routes that the page and its clients use. Gradio has many more: some fetch addresses, some tell tokens.
 ROUTES = re.compile(
-    r"/|/(config|login|logout|theme\.css|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/.*"
+    r"/|/(ready|metrics)|/(config|login|logout|theme\.css|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/.*"
     r"|/gradio_api/(app_id|cancel|info|queue/(join|data)|reset|startup-events|upload|upload_progress)/?"
     r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*"
 )
-MAX_BODY_BYTES = 8_000_000  # a receipt or a long conversation; nobody has to send more
 
 
 class Hardened:
@@ -115,11 +120,29 @@ def asked_here(headers: Mapping[str, str]) -> bool:
     return not passed_on and is_loopback(re.sub(r":\d+$", "", headers.get("host", "")))
 
 
-def app_kwargs(address: str = "") -> dict[str, Any]:
-    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set."""
+def app_kwargs(models: Models, address: str = "", header: str = "") -> dict[str, Any]:
+    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set; `header` as in `requests.address`."""
+    errors = Errors()
+
+    @asynccontextmanager
+    async def served(app: Any) -> AsyncIterator[None]:
+        logging.getLogger().addHandler(errors)
+        try:
+            async with uploads(app):
+                yield
+        finally:
+            logging.getLogger().removeHandler(errors)
+
     return {
-        "middleware": [Middleware(Hardened, address=address), Middleware(Logins)],
+        "middleware": [
+            Middleware(Hardened, address=address),
+            Middleware(Faults),
+            Middleware(Bodies, header=header),
+            Middleware(Logins, header=header),
+            Middleware(Operating, models=models, errors=errors),
+        ],
         "max_body_size": MAX_BODY_BYTES,
+        "lifespan": served,
         "openapi_url": None,
         "docs_url": None,
         "redoc_url": None,

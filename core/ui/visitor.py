@@ -27,7 +27,6 @@ from .room import QUIET, Update, Values
 from .sidebar import Choices, Sidebar
 from .versions import MOST_ASIDE, Aside, Versions
 
-SECONDS_IDLE = 7200  # after which a session is forgotten here
 _ARRIVE = f"window.sameSeed.visitor.arrive({links.MAX_READ + 1})"
 BUSY = "A reply is being written; stop it first, or wait until it has ended."
 UNREADABLE = (
@@ -95,6 +94,7 @@ class Session:
         self.notice = ""  # what went wrong on arrival
         self.elsewhere = ""  # a name for the conversation of theirs that this tab could show instead
         self.slower = 1  # how many times less often than usual this visitor's browser wants to draw
+        self.bytes_held = 0  # of its conversation, as the browser keeps it
         self._work: dict[str, Stop] = {}
         self._lock = Lock()
 
@@ -153,7 +153,7 @@ class Visitor:
 
     def __init__(self, pool: Pool, sidebar: Sidebar, tabs: gr.Tabs):
         self.pool, self.sidebar, self.tabs = pool, sidebar, tabs
-        self.session = gr.State(Session(), time_to_live=SECONDS_IDLE)
+        self.session = gr.State(Session())
         # As an input: what the browser keeps of this conversation, from the moment that it is there. As an output: what it
         # should do (see visitor.js).
         self.keeper = gr.HTML(
@@ -272,7 +272,9 @@ class Visitor:
         opened, own, last = None, bool(found.get("own")), found.get("last")
         session.versions = Versions()
         try:
-            kept = Kept.model_validate_json(found.get("kept") or "{}")
+            told = found.get("kept") or "{}"
+            kept = Kept.model_validate_json(told)
+            session.bytes_held = len(told)
             session.versions, opened = Versions.of(kept.records, kept.aside), kept.opened
         except (ValueError, TypeError, UserError):  # a ValidationError is a ValueError
             session.notice = UNREADABLE
@@ -312,6 +314,7 @@ class Visitor:
     def _order(self, session: Session, order: str, aside: bool = False) -> dict[str, Any]:
         versions = session.versions or Versions()
         text = Kept(records=versions.chat, aside=versions.aside, opened=session.opened).model_dump_json()
+        session.bytes_held = len(text)
         return {"do": order, "kept": text, "ran": session.waiting is None, "aside": aside}
 
 

@@ -517,6 +517,8 @@ window.sameSeed.transcript = {
     remember(null);
     rest();
     fit();
-    say("Something went wrong in the app, and nothing was lost: your prompt is in the box again. Try once more, or load the page again.", "error");
+    const why = window.sameSeed.connection.why();
+    if (why) say(`${why} Your prompt is in the box again.`, "error");
+    else say("Something went wrong in the app, and nothing was lost: your prompt is in the box again. Try once more, or load the page again.", "error");
   },
 };

@@ -13,7 +13,6 @@ from ...experiments.values import Exhibit
 from ...types import Receipt
 from .. import delivery, markup
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown
-from ..visitor import SECONDS_IDLE
 from . import render, session
 from .session import View
 
@@ -57,7 +56,7 @@ class Room:
         self.name = gr.Textbox(
             opened.name if opened else "", visible=False
         )  # in the browser, so that it outlives the session
-        self.found = gr.State(None, time_to_live=SECONDS_IDLE)  # the verdict that is shown
+        self.found = gr.State(None)  # the verdict that is shown
         self.address = gr.Textbox(visible=False)  # the page's address behind the #, read by the browser
 
     # --- wiring -----------------------------------------------------------------------------------

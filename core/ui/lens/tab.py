@@ -13,7 +13,7 @@ from ...types import Chat, LensChoice, LensReport
 from .. import delivery, markup
 from ..delivery import Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, slider, usable
-from ..visitor import SECONDS_IDLE, Session
+from ..visitor import Session
 from . import render, session
 from .session import View
 
@@ -63,8 +63,8 @@ class Room:
         )
         with gr.Accordion("What if", open=True, elem_id="lens_what_if"):
             self._what_if()
-        self.report = gr.State(None, time_to_live=SECONDS_IDLE)  # the lens that is shown, as JSON
-        self.made = gr.State(None, time_to_live=SECONDS_IDLE)
+        self.report = gr.State(None)  # the lens that is shown, as JSON
+        self.made = gr.State(None)
         self.of_a_turn = [self.read, self.link, self.hand_over, self.dial, self.sweep, self.grid]
         self.visitor.on_change(self._redraw, [self.turn, self.side, self.context, self.why, *self.of_a_turn])
 

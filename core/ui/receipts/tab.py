@@ -12,7 +12,7 @@ from ...types import Chat, Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, usable
-from ..visitor import SECONDS_IDLE, Session
+from ..visitor import Session
 from . import render, session
 
 TITLE = "Receipts"
@@ -71,8 +71,8 @@ class Room:
             with gr.Row(elem_classes="buttons"):
                 self.exports = [gr.Button(label, size="sm", min_width=120, interactive=False) for label, *_ in EXPORTS]
             self.empty = gr.HTML(markup.notice(EMPTY), elem_id="export_not")
-        self.held = gr.State((), time_to_live=SECONDS_IDLE)  # receipts that were dropped here
-        self.dropped = gr.State(None, time_to_live=SECONDS_IDLE)  # the last of them, which the buttons are about
+        self.held = gr.State(())  # receipts that were dropped here
+        self.dropped = gr.State(None)  # the last of them, which the buttons are about
         self.listed = [self.first, self.second, self.explain, self.lacking, self.empty, *self.exports]
         self.visitor.on_change(self._redraw, self.listed)
 
@@ -92,7 +92,7 @@ class Room:
         visitor.on_open(
             self.open.click, lambda values: links.of_receipt(self._dropped(values)), "receipt", asked, self.notice
         )
-        self.explain.click(self._explain, {*listed, *choices}, self.explanation, **QUIET)
+        self.explain.click(self._explain, {*listed, *choices}, self.explanation, **at_once)
         for button, (label, *_) in zip(self.exports, EXPORTS, strict=True):
             self.page.delivery.on(button.click, self._exporter(label), visitor.held, self.notice)
 
