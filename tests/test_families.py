@@ -49,7 +49,8 @@ REFUSED = {
     "roberta": "is a roberta model, not a decoder that continues text",
     "gpt_neo": "computes other log-probabilities than the model itself",
     "bloom": "does not run on a cache of fixed length",
-    "mamba": "which the engine does not run",
+    "rwkv": "has RwkvBlock layers, which keep what they have read in a place of their own",
+    "deepseek_v32": "has indexed attention layers, which the engine does not run",
 }
 
 

@@ -55,8 +55,8 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     under = source.adapter_of or source
     folder, weights_folder = bring(source, hub, report), bring(under, hub, report)
     config = read_config(weights_folder, under.name)
-    needed = memory.weight_bytes(config, placement.dtype)
-    shape = memory.choose_shape(config, placement, settings, needed, memory.free_bytes(placement.device))
+    needs = memory.footprint(config, placement)
+    shape = memory.choose_shape(config, placement, settings, needs, memory.free_bytes(placement.device))
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
     attention = first_attention(config, placement)
@@ -91,6 +91,7 @@ def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
     """Raises UserError where no download could make a model of this source that can be served here."""
     under = source.adapter_of or source
     config = read_config(configuration(under, hub), under.name)
+    memory.footprint(config, placement)  # refuses what keeps its states in a place of its own
     if under.repository is not None:
         memory.check_size(under.repository.files, config, placement, under.name)
 
