@@ -108,6 +108,12 @@ _SHARED = {  # of six layers the last two read the keys of those before
     "num_kv_shared_layers": 2,
     "layer_types": ["sliding_attention", "full_attention"] * 3,
 }
+_GEMMA_3N = {
+    **_SHARED,
+    "laurel_rank": 8,
+    "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.5] * 2 + [0.0] * 4,
+}
 _GEMMA_4 = {**_SHARED, "global_head_dim": 16, "num_global_key_value_heads": 1}
 _LLAMA_4 = {"no_rope_layer_interval": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 24, "layer_types": None}
 # Families whose layers are named one by one, or that TINY alone does not make whole; None is what the family itself says.
@@ -123,12 +129,8 @@ PARTICULAR: dict[str, dict[str, Any]] = {
     "falcon_h1": {**_MAMBA_2, "mamba_d_ssm": 64, "layer_types": None},
     "falcon_mamba": {"state_size": 8},
     "gemma2": {"query_pre_attn_scalar": 8},
-    "gemma3n_text": {
-        **_SHARED,
-        "laurel_rank": 8,
-        "altup_num_inputs": 2,
-        "activation_sparsity_pattern": [0.5] * 2 + [0.0] * 4,
-    },
+    "gemma3n": _GEMMA_3N,
+    "gemma3n_text": _GEMMA_3N,
     "gemma4": _GEMMA_4,
     "gemma4_text": _GEMMA_4,
     "gemma4_unified": _GEMMA_4,
@@ -281,7 +283,7 @@ def examine(family: str, dtype: str) -> Row:
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, attention: str, seed: int = 0) -> PreTrainedModel:
     """A model with random weights, reproducible by its seed; norms and biases are random too."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.no_grad():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         model.eval().requires_grad_(False)

@@ -110,6 +110,23 @@ def test_a_held_row_whose_state_went_on_is_found_by_certification(monkeypatch):
     assert not neighbours_do_not_matter(lane)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["LFM2", "Mamba"])
+def test_what_is_scored_for_the_lens_is_what_one_pass_over_everything_gives(name):
+    lane, ids = lane_of(name), prompt(40, seed=3)
+    cache = lane.scoring_cache()
+    found = torch.cat([lane.score(cache, ids, start, 1) for start in (0, 16, 32)])
+    whole = lane.model(torch.tensor([ids]), use_cache=False).logits[0, :-1, :VOCABULARY]
+    assert torch.allclose(found, whole, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_whose_layers_ask_each_other_for_their_dtype_is_checked_in_a_wider_one_too():
+    config = families.tiny("mamba2")
+    with running(families.random_model(config, torch.bfloat16, "eager"), sizes=(64,)) as engine:
+        assert engine.certified and engine.deviation.within
+
+
 @pytest.mark.parametrize(
     ("family", "layers"),
     [

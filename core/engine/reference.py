@@ -268,7 +268,8 @@ def _as_logprobs(logits: torch.Tensor) -> torch.Tensor:
 def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterator[None]:
     """Compute in the next wider dtype, with the same weights: those of one module are widened while it runs, so there is room.
 
-    Layers of a model with convolutions are widened whole, for there a module computes with what belongs to another.
+    Layers of a model with convolutions are widened whole, and its head from the beginning, for there a module computes with what
+    belongs to another, or asks for its dtype.
     """
     narrow, wide = model.dtype, WIDER[model.dtype]
     experts = model.config._experts_implementation
@@ -283,6 +284,7 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
     def before(module: torch.nn.Module, *given: Any) -> None:
         whole = isinstance(module, at_once) or module in layers
         own = [*module.parameters(recurse=whole), *module.buffers(recurse=whole)]
+        own += model.get_output_embeddings().parameters() if convolves and module is model else []
         kept[module] = [(tensor, tensor.data) for tensor in own if tensor.dtype == narrow]
         for tensor, values in kept[module]:
             tensor.data = values.to(wide)

@@ -246,7 +246,7 @@ class Masks:
 
 RECURRENT = ("conv", "linear_attention")
 _ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
-_BOTH = {"hybrid": ("full_attention", "linear_attention"), "hybrid_sliding": ("sliding_attention", "linear_attention")}
+_BOTH = {"hybrid": ("full_attention", "linear_attention")}
 _NOT_LOOKING_BACK = {"moe", "mlp"}
 
 
