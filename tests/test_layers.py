@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from benchmarks import families
 from core.checkpoints import loading, memory
@@ -100,6 +101,32 @@ def test_a_state_is_its_rows_own_and_waits_while_its_row_is_held(name):
     plain = written(lane)
     assert torch.equal(written(lane, held=True), plain)
     assert torch.equal(written(lane, beside=math.nan), plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_recorded_step_is_the_same_while_another_thread_loads_a_model():
+    """transformers sets torch's default dtype meanwhile, for the whole process; what was computed of a shape had that."""
+    lane = lane_of("Qwen3.5")
+    plain = written(lane)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(written(lane), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_model_is_made_at_a_time(monkeypatch):
+    """Two that set the default dtype for a while would leave it as the other had it."""
+    make = AutoModelForCausalLM.from_config
+    held = []
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_config",
+        lambda *given, **named: held.append(memory.making.locked()) or make(*given, **named),
+    )
+    memory.footprint(families.tiny("lfm2"), Placement(torch.device("cpu"), torch.bfloat16))
+    assert held == [True]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -182,19 +182,20 @@ def read_weights(
         deterministic_cuda()
     is_text = config.get_text_config() is config
     beside = beside_the_text(tensor_names(folder)) if is_text else set()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=placement.dtype,
-        device_map={"": placement.device},
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        key_mapping=WRAPPERS | (INSIDE if is_text else {}),
-        ignore_mismatched_sizes=True,  # they are told, and refused here by name
-        output_loading_info=True,
-    )
+    with memory.making:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=placement.dtype,
+            device_map={"": placement.device},
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            key_mapping=WRAPPERS | (INSIDE if is_text else {}),
+            ignore_mismatched_sizes=True,  # they are told, and refused here by name
+            output_loading_info=True,
+        )
     model: PreTrainedModel
     model, told = loaded
     surplus = set(told["unexpected_keys"]) - beside

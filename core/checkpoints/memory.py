@@ -1,6 +1,7 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
 import re
+import threading
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import chain
@@ -19,6 +20,7 @@ from ..engine.step import forward_pass
 from ..errors import NotEnoughMemory, UserError
 from ..settings import Settings, usable_cores
 
+making = threading.Lock()  # transformers sets torch's default dtype while it makes a model, for the whole process
 SPARE_BYTES = 2**29  # left free when deciding whether something fits
 
 
@@ -58,7 +60,7 @@ def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
         UserError: the model keeps what it has read in another place than the cache.
     """
     config = deepcopy(config)  # making a model writes into it
-    with torch.device("meta"):
+    with making, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=placement.dtype, attn_implementation="eager").eval()
     weights = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))  # tied ones count once
     return Footprint(weights, _cache_bytes(model, placement))

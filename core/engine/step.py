@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ..errors import UserError
@@ -104,11 +105,29 @@ def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, .
     """
 
     def call(*given: torch.Tensor) -> torch.Tensor:
-        return program(*given)
+        with _FixedShapes():
+            return program(*given)
 
     graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
     recorded: DecodeStep = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
+
+
+class _FixedShapes(TorchFunctionMode):
+    """Inside, shapes are numbers, as they are the same whenever a recording is replayed.
+
+    The tracer has them as tensors, and records what is computed of them. That would be in torch's default dtype at each
+    replay, which any thread that loads a model sets for the whole process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in _SHAPES:
+            return torch.Size(map(int, found)) if isinstance(found, tuple) else int(found)
+        return found
+
+
+_SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
 
 
 class Recordable(Protocol):
