@@ -641,3 +641,10 @@ def test_a_rotary_embedding_that_looks_at_the_longest_row_ends_the_context_where
     assert usable_context(config()) == 4096
     for other in ({"rope_type": "linear", "original_max_position_embeddings": 512}, None):
         assert usable_context(config(rope_parameters=other)) == 4096
+
+
+def test_a_configuration_without_a_limit_has_that_of_its_family_or_the_general_one():
+    assert usable_context(transformers.MptConfig(max_seq_len=512)) == 512
+    assert usable_context(transformers.OPTConfig(max_position_embeddings=2048)) == 2048
+    assert usable_context(transformers.BloomConfig()) == usable_context(transformers.MambaConfig()) == 2**20
+    assert usable_context(transformers.Llama4TextConfig()) == 8191, "from there on it goes by the length of the cache"

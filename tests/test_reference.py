@@ -161,6 +161,18 @@ def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, 
             assert told.within != can_have(fault, model), fault
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"alibi": True, "num_kv_heads": 4, "new_decoder_architecture": False}, id="Falcon")]
+)
+def test_a_model_that_makes_biases_of_its_masks_gets_them_and_is_right_to_the_end_of_a_lane(changes, monkeypatch):
+    monkeypatch.setattr(reference, "CHECKED", 128)
+    monkeypatch.setattr(lane_module, "record", lambda forward, cache, vocabulary: forward)
+    model = random_model("Falcon" if changes else "Bloom", changes=changes)
+    assert found(model, (64, 256)).within
+    monkeypatch.setattr(slots.SlotCache, "get_query_offset", lambda self, layer_idx=0: self.length - 1)
+    assert not found(model, (64, 256)).within, "a chunk that sees what comes next"
+
+
 def test_the_weights_are_as_before_when_a_pass_fails():
     model = random_model(dtype=torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -57,7 +57,11 @@ class Lane:
         self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
         if isinstance(model, Portable) and set(self.masks.kinds) & set(RECURRENT):
             raise not_portable("layers that keep a state: reading would give them other bits than writing")
-        self._allocate()
+        try:
+            self._allocate()
+        except ValueError:  # a model that makes biases of its mask (Bloom) unpacks two dimensions
+            self.masks.of_keys = True
+            self._allocate()
         self.has_states = bool(self._reading.states())
         self._token_by_token = self.has_states and not self._hands_on_states()
         self._forward: DecodeStep = Forward(model, self.masks, self._writing[0])

@@ -176,6 +176,10 @@ class SlotCache(Cache):
             if isinstance(layer, SlotLayer):
                 layer.at(positions)
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the first query stands, for a model that makes its masks itself (`Masks.of_keys`): behind all keys, where it is the only one of its row."""
+        return self.length - 1 if self.positions.shape[1] == 1 else int(self.positions[0, 0])
+
     def tensors(self) -> list[torch.Tensor]:
         """Everything of every layer, as views that can be written; the first dimension is the row."""
         found: list[torch.Tensor] = []
@@ -220,12 +224,15 @@ class Masks:
         self.window: int | None = getattr(config, "sliding_window", None)
         self.block: int | None = getattr(config, "attention_chunk_size", None)
         self.kinds = layer_kinds(config)
+        self.of_keys = False  # for a model that makes its masks itself, of which keys there are
 
     def at(self, positions: torch.Tensor, length: int) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
-        """Masks [rows, 1, queries, length] for queries at `positions` [rows, queries]: one, or one for each kind of layer.
+        """Masks [rows, 1, queries, length] for queries at `positions` [rows, queries]: one, or one for each kind of layer; or [rows, length].
 
         That of a recurrent layer would say which tokens are padding; it sees none, so it has none.
         """
+        if self.of_keys:
+            return (torch.arange(length, device=positions.device) <= positions[:, -1:]).long()
         masks = {kind: None if kind in RECURRENT else self._mask(positions, length, kind) for kind in self.kinds}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
