@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from benchmarks.report import Row, table
 from core.checkpoints.loading import first_attention, read_config
+from core.checkpoints.memory import footprint
 from core.engine import Engine, portable
 from core.engine.device import Placement
 from core.engine.engine import Shape
@@ -93,11 +94,108 @@ TINY: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
-# Families whose layers are named one by one, or that TINY alone does not make whole.
+_DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+}
+_MAMBA_2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 8}
+_SHARED = {  # of six layers the last two read the keys of those before
+    "head_dim": 8,
+    "num_hidden_layers": 6,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+}
+_GEMMA_3N = {
+    **_SHARED,
+    "laurel_rank": 8,
+    "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.5] * 2 + [0.0] * 4,
+}
+_GEMMA_4 = {**_SHARED, "global_head_dim": 16, "num_global_key_value_heads": 1}
+_LLAMA_4 = {"no_rope_layer_interval": 2, "intermediate_size_mlp": 48, "attention_chunk_size": 24, "layer_types": None}
+# Families whose layers are named one by one, or that TINY alone does not make whole; None is what the family itself says.
 PARTICULAR: dict[str, dict[str, Any]] = {
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "bailing_hybrid": {
+        "layer_types": _DELTA["layer_types"],
+        "q_lora_rank": 16,
+        "n_group": 1,
+        "moe_shared_expert_intermediate_size": 16,
+        "num_key_value_heads": 4,
+    },
+    "bamba": {**_MAMBA_2, "attn_layer_indices": [1, 3], "layer_types": None},
+    "falcon_h1": {**_MAMBA_2, "mamba_d_ssm": 64, "layer_types": None},
+    "falcon_mamba": {"state_size": 8},
     "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma3n": _GEMMA_3N,
+    "gemma3n_text": _GEMMA_3N,
+    "gemma4": _GEMMA_4,
+    "gemma4_text": _GEMMA_4,
+    "gemma4_unified": _GEMMA_4,
+    "gemma4_unified_text": _GEMMA_4,
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {**_MAMBA_2, "layer_types": _DELTA["layer_types"], "shared_intermediate_size": 16},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "layer_types": None,
+    },
+    "kimi_linear": {
+        "layer_types": _DELTA["layer_types"],
+        "linear_head_dim": 8,
+        "linear_num_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
+    "llama4": _LLAMA_4,
+    "llama4_text": _LLAMA_4,
+    "mamba": {"state_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8},
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "moe"],
+        "layer_types": None,
+        "num_hidden_layers": None,
+        "ssm_state_size": 8,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 8,
+        "n_group": 1,
+        "moe_shared_expert_intermediate_size": 16,
+    },
+    "olmo_hybrid": {**_DELTA, "linear_num_key_heads": 4},
     "phimoe": {"num_experts_per_tok": 2},
+    "qwen3_5": _DELTA,
+    "qwen3_5_moe": _DELTA,
+    "qwen3_5_moe_text": _DELTA,
+    "qwen3_5_text": _DELTA,
+    "qwen3_next": _DELTA,
+    "recurrent_gemma": {"layer_types": None, "lru_width": 32, "attention_window_size": 24},
+    "zamba": {
+        "mamba_d_state": 8,
+        "n_mamba_heads": 2,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "layer_types": None,
+        "attention_head_dim": 16,
+        "head_dim": None,
+    },
+    "zamba2": {
+        "mamba_d_state": 8,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 8,
+        "mamba_ngroups": 1,
+        "chunk_size": 8,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "layer_types": None,
+        "num_mem_blocks": 1,
+        "use_mem_rope": True,
+        "head_dim": None,
+    },
 }
 
 
@@ -111,14 +209,15 @@ def tiny(family: str) -> Any:
     kind = next(kind for kind in AutoModelForCausalLM._model_mapping if kind.model_type == family)
     outer: Any = kind()
     config = outer.get_text_config()
-    changes = {name: value for name, value in TINY.items() if hasattr(config, name) and not _follows(config, name)}
+    changes = {name: value for name, value in TINY.items() if _has(config, name) and not _follows(config, name)}
     if "kv_lora_rank" in changes:  # every head has keys and values of its own there
         changes["num_key_value_heads"] = changes["num_attention_heads"]
-    changes |= PARTICULAR.get(family, {})
     kinds = getattr(config, "layer_types", None)
     if kinds and not _follows(config, "layer_types"):
         some = list(dict.fromkeys(kinds))
         changes["layer_types"] = (some * 4)[:4]
+    changes |= PARTICULAR.get(family, {})
+    changes = {name: value for name, value in changes.items() if value is not None}
     changed = type(config)(**changes)
     if config is outer:
         return changed
@@ -126,9 +225,17 @@ def tiny(family: str) -> Any:
     return kind(**{name: changed.to_dict()})
 
 
+def _has(config: PreTrainedConfig, name: str) -> bool:
+    """Whether a configuration has a setting of this name, for all layers at once or for each."""
+    try:
+        return hasattr(config, name)
+    except RuntimeError:  # it differs from layer to layer
+        return True
+
+
 def _follows(config: PreTrainedConfig, name: str) -> bool:
     """Whether a configuration computes this from the rest."""
-    found = getattr(type(config), name, None)
+    found = getattr(type(config), config.attribute_map.get(name, name), None)
     return isinstance(found, property) and found.fset is None
 
 
@@ -151,11 +258,10 @@ def examine(family: str, dtype: str) -> Row:
             config.save_pretrained(folder)
             config = read_config(Path(folder), family)  # refuses what is no decoder, before anything is made
         row["layers"] = ", ".join(kind.removesuffix("_attention") for kind in layer_kinds(config.get_text_config()))
-        attention = first_attention(config, Placement(torch.device("cpu"), getattr(torch, dtype)))
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
-        model.eval().requires_grad_(False)
+        placement = Placement(torch.device("cpu"), getattr(torch, dtype))
+        footprint(config, placement)
+        attention = first_attention(config, placement)
+        model = random_model(config, getattr(torch, dtype), attention)
         engine = Engine(model, VOCABULARY, Shape(slots=4, chunk=16, sizes=(64, 128), threads=1), attention)
         info = engine.info()
         engine.close()
@@ -173,6 +279,18 @@ def examine(family: str, dtype: str) -> Row:
             f"not tried: {type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
         )
     return row
+
+
+def random_model(config: PreTrainedConfig, dtype: torch.dtype, attention: str, seed: int = 0) -> PreTrainedModel:
+    """A model with random weights, reproducible by its seed; norms and biases are random too."""
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.no_grad():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model.eval().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and not name.endswith(("A_log", "dt_bias")):
+                parameter.add_(torch.randn(parameter.shape).to(dtype) * 0.05)
+    return model
 
 
 def _portably(model: PreTrainedModel) -> str:

@@ -367,12 +367,16 @@ class Snapshot(Value):
 
 
 class CheckpointInfo(Value):
-    """Where the weights came from: a Hub id and its commit, or the name of a folder. No path of the machine."""
+    """Where the weights came from: a Hub id and its commit, or the name of a folder. No path of the machine.
+
+    `left_out` names what is beside the model's text there and was not loaded, such as the tower that reads pictures.
+    """
 
     name: str
     source: str
     revision: str | None
     parameters: int
+    left_out: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
 
 
 class Deviation(Value):

@@ -58,6 +58,33 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }
 
 
+# Those whose layers keep states, share each other's cache or attend in chunks: what benchmarks.families calls them.
+LAYERED = {
+    "Qwen3.5": "qwen3_5_text",
+    "Qwen3.5 MoE": "qwen3_5_moe_text",
+    "Qwen3-Next": "qwen3_next",
+    "Gemma 4": "gemma4_text",
+    "Gemma 4, with its towers": "gemma4",
+    "Gemma 3n": "gemma3n_text",
+    "LFM2": "lfm2",
+    "LFM2 MoE": "lfm2_moe",
+    "OLMo Hybrid": "olmo_hybrid",
+    "Falcon-H1": "falcon_h1",
+    "Granite 4": "granitemoehybrid",
+    "Bamba": "bamba",
+    "Nemotron-H": "nemotron_h",
+    "Mamba": "mamba",
+    "Mamba 2": "mamba2",
+    "Falcon Mamba": "falcon_mamba",
+    "Jamba": "jamba",
+    "Zamba": "zamba",
+    "Zamba 2": "zamba2",
+    "Kimi Linear": "kimi_linear",
+    "Ling": "bailing_hybrid",
+    "Llama 4": "llama4_text",
+}
+
+
 QUICK = ("Llama", "Gemma 3", "GPT-2")  # the other families are held against the same tests, but not before every commit
 
 

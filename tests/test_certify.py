@@ -1,6 +1,6 @@
 """Certification on lanes that are made for it: whatever lets a neighbour into a row is found, and nothing else is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ class Lane:
     def adopt(self, slot: int) -> None:
         assert 0 <= slot < self.slots
 
-    def write(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
+    def write(self, tokens: list[int], positions: list[int], held: Sequence[int] = ()) -> torch.Tensor:
         assert len(tokens) == len(positions) == self.slots
         assert all(0 <= token < self.vocabulary for token in tokens)
         assert all(0 <= position < self.length for position in positions)

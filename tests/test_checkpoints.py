@@ -20,7 +20,7 @@ from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
 from core.engine.device import Placement, place
 from core.engine.engine import STORE_BYTES
-from core.engine.slots import kv_bytes_per_token
+from core.engine.slots import CacheBytes
 from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
 from core.pool import Pool
@@ -314,7 +314,7 @@ def spoil(folder: Path, how: str) -> None:
         ("unknown kind", "cannot be loaded with this version of transformers"),
         ("not JSON", "cannot be loaded with this version of transformers"),
         ("encoder and decoder", "is a t5 model, not a decoder that continues text"),
-        ("linear attention", "has linear attention layers, which the engine does not run"),
+        ("linear attention", "has Qwen3DecoderLayer layers, which keep what they have read in a place of their own"),
         ("code", "code from repositories is never run"),
     ],
 )
@@ -444,7 +444,7 @@ def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy
 def test_tables_beside_the_weights_count_as_memory():
     """GPT-Neo keeps a square of its positions for each layer."""
     small, large = (
-        memory.weight_bytes(GPTNeoConfig(max_position_embeddings=positions, num_layers=2, attention_types=[[["global"], 2]]), torch.float32)
+        memory.footprint(GPTNeoConfig(max_position_embeddings=positions, num_layers=2, attention_types=[[["global"], 2]]), place(SETTINGS)).weights
         for positions in (64, 2**17)
     )  # fmt: skip
     assert large - small > 2**34
@@ -491,12 +491,14 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
 def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
     config = tiny.model(max_position_embeddings=8192).config
     placement = place(SETTINGS)
-    per_token = kv_bytes_per_token(config, torch.float32)
+    per_token, per_row = 64, 1000
 
     def context_with(*sizes: int) -> int:
         """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        free = memory.SPARE_BYTES + STORE_BYTES + per_token * (3 * sum(sizes) + sizes[-1])
-        return memory.choose_shape(config, placement, SETTINGS, 0, free).sizes[-1]
+        caches = per_token * (3 * sum(sizes) + sizes[-1]) + per_row * (3 * len(sizes) + 1)
+        needs = memory.Footprint(0, CacheBytes(per_token, per_row))
+        free = memory.SPARE_BYTES + STORE_BYTES + caches
+        return memory.choose_shape(config, placement, SETTINGS, needs, free).sizes[-1]
 
     assert context_with(100_000) == 4096, "the default on a CPU"
     assert context_with(256, 1024, 2048) == 2048
@@ -510,7 +512,8 @@ def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
 def test_the_estimate_of_the_weights_is_their_size(tied):
     model = tiny.model(tie_word_embeddings=tied)
     held = [*model.to(torch.bfloat16).parameters(), *(buffer.float() for buffer in model.buffers())]
-    assert memory.weight_bytes(model.config, torch.bfloat16) == sum(tensor.nbytes for tensor in held)
+    found = memory.footprint(model.config, Placement(torch.device("cpu"), torch.bfloat16))
+    assert found.weights == sum(tensor.nbytes for tensor in held)
 
 
 def test_a_device_that_is_not_there_is_refused():

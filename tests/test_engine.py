@@ -494,7 +494,7 @@ def test_a_recorded_step_gives_the_bits_of_the_model():
         model = random_model()
         lane = Lane(model, slots=3, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         assert not isinstance(lane._forward, Forward), "a Llama can be recorded"
-        plain = Forward(model, lane.masks, 64)
+        plain = Forward(model, lane.masks, lane._writing[0])
         for step in range(5):
             ids, positions = torch.tensor([[step], [9], [40]]), torch.tensor([[step], [step + 3], [60]])
             tensors = lane._writing[0].tensors()
@@ -519,7 +519,7 @@ def test_a_step_that_a_recording_cannot_follow_is_called_from_python():
     model.lm_head = Moody(model.lm_head)
     with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = Lane(model, slots=2, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
-        forward = Forward(model, lane.masks, 64)
+        forward = Forward(model, lane.masks, lane._writing[0])
         assert record(forward, lane._writing[0], VOCABULARY) is forward
 
 
@@ -641,3 +641,10 @@ def test_a_rotary_embedding_that_looks_at_the_longest_row_ends_the_context_where
     assert usable_context(config()) == 4096
     for other in ({"rope_type": "linear", "original_max_position_embeddings": 512}, None):
         assert usable_context(config(rope_parameters=other)) == 4096
+
+
+def test_a_configuration_without_a_limit_has_that_of_its_family_or_the_general_one():
+    assert usable_context(transformers.MptConfig(max_seq_len=512)) == 512
+    assert usable_context(transformers.OPTConfig(max_position_embeddings=2048)) == 2048
+    assert usable_context(transformers.BloomConfig()) == usable_context(transformers.MambaConfig()) == 2**20
+    assert usable_context(transformers.Llama4TextConfig()) == 8191, "from there on it goes by the length of the cache"

@@ -1,15 +1,14 @@
 """The parts of the engine by themselves: whose turn it is, what is kept, and who sees what."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from core.engine.engine import lane_sizes, sentence
 from core.engine.lane import Lane
 from core.engine.scheduler import NO_SLOT, Job, Scheduler
-from core.engine.slots import Masks, SlotCache, kv_bytes_per_token, layer_kinds
-from core.engine.store import PrefillStore, prefix_key
+from core.engine.slots import Holds, Masks, SlotCache, layer_kinds, what_layers_hold
+from core.engine.store import Chunk, PrefillStore, prefix_key
 from core.errors import UserError
 from core.types import Queued
 from tests.engines import VOCABULARY, random_model, request
@@ -149,9 +148,11 @@ def test_those_who_wait_are_told_their_place_when_it_changes():
 # --- what is kept of prompts --------------------------------------------------------------------------------
 
 
-def chunk(value: int) -> list[torch.Tensor]:
-    """A hundred bytes of keys, and as many of values."""
-    return [torch.full((25,), value, dtype=torch.float32) for _ in range(2)]
+def chunk(value: int, states: int = 0) -> Chunk:
+    """A hundred bytes of keys, as many of values, and so many numbers of states."""
+    return Chunk(
+        [torch.full((25,), value, dtype=torch.float32) for _ in range(2)], [torch.zeros(states)] if states else []
+    )
 
 
 def test_a_full_store_forgets_what_was_used_longest_ago():
@@ -164,7 +165,7 @@ def test_a_full_store_forgets_what_was_used_longest_ago():
     assert store.bytes == 600
     assert [name for name in (b"a", b"b", b"c", b"d") if store.get(name)] == [b"a", b"c", b"d"]
     found = store.get(b"d")
-    assert found is not None and found[0][0] == 100
+    assert found is not None and found.spans[0][0] == 100
 
 
 def test_what_is_kept_already_is_neither_counted_nor_replaced():
@@ -172,8 +173,18 @@ def test_what_is_kept_already_is_neither_counted_nor_replaced():
     store.put(b"a", chunk(1))
     store.put(b"a", chunk(2))
     found = store.get(b"a")
-    assert store.bytes == 200 and found is not None and found[0][0] == 1
+    assert store.bytes == 200 and found is not None and found.spans[0][0] == 1
     assert store.get(b"b") is None
+
+
+def test_states_are_added_to_a_chunk_that_is_kept_without_them_and_never_taken_from_it():
+    store = PrefillStore(max_bytes=1000)
+    store.put(b"a", chunk(1))
+    store.put(b"a", chunk(2, states=25))
+    store.put(b"a", chunk(3))
+    found = store.get(b"a")
+    assert found is not None and len(found.states) == 1 and found.spans[0][0] == 2
+    assert store.bytes == 300
 
 
 def test_chunks_are_known_by_all_tokens_up_to_their_end():
@@ -225,8 +236,8 @@ def test_every_token_from_the_first_on_is_scored_once_whatever_the_chunk_it_lies
 # --- caches and masks ------------------------------------------------------------------------------------------
 
 
-def config(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**{"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, **changes})
+def config(**changes) -> LlamaConfig:
+    return LlamaConfig(**{"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, **changes})
 
 
 def test_every_row_writes_at_its_own_position_and_nowhere_else():
@@ -243,6 +254,7 @@ def test_every_row_writes_at_its_own_position_and_nowhere_else():
     cache.positions.copy_(torch.tensor([[5], [5]]))
     got, _ = layer.update(7 * keys, values)
     assert got[0, 0, :, 0].tolist() == [0, 0, 0, 0, 1, 7] and got[1, 0, :, 0].tolist() == [0, 1, 0, 0, 0, 7]
+    cache.slot_layers[1].update(keys, values)
     cache.clear()
     assert not layer.keys.any() and not layer.values.any()
 
@@ -250,11 +262,11 @@ def test_every_row_writes_at_its_own_position_and_nowhere_else():
 def test_a_cache_over_tensors_writes_into_them():
     tensors = [torch.zeros(1, 3, 6, 8) for _ in range(4)]
     positions = torch.tensor([[2]])
-    cache = SlotCache.over(tensors, positions)
+    cache = SlotCache.empty(config(), 1, 6, 1, torch.device("cpu")).over(tensors, positions)
     assert all(ours is theirs for ours, theirs in zip(cache.tensors(), tensors, strict=True))
     cache.slot_layers[1].update(torch.ones(1, 3, 1, 8), 2 * torch.ones(1, 3, 1, 8))
     assert [tensor[0, 0, 2, 0].item() for tensor in tensors] == [0, 0, 1, 2]
-    assert SlotCache.over(tensors, positions).slot_layers[0].max_cache_len == 6
+    assert cache.over(tensors, positions).slot_layers[0].max_cache_len == 6
 
 
 POSITIONS = torch.tensor([[0], [3]])
@@ -274,10 +286,10 @@ def test_a_query_sees_what_is_before_it_and_within_its_window(window, rows):
 
 
 def test_layers_of_two_kinds_get_a_mask_each():
-    both = config(sliding_window=2, layer_types=["full_attention", "sliding_attention", "full_attention"])
+    both = config(sliding_window=2, layer_types=["full_attention", "sliding_attention"])
     masks = Masks(both, torch.float32, "sdpa").at(POSITIONS, 5)
     assert isinstance(masks, dict)
-    assert {kind: mask[1, 0, 0].tolist() for kind, mask in masks.items()} == {
+    assert {kind: mask[1, 0, 0].tolist() for kind, mask in masks.items() if mask is not None} == {
         "full_attention": [True, True, True, True, False],
         "sliding_attention": [False, False, True, True, False],
     }
@@ -287,23 +299,24 @@ def test_a_kind_of_layer_that_a_slot_cannot_hold_is_refused_by_its_name():
     assert layer_kinds(config()) == ("full_attention",)
     assert layer_kinds(config(sliding_window=8)) == ("sliding_attention",)
     assert layer_kinds(config(layer_types=["full_attention"] * 2)) == ("full_attention",)
-    with pytest.raises(UserError, match="has chunked attention and linear attention layers"):
-        layer_kinds(config(layer_types=["linear_attention", "full_attention", "chunked_attention"]))
+    odd = config()
+    odd.layer_types = ["indexed_attention", "full_attention", "compressed_sparse_attention"]
+    with pytest.raises(UserError, match="has compressed sparse attention and indexed attention layers"):
+        layer_kinds(odd)
 
 
-@pytest.mark.parametrize(
-    ("changes", "values"),
-    [
-        ({}, 4 * 8),
-        ({"num_key_value_heads": 2}, 2 * 8),
-        ({"head_dim": 16}, 4 * 16),
-        ({"num_key_value_heads": None}, 4 * 8),
-    ],
-    ids=str,
-)
-def test_a_position_takes_keys_and_values_of_every_head_of_every_layer(changes, values):
-    assert kv_bytes_per_token(config(**changes), torch.bfloat16) == 2 * 2 * values * 2
-    assert kv_bytes_per_token(config(**changes), torch.float32) == 2 * 2 * values * 4
+def test_a_layer_keeps_keys_or_states_or_both_or_nothing():
+    kinds = ["full_attention", "linear_attention", "hybrid", "conv", "mlp"]
+    both = config(num_hidden_layers=5)
+    both.layer_types = kinds
+    assert what_layers_hold(both) == [Holds(True, 0), Holds(False, 1), Holds(True, 1), Holds(False, 1), Holds(False, 0)]
+    assert layer_kinds(both) == ("conv", "full_attention", "linear_attention")
+
+
+def test_chunked_attention_sees_its_own_block_alone():
+    masks = Masks(config(attention_chunk_size=3), torch.float32, "sdpa")
+    seen = masks._mask(torch.tensor([[2, 3, 4]]), 6, "chunked_attention")[0, 0]
+    assert seen.int().tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0]]
 
 
 # --- shapes and sentences -------------------------------------------------------------------------------------

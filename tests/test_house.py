@@ -15,7 +15,7 @@ import yaml
 from core import __version__, cli
 from core.engine import sampling
 from core.settings import Settings
-from tests.engines import FAMILIES
+from tests.engines import FAMILIES, LAYERED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -315,6 +315,7 @@ def table(page: str) -> list[list[str]]:
 
 def test_the_families_that_are_written_down_are_those_that_are_tested():
     assert [family for family, *rest in table("families.md") if len(rest) == 1][1:] == list(FAMILIES)
+    assert [family for family, *rest in table("families.md") if len(rest) == 2][1:] == list(LAYERED)
 
 
 def test_the_noise_that_is_written_down_is_the_noise():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks import families as families_table
 from core.engine import exact, operations, portable
 from core.engine.lane import Lane
 from core.engine.operations import Mode
@@ -119,6 +120,23 @@ def test_a_family_is_near_its_own_float64_and_has_no_narrow_bits(family):
     assert found.dtype == torch.float64
     assert float((found - own).abs().max()) < 3e-4
     assert torch.equal(found, figures(lane_of(model, slots=3, length=128, chunk=8), slot=1, read=2, company=1))
+
+
+def test_positions_that_scale_a_query_are_computed_portably():
+    """Ministral 3 takes the floor of a position, which no machine computes otherwise."""
+    scaled = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
+    changes = {"head_dim": 8, "rope_parameters": {**scaled, "llama_4_scaling_beta": 0.1}}
+    model, plain = (
+        random_model("Ministral3", changes=changes, dtype=dtype) for dtype in (torch.float32, torch.float64)
+    )
+    found = figures(lane_of(Portable(model)))
+    own = plain(torch.tensor([[*PROMPT, *FORCED]]), use_cache=False).logits[0, len(PROMPT) - 1 :]
+    assert float((found - own).abs().max()) < 3e-4
+
+
+def test_layers_that_keep_a_state_are_refused_by_name():
+    with pytest.raises(UserError, match="no form for layers that keep a state"):
+        lane_of(Portable(families_table.random_model(families_table.tiny("lfm2"), torch.float32, "eager")))
 
 
 EXPERTS = {

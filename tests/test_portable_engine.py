@@ -13,9 +13,8 @@ from core.checkpoints.fingerprint import weights_sha256
 from core.compare import Run, compare
 from core.engine import device, exact, portable
 from core.engine.device import Placement, place
-from core.engine.engine import STORE_BYTES
+from core.engine.engine import STORE_BYTES, Shape
 from core.engine.operations import current
-from core.engine.slots import kv_bytes_per_token
 from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pairs import Pair
@@ -190,9 +189,13 @@ def test_a_gpu_without_float64_is_refused_in_a_sentence(monkeypatch):
 
 def test_the_memory_that_it_takes_is_counted():
     config = tiny.model().config
-    shape = lambda placement, free: memory.choose_shape(config, placement, Settings(context=256), 0, free)  # noqa: E731
+
+    def shape(placement: Placement, free: int) -> Shape:
+        needs = memory.Footprint(0, memory.footprint(config, placement).cache)
+        return memory.choose_shape(config, placement, Settings(context=256), needs, free)
+
     cpu = torch.device("cpu")
-    per_token = kv_bytes_per_token(config, torch.float32)
+    per_token = memory.footprint(config, Placement(cpu, torch.float32)).cache.position
     free = STORE_BYTES + memory.SPARE_BYTES + per_token * 256 * 6 - 1
     assert shape(Placement(cpu, torch.bfloat16), free).sizes[-1] == 256
     with pytest.raises(UserError, match="free"):

@@ -1,6 +1,7 @@
 """What is served is what the model computes: every family is held against its own plain forward pass, and faults are noticed."""
 
 from contextlib import contextmanager
+from copy import copy
 
 import pytest
 import torch
@@ -40,20 +41,22 @@ def found(model: PreTrainedModel, lengths: tuple[int, ...] = (64, 128)) -> Devia
 masked = slots.Masks._mask
 
 
-def sees_the_next_token(self, positions, length, window):
-    return masked(self, positions + 1, length, window)
+def sees_the_next_token(self, positions, length, kind):
+    return masked(self, positions + 1, length, kind)
 
 
-def forgets_the_window(self, positions, length, window):
-    return masked(self, positions, length, None)
+def forgets_the_window(self, positions, length, kind):
+    return masked(self, positions, length, "full_attention")
 
 
-def a_wider_window(self, positions, length, window):
-    return masked(self, positions, length, window and window + 1)
+def a_wider_window(self, positions, length, kind):
+    wider = copy(self)
+    wider.window = self.window and self.window + 1
+    return masked(wider, positions, length, kind)
 
 
 def a_position_too_far(self, ids, positions, *tensors):
-    cache, mask = slots.SlotCache.over(tensors, positions), self.masks.at(positions, self.length)
+    cache, mask = self.pattern.over(tensors, positions), self.masks.at(positions, self.pattern.length)
     given = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
     return self.model(input_ids=ids, position_ids=positions + 1, **given).logits
 
@@ -125,14 +128,14 @@ def test_a_window_longer_than_the_check_is_shortened_for_both(family, monkeypatc
 def beyond(position, fault):
     """A fault that shows from a position on only."""
 
-    def planted(self, positions, length, window):
-        return (fault if int(positions.max()) >= position else masked)(self, positions, length, window)
+    def planted(self, positions, length, kind):
+        return (fault if int(positions.max()) >= position else masked)(self, positions, length, kind)
 
     return planted
 
 
 def a_position_lost(self, ids, positions, *tensors):
-    cache, mask = slots.SlotCache.over(tensors, positions), self.masks.at(positions, self.length)
+    cache, mask = self.pattern.over(tensors, positions), self.masks.at(positions, self.pattern.length)
     given = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
     return self.model(input_ids=ids, position_ids=positions - (positions >= 256).long(), **given).logits
 
@@ -156,6 +159,18 @@ def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, 
             told = found(model, (64, 512))
         if dtype == torch.float32 or "next" not in fault:  # one key among 500 can be less than bfloat16 itself moves
             assert told.within != can_have(fault, model), fault
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"alibi": True, "num_kv_heads": 4, "new_decoder_architecture": False}, id="Falcon")]
+)
+def test_a_model_that_makes_biases_of_its_masks_gets_them_and_is_right_to_the_end_of_a_lane(changes, monkeypatch):
+    monkeypatch.setattr(reference, "CHECKED", 128)
+    monkeypatch.setattr(lane_module, "record", lambda forward, cache, vocabulary: forward)
+    model = random_model("Falcon" if changes else "Bloom", changes=changes)
+    assert found(model, (64, 256)).within
+    monkeypatch.setattr(slots.SlotCache, "get_query_offset", lambda self, layer_idx=0: self.length - 1)
+    assert not found(model, (64, 256)).within, "a chunk that sees what comes next"
 
 
 def test_the_weights_are_as_before_when_a_pass_fails():

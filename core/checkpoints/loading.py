@@ -28,7 +28,7 @@ from . import memory
 from .fingerprint import weights_sha256
 from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
-from .whole import WRAPPERS, check_whole
+from .whole import INSIDE, WRAPPERS, beside_the_text, check_whole, parts, tensor_names
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,15 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
     """
     under = source.adapter_of or source
     folder, weights_folder = bring(source, hub, report), bring(under, hub, report)
-    config = read_config(weights_folder, under.name)
-    needed = memory.weight_bytes(config, placement.dtype)
-    shape = memory.choose_shape(config, placement, settings, needed, memory.free_bytes(placement.device))
+    on_the_whole = source.adapter_of is not None and any(".language_model." in name for name in tensor_names(folder))
+    config = read_config(weights_folder, under.name, with_towers=on_the_whole)
+    needs = memory.footprint(config, placement)
+    shape = memory.choose_shape(config, placement, settings, needs, memory.free_bytes(placement.device))
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
     attention = first_attention(config, placement)
     try:
-        model = read_weights(weights_folder, config, placement, attention, under.name)
+        model, left_out = read_weights(weights_folder, config, placement, attention, under.name)
         if source.adapter_of:
             from .adapters import merge_adapter  # its library takes a second to import, and only adapters need it
 
@@ -82,7 +83,11 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
         ) from error
     origin = f"{source.origin} on {source.adapter_of.origin}" if source.adapter_of else source.origin
     info = CheckpointInfo(
-        name=source.name, source=origin, revision=source.revision, parameters=sum(p.numel() for p in model.parameters())
+        name=source.name,
+        source=origin,
+        revision=source.revision,
+        parameters=sum(p.numel() for p in model.parameters()),
+        left_out=left_out,
     )
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
@@ -91,12 +96,15 @@ def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
     """Raises UserError where no download could make a model of this source that can be served here."""
     under = source.adapter_of or source
     config = read_config(configuration(under, hub), under.name)
+    memory.footprint(config, placement)  # refuses what keeps its states in a place of its own
     if under.repository is not None:
         memory.check_size(under.repository.files, config, placement, under.name)
 
 
-def read_config(folder: Path, name: str) -> PreTrainedConfig:
-    """The model's configuration.
+def read_config(folder: Path, name: str, with_towers: bool = False) -> PreTrainedConfig:
+    """The model's configuration; of one that also reads pictures or sounds that of its text model, where transformers has it apart.
+
+    With its towers it is what an adapter was trained on that names the text model inside of them.
 
     It chooses no implementation: a name of a stranger's would make transformers fetch a kernel of that name and run it.
 
@@ -111,6 +119,7 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
         raise UserError(
             f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {reason(error, name, folder)}."
         ) from error
+    config = config if with_towers else _text_alone(config)
     encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
     text = type(config) in AutoModelForCausalLM._model_mapping and not getattr(config, "is_encoder_decoder", False)
     if encoder or not text:
@@ -120,6 +129,16 @@ def read_config(folder: Path, name: str) -> PreTrainedConfig:
     config._attn_implementation, config._experts_implementation = "eager", None  # of all parts of it
     layer_kinds(config.get_text_config())
     return config
+
+
+def _text_alone(config: PreTrainedConfig) -> PreTrainedConfig:
+    text = config.get_text_config()
+    if text is config or type(text) not in AutoModelForCausalLM._model_mapping or config.is_encoder_decoder:
+        return config
+    text.tie_word_embeddings = text.tie_word_embeddings or config.tie_word_embeddings
+    if hasattr(config, "quantization_config"):
+        text.quantization_config = config.quantization_config
+    return text
 
 
 # What a number in a config may be, by its name, the first that fits; transformers makes lists and modules as long as it says.
@@ -153,31 +172,35 @@ def _check_numbers(file: Path, name: str) -> None:
 
 def read_weights(
     folder: Path, config: PreTrainedConfig, placement: Placement, attention: str, name: str
-) -> PreTrainedModel:
-    """The model with the whole of its weights.
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model with the whole of its weights, and what else is in the folder that a model of text has no place for.
 
     Raises:
         UserError: a weight is missing, of another shape or of no use, which transformers alone would only log.
     """
     if placement.device.type == "cuda":
         deterministic_cuda()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=placement.dtype,
-        device_map={"": placement.device},
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        key_mapping=WRAPPERS,
-        ignore_mismatched_sizes=True,  # they are told, and refused here by name
-        output_loading_info=True,
-    )
+    is_text = config.get_text_config() is config
+    beside = beside_the_text(tensor_names(folder)) if is_text else set()
+    with memory.making:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=placement.dtype,
+            device_map={"": placement.device},
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            key_mapping=WRAPPERS | (INSIDE if is_text else {}),
+            ignore_mismatched_sizes=True,  # they are told, and refused here by name
+            output_loading_info=True,
+        )
     model: PreTrainedModel
     model, told = loaded
-    check_whole(f"The weights of {name}", told["missing_keys"], told["unexpected_keys"], told["mismatched_keys"])
-    return model
+    surplus = set(told["unexpected_keys"]) - beside
+    check_whole(f"The weights of {name}", told["missing_keys"], surplus, told["mismatched_keys"])
+    return model, parts(beside)
 
 
 def first_attention(config: PreTrainedConfig, placement: Placement) -> str:

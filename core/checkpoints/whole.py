@@ -1,12 +1,38 @@
 """Whole weights or none: what the libraries only log about a checkpoint that does not fit is a refusal here."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from ..errors import UserError
 
 # Names that a checkpoint has because it was saved from a model in a wrapper: torch.compile's, and data parallelism's.
 WRAPPERS = {r"(^|\.)((_orig_mod|module)\.)+": r"\1"}
+# Names that a text model has inside of one that also reads pictures or sounds, as transformers writes them and as it wrote them before.
+INSIDE = {r"^(?:model\.)?language_model\.lm_head\.": "lm_head.", r"^(?:model\.)?language_model\.(?:model\.)?": "model."}
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """The names of all tensors in a folder, those in a wrapper as what they wrap."""
+    names = set[str]()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            names |= {re.sub(*next(iter(WRAPPERS.items())), name) for name in tensors.keys()}  # noqa: SIM118  # no dictionary
+    return names
+
+
+def beside_the_text(names: set[str]) -> set[str]:
+    """Of these tensors what stands beside the text model of one that also reads pictures or sounds; nothing where it reads text alone."""
+    text = {name for name in names if re.match(r"(model\.)?language_model\.", name)}
+    return {name for name in names - text if not name.startswith("lm_head.")} if text else set()
+
+
+def parts(names: Iterable[str]) -> tuple[str, ...]:
+    """What these tensors belong to: the first word of their names that tells."""
+    return tuple(sorted({name.removeprefix("model.").split(".")[0] for name in names}))
 
 
 def check_whole(what: str, missing: Iterable[str], surplus: Iterable[str], mismatched: Iterable[Any] = ()) -> None:

@@ -62,7 +62,7 @@ def neighbours_do_not_matter(lane: Lane, steps: int = 4) -> bool:
         others = _others(lane, filling, draw, steps)
         read = _read(lane, prompt)[0].clone()
         for slot in range(lane.slots):
-            written = _continue(lane, slot, prompt_length, forced, others)
+            written = _continue(lane, slot, prompt_length, forced, others, held=filling == "long")
             references = references or (read, written)
             if not (torch.equal(references[0], read) and torch.equal(references[1], written)):
                 return False
@@ -83,12 +83,18 @@ def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Fillin
     return lambda step: (list(tokens[step]), [start + step] * lane.slots)
 
 
-def _continue(lane: Lane, slot: int, start: int, forced: list[int], others: Filling) -> torch.Tensor:
-    """Logits [steps, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on."""
+def _continue(lane: Lane, slot: int, start: int, forced: list[int], others: Filling, held: bool) -> torch.Tensor:
+    """Logits [steps, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on.
+
+    With `held` it waits for one pass before each token, as a reply in lock-step does.
+    """
     lane.adopt(slot)
     seen = []
     for step, token in enumerate(forced):
         tokens, positions = others(step)
+        if held:
+            tokens[slot], positions[slot] = 0, start + step
+            lane.write(tokens, positions, [slot])
         tokens[slot], positions[slot] = token, start + step
         seen.append(lane.write(tokens, positions)[slot].clone())
     return torch.stack(seen)

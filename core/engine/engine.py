@@ -29,7 +29,7 @@ from . import certify, exact, portable, reference, sampling
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
-from .slots import SlotCache
+from .slots import CacheBytes, SlotCache
 from .step import Recorder
 from .store import PrefillStore
 
@@ -127,7 +127,7 @@ class Engine:
     """Generation over one model.
 
     Args:
-        model: a decoder with full or sliding-window attention, in evaluation mode, on its device.
+        model: a decoder, in evaluation mode, on its device.
         vocabulary: number of ids that the tokenizer knows; logits beyond are padding and never drawn.
         shape: slots, chunk, lane lengths and threads.
         attention: what to try first, "sdpa" or "eager"; or portable.NAME, which is never stepped down from.
@@ -145,6 +145,7 @@ class Engine:
         self.level = certify.levels(attention, shape.threads)[0]
         self.certified = False
         self.deviation: Deviation | None = None
+        self.cache_bytes = CacheBytes(0, 0)  # of a row in any lane
         self._computed_sha256: str | None = None
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
@@ -237,11 +238,6 @@ class Engine:
             )
         if self._closed:
             raise UserError("These weights were just unloaded to make room; press Compare again.")
-
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        """Of keys and values."""
-        return portable.CACHE if isinstance(self._computing, Portable) else self._computing.dtype
 
     @property
     def closed(self) -> bool:
@@ -338,6 +334,7 @@ class Engine:
                 self.model.set_attn_implementation(level.attention)
             self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
+            self.cache_bytes = lanes[0].cache_bytes
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
                 self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
             else:
@@ -450,9 +447,10 @@ class Engine:
                 positions[job.slot] = job.next_position + 1
             else:
                 tokens[job.slot], positions[job.slot] = job.written[-1], job.next_position
+        held = [job.slot for job in jobs if job.held]
         jobs = [job for job in jobs if not job.held]
         try:
-            logits = lane.write(tokens, positions)
+            logits = lane.write(tokens, positions, held)
         except Exception as error:  # the lane's forward pass failed: its requests fail, the others go on
             for job in jobs:
                 self._fail(job, error)

@@ -3,6 +3,9 @@
 Decode is always [slots, 1], whoever is there; empty slots run along. Prefill runs alone in pieces of
 [1, chunk] from position 0 and is then copied into a slot. Because no shape ever depends on who else
 is being served, neither do the bits. A lane knows tensors and slot numbers, not requests.
+
+The last piece of a prompt is padded behind its end, where no token looks. Padding would run through a state, so where a
+model has states that piece is as long as its tokens; its shape follows from the prompt alone.
 """
 
 import inspect
@@ -13,10 +16,11 @@ from transformers import PreTrainedModel
 
 from . import portable
 from .device import figures_device
+from .operations import not_portable
 from .portable import Portable
-from .slots import Masks, SlotCache
-from .step import DecodeStep, Forward, record
-from .store import PrefillStore, prefix_key
+from .slots import RECURRENT, CacheBytes, Masks, SlotCache
+from .step import DecodeStep, Forward, forward_pass, record
+from .store import Chunk, PrefillStore, prefix_key
 
 
 class Lane:
@@ -51,25 +55,46 @@ class Lane:
         self._reading = SlotCache.empty(config, 1, length, chunk, self.device)
         rows = slots if together else 1
         self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
-        self._forward: DecodeStep = Forward(model, self.masks, length)
-        self._allocate()
+        if isinstance(model, Portable) and set(self.masks.kinds) & set(RECURRENT):
+            raise not_portable("layers that keep a state: reading would give them other bits than writing")
+        try:
+            self._allocate()
+        except ValueError:  # a model that makes biases of its mask (Bloom) unpacks two dimensions
+            self.masks.of_keys = True
+            self._allocate()
+        self.has_states = bool(self._reading.states())
+        self._token_by_token = self.has_states and not self._hands_on_states()
+        self._forward: DecodeStep = Forward(model, self.masks, self._writing[0])
         self.recorded = not isinstance(model, Portable)  # or asked for: that takes seconds, see `record_beside`
         if self.recorded:
             self._forward = record(self._forward, self._writing[0], vocabulary)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
-        self.begin()
-        self.read([0], 0)
-        for cache in self._writing:
-            ids = torch.zeros_like(cache.positions)
-            self.model(
-                input_ids=ids,
-                position_ids=ids,
-                attention_mask=self.masks.at(ids, self.length),
-                past_key_values=cache,
-                use_cache=True,
-            )
+        for cache in (self._reading, *self._writing):
+            forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
+            cache.clear()
+
+    def _hands_on_states(self) -> bool:
+        """Whether a pass over several tokens goes on from the states that are there: two that begin differently must end differently.
+
+        The library's scan of Mamba 1 begins at zero each time, without a word.
+        """
+        cache = self._reading.blank()
+        cache.at(torch.arange(2, device=self.device)[None])
+        left = []
+        for before in (0.0, 1.0):
+            for state in cache.recurrent():
+                state.fill_(before)
+            forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
+            left.append([state.clone() for state in cache.recurrent()])
+            cache.clear()
+        return not any(map(torch.equal, *left))
+
+    @property
+    def cache_bytes(self) -> CacheBytes:
+        """What each of its rows takes."""
+        return self._reading.bytes()
 
     def record_beside(self, given_up: Callable[[], bool]) -> None:
         """Record the step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
@@ -77,10 +102,8 @@ class Lane:
         Nothing that they use is touched: caches are copied, and the mode is another one.
         """
         assert isinstance(self.model, Portable)
-        cache = SlotCache.over(
-            [tensor.clone() for tensor in self._writing[0].tensors()], self._writing[0].positions.clone()
-        )
-        forward = Forward(self.model.beside(given_up), self.masks, self.length)
+        cache = self._writing[0].blank()
+        forward = Forward(self.model.beside(given_up), self.masks, cache)
         try:
             recorded = record(forward, cache, self.vocabulary)
         except portable.GivenUp:
@@ -94,15 +117,21 @@ class Lane:
 
     def reusable(self, token_ids: Sequence[int]) -> int:
         """Copy in stored chunks that begin this prompt; returns how many tokens they cover, always leaving some to read."""
-        done = 0
-        while done + self.chunk < len(token_ids):
-            chunk = self.store.get(prefix_key(token_ids, done + self.chunk))
+        chunks = list[Chunk]()
+        while (end := (len(chunks) + 1) * self.chunk) < len(token_ids):
+            chunk = self.store.get(prefix_key(token_ids, end))
             if chunk is None:
                 break
-            for whole, part in zip(self._reading.tensors(), chunk, strict=True):
-                whole[:, :, done : done + self.chunk].copy_(part)
-            done += self.chunk
-        return done
+            chunks.append(chunk)
+        while self.has_states and chunks and not chunks[-1].states:
+            chunks.pop()
+        for number, chunk in enumerate(chunks):
+            for whole, part in zip(self._reading.spans(), chunk.spans, strict=True):
+                whole[:, :, number * self.chunk : (number + 1) * self.chunk].copy_(part)
+        if chunks:
+            for state, kept in zip(self._reading.states(), chunks[-1].states, strict=True):
+                state.copy_(kept)
+        return len(chunks) * self.chunk
 
     def read(self, token_ids: Sequence[int], start: int) -> torch.Tensor:
         """One prefill pass over the chunk that begins at `start` (a multiple of the chunk).
@@ -113,16 +142,21 @@ class Lane:
         return self._prefill(self._reading, token_ids, start, [last])
 
     def repeat(self, end: int) -> list[torch.Tensor]:
-        """As if a prompt up to `end` had been read that repeats the first chunk; returns the keys and values up to there, as the model's own cache has them."""
-        for tensor in self._reading.tensors():
+        """As if a prompt up to `end` had been read that repeats the first chunk, with the states before its first token.
+
+        Returns keys and values up to there, layer by layer, as the model's own cache has them.
+        """
+        for tensor in self._reading.spans():
             for start in range(self.chunk, end, self.chunk):
                 tensor[:, :, start : start + self.chunk].copy_(tensor[:, :, : self.chunk])
-        kept = [tensor[:, :, :end] for tensor in self._reading.tensors()]
+        for state in self._reading.states():
+            state.zero_()
+        kept = [tensor[:, :, :end] for tensor in self._reading.spans()]
         return portable.plain(kept) if isinstance(self.model, Portable) else kept
 
     def scoring_cache(self) -> SlotCache:
-        """An empty cache for `score`, allocated at its first chunk and freed with the last reference to it."""
-        return SlotCache.empty(self.model.config.get_text_config(), 1, self.length, self.chunk, self.device)
+        """An empty cache for `score`, freed with the last reference to it."""
+        return self._reading.blank()
 
     def score(self, cache: SlotCache, token_ids: Sequence[int], start: int, first: int) -> torch.Tensor:
         """One prefill pass over the chunk that begins at `start`, in a cache of `scoring_cache`.
@@ -136,27 +170,36 @@ class Lane:
         return logits[: len(rows)].to(torch.promote_types(logits.dtype, torch.float32))
 
     def _prefill(self, cache: SlotCache, token_ids: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
-        """One [1, chunk] pass over the chunk at `start`; the logits [rows, vocabulary] at these of its tokens."""
+        """The chunk at `start` in one pass; the logits [rows, vocabulary] at these of its tokens."""
         part = list(token_ids[start : start + self.chunk])
-        padded = torch.tensor([part + [0] * (self.chunk - len(part))], device=self.device)
-        positions = torch.arange(start, start + self.chunk, device=self.device)[None]
         kept = torch.tensor(rows, device=self.device)
-        cache.positions.copy_(positions)
-        logits = self.model(
-            input_ids=padded,
-            position_ids=positions,
-            attention_mask=self.masks.at(positions, self.length),
-            past_key_values=cache,
-            use_cache=True,
-            **({"logits_to_keep": kept} if self._last_only else {}),
-        ).logits[0]
-        return (logits if self._last_only else logits[kept])[:, : self.vocabulary].to(self._figures_device)
+        if self._token_by_token:
+            logits = torch.cat([self._pass(cache, [id], start + place) for place, id in enumerate(part)])[kept]
+        else:
+            padding = [] if self.has_states else [0] * (self.chunk - len(part))
+            options = {"logits_to_keep": kept} if self._last_only else {}
+            logits = self._pass(cache, [*part, *padding], start, **options)
+            logits = logits if self._last_only else logits[kept]
+        return logits[:, : self.vocabulary].to(self._figures_device)
+
+    def _pass(self, cache: SlotCache, token_ids: list[int], start: int, **options: torch.Tensor) -> torch.Tensor:
+        """Logits [tokens, vocabulary] of one pass over these tokens, which stand at `start` and behind it."""
+        cache.at(torch.arange(start, start + len(token_ids), device=self.device)[None])
+        ids = torch.tensor([token_ids], device=self.device)
+        return forward_pass(self.model, self.masks, cache, ids, **options)[0]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
-        """Store the complete chunk at `start` for later prompts that begin the same way."""
+        """Store the complete chunk at `start` for later prompts that begin the same way.
+
+        States take as much as the keys and values of hundreds of tokens, so that only the last complete chunk of a prompt
+        keeps them: there the next turn goes on. So does the one before where nothing is behind that, for the prompt itself.
+        """
         if self.store.max_bytes:
-            chunk = [tensor[:, :, start : start + self.chunk] for tensor in self._reading.tensors()]
-            self.store.put(prefix_key(token_ids, start + self.chunk), chunk)
+            spans = [tensor[:, :, start : start + self.chunk] for tensor in self._reading.spans()]
+            is_last = start + 2 * self.chunk >= len(token_ids)
+            self.store.put(
+                prefix_key(token_ids, start + self.chunk), Chunk(spans, self._reading.states() if is_last else [])
+            )
 
     def keep_written(self, slot: int, token_ids: Sequence[int]) -> None:
         """In portable arithmetic also the complete chunks of what a slot holds of these tokens: writing gives the bits that reading gives."""
@@ -164,8 +207,8 @@ class Lane:
             cache, row = self._place(slot)
             for start in range(0, len(token_ids) - self.chunk + 1, self.chunk):
                 whole = slice(start, start + self.chunk)
-                chunk = [tensor[row : row + 1, :, whole] for tensor in cache.tensors()]
-                self.store.put(prefix_key(token_ids, start + self.chunk), chunk)
+                spans = [tensor[row : row + 1, :, whole] for tensor in cache.spans()]
+                self.store.put(prefix_key(token_ids, start + self.chunk), Chunk(spans))
 
     def adopt(self, slot: int) -> None:
         """Copy the prompt that was just read into a slot, over whatever was there."""
@@ -173,8 +216,13 @@ class Lane:
         for target, source in zip(cache.tensors(), self._reading.tensors(), strict=True):
             target[row].copy_(source[0])
 
-    def write(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """One decode pass: every slot's last token at its position. Returns logits [slots, vocabulary]."""
+    def write(self, tokens: Sequence[int], positions: Sequence[int], held: Sequence[int] = ()) -> torch.Tensor:
+        """One decode pass: every slot's last token at its position. Returns logits [slots, vocabulary].
+
+        Slots that are held run along, and their states are put back: what they write at a position is overwritten there,
+        but a state has none.
+        """
+        kept = [(state[row], state[row].clone()) for cache, row in map(self._place, held) for state in cache.states()]
         ids = torch.tensor(tokens, device=self.device)[:, None]
         where = torch.tensor(positions, device=self.device)[:, None]
         rows = self.slots // len(self._writing)
@@ -182,6 +230,8 @@ class Lane:
             self._forward(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], *cache.tensors())
             for i, cache in enumerate(self._writing)
         ]
+        for state, before in kept:
+            state.copy_(before)
         logits = torch.cat(parts) if len(parts) > 1 else parts[0]
         return logits[:, -1, : self.vocabulary].to(self._figures_device)
 

@@ -47,7 +47,7 @@ PASSED = _packets(
     " bitwise_and bitwise_and_ bitwise_or bitwise_or_ bitwise_xor bitwise_not __rshift__ __lshift__ __and__ __or__"
     " __xor__ __iand__ __ior__ bitwise_right_shift bitwise_left_shift"
     # one rounding
-    " add add_ sub sub_ rsub mul mul_ div div_ neg neg_ abs abs_ reciprocal frexp"
+    " add add_ sub sub_ rsub mul mul_ div div_ neg neg_ abs abs_ reciprocal frexp floor"
 )
 # Exact where the terms are on a grid: only this file and `exact` may call them.
 EXACT = _packets("mm bmm sum cumsum arange sqrt sort")

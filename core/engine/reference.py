@@ -5,8 +5,9 @@ gives the same wrong bits to everybody. So two prompts also go through the unmod
 without cache, slots or recording, with the masks that the library makes. They go twice, in the dtype that is
 served and in the next wider one (from float32 the long one goes once: it is near enough to the truth itself).
 How far the first is from the second is what the dtype itself does to this model on these prompts; the engine
-may be `TOLERANCE` times as far from the second, and no farther; in portable arithmetic by `PORTABLE`. A lane that is too long to be read whole is checked at
-its end too, behind keys and values that stand in for what would have been read.
+may be `TOLERANCE` times as far from the second, and no farther; in portable arithmetic by `PORTABLE`. Some recurrent layers write
+otherwise than they read; how far the model's own writing is from its own reading counts as the first does. A lane that is too long to
+be read whole is checked at its end too, behind keys and values that stand in for what would have been read.
 """
 
 import inspect
@@ -19,13 +20,14 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLayer
 
 from ..errors import UserError
 from ..types import Deviation
 from .lane import Lane
 from .portable import Portable
-from .slots import layer_kinds
+from .slots import Holds, layer_kinds, what_layers_hold
+from .step import cache_argument
 
 TOLERANCE = 3.0  # no family of docs/families.md needs more than 2, and the mildest planted fault exceeds 4
 FLOOR = 1e-3  # nats; smaller differences are of no consequence, whatever the dtype does
@@ -64,12 +66,13 @@ def deviation(model: PreTrainedModel, lanes: Sequence[Lane], new_lane: Callable[
     found = [_held_against_the_model(model, lanes[:1] if portable else lanes, longest)]
     found += [_far_from_the_start(model, lane) for lane in lanes if lane.length > longest]
     config = model.config.get_text_config()
-    if "sliding_attention" in layer_kinds(config) and config.sliding_window >= longest > 1:
-        whole, config.sliding_window = config.sliding_window, longest // 2
-        try:
-            found.append(_held_against_the_model(model, [new_lane(longest)], longest))
-        finally:
-            config.sliding_window = whole
+    for kind, name in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+        if kind in layer_kinds(config) and (whole := getattr(config, name)) >= longest > 1:
+            setattr(config, name, longest // 2)
+            try:
+                found.append(_held_against_the_model(model, [new_lane(longest)], longest))
+            finally:
+                setattr(config, name, whole)
     return max(found, key=lambda each: each.nats / each.bound)
 
 
@@ -115,13 +118,31 @@ def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longe
         _expected(model, first, ends, vocabulary),
         _expected(model, second, _places(len(second), chunk), vocabulary),
     ]
-    bound = _bound(lanes[0], max(moved for _, moved in prompts))
+    moved = [moved for _, moved in prompts]
+    if lanes[0].has_states:
+        moved.append(_writing_from_reading(model, second, vocabulary))
+    bound = _bound(lanes[0], max(moved))
     differences = [
         found
         for lane, length in zip(lanes, lengths, strict=True)
         for found in _differences(lane, [expected for expected, _ in prompts], length)
     ]
     return _largest(model, differences, bound)
+
+
+def _writing_from_reading(model: PreTrainedModel, token_ids: list[int], vocabulary: int) -> float:
+    """How far, in nats, the model's own writing of a prompt's last tokens is from its reading them, on a cache of the library's own."""
+    read, cache = len(_read_part(token_ids)), DynamicCache(config=model.config)
+    expected = _logprobs(model, token_ids, list(range(len(token_ids))), vocabulary)
+    off = [0.0]
+    for start, end in ((0, read), *((place, place + 1) for place in range(read, len(token_ids)))):
+        ids, positions = (
+            torch.tensor([each], device=model.device) for each in (token_ids[start:end], range(start, end))
+        )
+        output = model(input_ids=ids, position_ids=positions, use_cache=True, **{cache_argument(model): cache})
+        found = _as_logprobs(output.logits[0, -1, :vocabulary])
+        off.append(float((found - expected[end - 1]).abs().max()))
+    return max(off)
 
 
 def _far_from_the_start(model: PreTrainedModel, lane: Lane) -> Deviation:
@@ -201,6 +222,26 @@ class _Given(DynamicLayer):
         return keys, torch.cat([self.values.to(value_states), value_states], dim=-2)
 
 
+class _GivenWithStates(LinearAttentionLayer, _Given):  # type: ignore[misc,override]  # as the library's own class of this kind
+    """The same for a layer that has states besides; they begin with nothing."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, number_of_states: int):
+        _Given.__init__(self, keys, values)
+        LinearAttentionLayer.__init__(self, number_of_states)
+
+
+def _given(holds: Sequence[Holds], behind: KeysAndValues) -> Iterator[Any]:
+    """Layers of the library's own cache with these keys and values, where a layer keeps some; states begin with nothing."""
+    left = iter(behind)
+    for each in holds:
+        if each.keys and each.states:
+            yield _GivenWithStates(next(left), next(left), each.states)
+        elif each.states:
+            yield LinearAttentionLayer(each.states)
+        else:
+            yield _Given(next(left), next(left)) if each.keys else DummyLayer()
+
+
 def _logprobs(
     model: PreTrainedModel, token_ids: list[int], places: list[int], vocabulary: int, behind: KeysAndValues = ()
 ) -> torch.Tensor:
@@ -208,30 +249,42 @@ def _logprobs(
     given: dict[str, Any] = {"input_ids": torch.tensor([token_ids], device=model.device), "use_cache": bool(behind)}
     if behind:
         cache = DynamicCache()
-        cache.layers = [_Given(keys, values) for keys, values in zip(behind[::2], behind[1::2], strict=True)]
-        start = cache.get_seq_length()
-        given["past_key_values"] = cache
+        cache.layers = list(_given(what_layers_hold(model.config.get_text_config()), behind))
+        start = behind[0].shape[2]
+        given[cache_argument(model)] = cache
         given["position_ids"] = torch.arange(start, start + len(token_ids), device=model.device)[None]
     if "logits_to_keep" in inspect.signature(model.forward).parameters:  # all may be more than there is room for
         logits = model(**given, logits_to_keep=torch.tensor(places, device=model.device)).logits[0]
     else:
         logits = model(**given).logits[0, places]
-    logits = logits[:, :vocabulary]
+    return _as_logprobs(logits[:, :vocabulary])
+
+
+def _as_logprobs(logits: torch.Tensor) -> torch.Tensor:
     return logits.double().log_softmax(-1) if logits.device.type != "mps" else logits.log_softmax(-1)
 
 
 @contextmanager
 def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterator[None]:
-    """Compute in the next wider dtype, with the same weights: those of one module are widened while it runs, so there is room."""
+    """Compute in the next wider dtype, with the same weights: those of one module are widened while it runs, so there is room.
+
+    Layers of a model with convolutions are widened whole, and its head from the beginning, for there a module computes with what
+    belongs to another, or asks for its dtype.
+    """
     narrow, wide = model.dtype, WIDER[model.dtype]
     experts = model.config._experts_implementation
     if experts is not None:
         model.set_experts_implementation("eager")  # grouped products of matrices have no float64
+    modules = list(model.modules())
+    lists = [module for module in modules if isinstance(module, torch.nn.ModuleList)]
+    convolves = any(isinstance(module, torch.nn.Conv1d) for module in modules)
+    layers = {layer for each in lists for layer in each} if convolves else set()
     kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def before(module: torch.nn.Module, *given: Any) -> None:
-        whole = isinstance(module, at_once)
+        whole = isinstance(module, at_once) or module in layers
         own = [*module.parameters(recurse=whole), *module.buffers(recurse=whole)]
+        own += model.get_output_embeddings().parameters() if convolves and module is model else []
         kept[module] = [(tensor, tensor.data) for tensor in own if tensor.dtype == narrow]
         for tensor, values in kept[module]:
             tensor.data = values.to(wide)
@@ -242,7 +295,7 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
 
     hooks = [
         hook
-        for module in model.modules()
+        for module in modules
         for hook in (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
     ]
     try:

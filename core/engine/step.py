@@ -7,15 +7,17 @@ same bits. That is checked, not assumed: a recording that differs from the model
 away, and the model itself is called instead.
 """
 
+import inspect
 import logging
 import random
 import threading
 import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ..errors import UserError
@@ -25,27 +27,41 @@ from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
 
-DecodeStep = Callable[..., torch.Tensor]  # (ids, positions, *keys and values) -> logits [rows, queries, vocabulary]
+DecodeStep = Callable[..., torch.Tensor]  # (ids, positions, *tensors of a cache) -> logits [rows, queries, vocabulary]
 
 _tracing = threading.Lock()  # one at a time: the tracer, and what goes before it, have state of their own
 
 
-class Forward(torch.nn.Module):
-    """The model's forward pass over a cache that is handed in, written in place."""
+def forward_pass(
+    model: PreTrainedModel | Portable, masks: Masks, cache: SlotCache, ids: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Logits [rows, queries, vocabulary] of one pass of `ids`, int64 [rows, queries], at the positions of `cache`, which it writes into."""
+    logits: torch.Tensor = model(
+        input_ids=ids,
+        position_ids=cache.positions,
+        attention_mask=masks.at(cache.positions, cache.length),
+        use_cache=True,
+        **{cache_argument(model): cache},
+        **options,
+    ).logits
+    return logits
 
-    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, length: int):
+
+def cache_argument(model: PreTrainedModel | Portable) -> str:
+    """What a model calls the cache that it is given: those without attention have a name of their own for it."""
+    return "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+class Forward(torch.nn.Module):
+    """The model's forward pass over the tensors of a cache like `pattern`, written in place."""
+
+    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, pattern: SlotCache):
         super().__init__()
-        self.model, self.masks, self.length = model, masks, length
+        self.model, self.masks, self.pattern = model, masks, pattern
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         """Logits [rows, queries, vocabulary] for `ids` and `positions`, both int64 [rows, queries]."""
-        cache = SlotCache.over(tensors, positions)
-        mask = self.masks.at(positions, self.length)
-        output = self.model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        )
-        logits: torch.Tensor = output.logits
-        return logits
+        return forward_pass(self.model, self.masks, self.pattern.over(tensors, positions), ids)
 
 
 def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
@@ -69,9 +85,13 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
     draw = random.Random(rows)
     for _ in range(3):
         ids = torch.tensor([[draw.randrange(vocabulary)] for _ in range(rows)], device=zeros.device)
-        positions = torch.tensor([[draw.randrange(forward.length)] for _ in range(rows)], device=zeros.device)
-        expected = forward(ids, positions, *cache.tensors()).clone()
-        if not torch.equal(expected, recorded(ids, positions, *cache.tensors())):
+        positions = torch.tensor([[draw.randrange(cache.length)] for _ in range(rows)], device=zeros.device)
+        before = [state.clone() for state in cache.states()]  # the second pass must begin where the first did
+        expected = [forward(ids, positions, *cache.tensors()).clone(), *(state.clone() for state in cache.states())]
+        for state, was in zip(cache.states(), before, strict=True):
+            state.copy_(was)
+        replayed = [recorded(ids, positions, *cache.tensors()), *cache.states()]
+        if not all(map(torch.equal, expected, replayed)):
             log.warning("a recorded step differs from the model; every step calls it from Python")
             return forward
     return recorded
@@ -85,11 +105,29 @@ def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, .
     """
 
     def call(*given: torch.Tensor) -> torch.Tensor:
-        return program(*given)
+        with _FixedShapes():
+            return program(*given)
 
     graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
     recorded: DecodeStep = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
+
+
+class _FixedShapes(TorchFunctionMode):
+    """Inside, shapes are numbers, as they are the same whenever a recording is replayed.
+
+    The tracer has them as tensors, and records what is computed of them. That would be in torch's default dtype at each
+    replay, which any thread that loads a model sets for the whole process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in _SHAPES:
+            return torch.Size(map(int, found)) if isinstance(found, tuple) else int(found)
+        return found
+
+
+_SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
 
 
 class Recordable(Protocol):

@@ -49,6 +49,7 @@ class Model:
     name: str
     weights_sha256: str | None = None
     engine: EngineInfo | None = None
+    left_out: tuple[str, ...] = ()
 
 
 # --- which column is whose -------------------------------------------------------------------------------
@@ -73,9 +74,11 @@ def model(side: Side, model: Model) -> str:
         if sha256
         else ""
     )
+    lacks = f"; not loaded: {', '.join(model.left_out)}" if model.left_out else ""
+    alone = f", text alone: pictures and sounds are not read{html.escape(lacks)}" if lacks else ""
     return (
         f"<p class='model {side}'><i class='dot' aria-hidden='true'></i><b>{html.escape(model.name)}</b>"
-        f"<span>{KIND[side].lower()}, {_DOES[side]}</span>{weights}</p>"
+        f"<span>{KIND[side].lower()}, {_DOES[side]}{alone}</span>{weights}</p>"
     )
 
 

@@ -64,7 +64,12 @@ class Live:
     @classmethod
     def of(cls, run: Run, said: str = "") -> "Live":
         models = {
-            side: render.Model(run.checkpoint(side).info.name, run.checkpoint(side).weights_sha256, run.engine(side))
+            side: render.Model(
+                run.checkpoint(side).info.name,
+                run.checkpoint(side).weights_sha256,
+                run.engine(side),
+                run.checkpoint(side).info.left_out,
+            )
             for side in SIDES
         }
         begun = {
@@ -416,7 +421,7 @@ def models_of(record: Record, name_of: Callable[[str, Side], str]) -> dict[Side,
     for side in SIDES:
         receipt = record.receipt(side)
         found[side] = (
-            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine)
+            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine, receipt.checkpoint.left_out)
             if receipt
             else render.Model(name_of(record.pair, side))
         )
