@@ -239,7 +239,7 @@ class Engine:
                 f"This conversation is {len(token_ids):,} tokens long with its reply, but the context holds {self.context:,}; look at an earlier turn."
             )
         self._check(token_ids)
-        score = Score(tuple(token_ids), first, size, take)
+        score = Score(tuple(token_ids), first, size, take, who=asking.get())
         self._queue(score)
         return Scoring(score, lambda: self._inbox.put(None))
 
