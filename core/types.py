@@ -781,7 +781,7 @@ def _mean(values: Sequence[float]) -> float:
 def explain(error: ValidationError) -> UserError:
     """The first thing that is wrong with a value, as a sentence."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the value"
+    where = ".".join(str(part) for part in first["loc"]) or "the value"  # a field's name may be a stranger's
     reason, turns = first["msg"].removeprefix("Value error, "), where.endswith("turns")
     if first["type"] == "int_from_float":
         reason = "use a whole number"
@@ -792,4 +792,4 @@ def explain(error: ValidationError) -> UserError:
     characters = isinstance(first.get("ctx", {}).get("error"), _TooManyCharacters)
     too_long = characters or (first["type"] == "too_long" and turns)
     kind = TooLong if too_long else UserError
-    return kind(f"{where}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))
+    return kind(f"{where[:100]}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))

@@ -166,3 +166,8 @@ def test_a_long_list_of_mistakes_is_one_mistake():
     with pytest.raises(ValidationError) as caught:
         Comparison.model_validate(data)
     assert caught.value.error_count() == 1
+
+
+def test_a_field_that_nobody_knows_is_named_in_part():
+    explained = refusal(Comparison, {**ASKED, "[" * 5_000: 1})
+    assert explained.startswith("[[[") and "extra inputs" in explained and len(explained) < 200
