@@ -10,6 +10,7 @@
 # make docs  the documentation as a site, in build/site
 # make mutants whether the quick tests notice when core is changed in one place (an hour or two; FLAGS="core/links.py --each 40")
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
+# make soak  visitors of all kinds and faults at a server of its own: MINUTES=30
 # make real  what can be held against transformers alone, on real weights: PAIR=smollm2-135m, or PAIR="FOLDER FOLDER"
 # make other-machine replays the example receipt on an emulated arm64 and compares every bit (Debian; fills 1.3 GB of build/)
 # make gpu   all that a GPU must show, with a python3 that has torch, transformers and pydantic, and no .venv
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run check test style format docs pictures browser mutants bench real other-machine gpu gpu-packages lock lowest wheel pair clean
+.PHONY: run check test style format docs pictures browser mutants bench soak real other-machine gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -61,6 +62,10 @@ bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.page --browser --save
 	$(BIN)/python -m benchmarks.arithmetic --save
 	$(BIN)/python -m benchmarks.start --save
+
+MINUTES ?= 30
+soak: $(VENV)/dev.stamp browser
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(FLAGS)
 
 real: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.real $(PAIR) $(FLAGS)
