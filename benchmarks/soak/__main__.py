@@ -79,7 +79,13 @@ class Crowd:
         if chromium:
             from benchmarks.soak.browsers import browse
 
-            self._start(partial(browse, server, book, self.going))
+            self._start(partial(self._browse, browse))
+
+    def _browse(self, browse: Callable[[Server, Book, Going], None]) -> None:
+        try:
+            browse(self.server, self.book, self.going)
+        except Exception as error:  # not seen is not held
+            self.book.note("browser", "lost", f"no browser any more: {error!r}")
 
     def going(self) -> bool:
         return not self._over.is_set()

@@ -45,6 +45,10 @@ class Tab:
         if "failed" in self.notice():
             raise Told(self.notice())
 
+    def opens(self) -> None:
+        browser.open_page(self.page, self.server.url)
+        browser.at_most(self.page, 40)
+
     def asks(self) -> None:
         prompt = self.prompt()
         browser.ask(self.page, prompt)
@@ -89,7 +93,7 @@ class Tab:
         browser.ask(self.page, self.prompt())
 
 
-STEPS: tuple[Callable[[Tab], None], ...] = (Tab.asks, Tab.stops, Tab.reloads, Tab.opens_a_link, Tab.leaves)
+STEPS: tuple[Callable[[Tab], None], ...] = (Tab.opens, Tab.asks, Tab.stops, Tab.reloads, Tab.opens_a_link, Tab.leaves)
 
 
 def browse(server: Server, book: Book, going: Callable[[], bool]) -> None:
@@ -109,8 +113,6 @@ def browse(server: Server, book: Book, going: Callable[[], bool]) -> None:
 
 
 def _visit(tab: Tab, going: Callable[[], bool]) -> None:
-    browser.open_page(tab.page, tab.server.url)
-    browser.at_most(tab.page, 40)
     for step in STEPS:
         if not going():
             return
