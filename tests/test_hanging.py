@@ -4,6 +4,7 @@ What hangs here waits for an event, which is set at the end of a test, and the t
 """
 
 import os
+import queue
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 import app
 from core.cli import serve
-from core.engine import Engine, Patience
+from core.engine import Engine, Patience, WeightsDial
 from core.engine.engine import HUNG
 from core.engine.lane import Lane
 from core.engine.watch import Abandoned, Watch
@@ -20,7 +21,7 @@ from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.settings import Settings
-from core.types import DEFAULT_SAMPLING, Failure
+from core.types import DEFAULT_SAMPLING, Failure, Finish
 from core.ui import page
 from core.ui.compare import session
 from core.ui.sidebar import Choices
@@ -120,6 +121,30 @@ def test_the_first_start_takes_as_long_as_it_takes_and_one_that_hangs_when_it_is
     with pytest.raises(UserError, match="started again"):
         engine.again()
     assert told == [1]
+
+
+@pytest.mark.parametrize("part, starting", [("write", False), ("begin", True)])
+def test_a_mix_of_two_models_that_hangs_is_one_sentence_and_makes_way_for_the_next(hang, monkeypatch, part, starting):
+    told: list[int] = []
+    patience = Patience(SOON, lambda: told.append(1))
+    engines = [Engine(random_model(seed=n), VOCABULARY, shape(), "eager", patience=patience) for n in (1, 2)]
+    for engine in engines:
+        engine._seconds_to_start = 0
+    dial = WeightsDial(engines[0], engines[1], 0.5, threading.Lock(), lambda: None)
+    hang.of(part)
+    if starting:
+        hang.on = True
+    else:
+        monkeypatch.setattr(dial, "wrote_with", lambda info: setattr(hang, "on", True))
+    heard: queue.Queue = queue.Queue()
+    dial.submit(request([1, 2]), heard.put)
+    events: list = []
+    while not events or not isinstance(events[-1], Failure | Finish):
+        events.append(heard.get(timeout=60))
+    assert events[-1] == Failure(message=HUNG) and told == [1]
+    assert dial.one_at_a_time.acquire(timeout=60)
+    for engine in engines:
+        engine.close()
 
 
 def test_many_passes_that_end_are_no_hang_nor_is_a_time_in_which_nobody_looked(monkeypatch):

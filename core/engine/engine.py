@@ -275,14 +275,17 @@ class Engine:
         return self._watch.given_up
 
     def again(self) -> "Engine":
-        """A new engine over the same weights, certified as this one was, for which it has ten times as long.
+        """A new engine over the same weights. Raises UserError where its start hangs too."""
+        return self.like(self.model, self.shape, self._first_attention)
+
+    def like(self, model: PreTrainedModel, shape: Shape, attention: str) -> "Engine":
+        """An engine over weights of the same kind. Its start may take ten times as long as this one's did.
 
         Raises:
-            UserError: that hung too.
+            UserError: it hung, or this model cannot be served.
         """
         start = max(self.patience.seconds, 10 * self._seconds_to_start)
-        patience = replace(self.patience, start=start)
-        return Engine(self.model, self.vocabulary, self.shape, self._first_attention, self.context, patience)
+        return Engine(model, self.vocabulary, shape, attention, self.context, replace(self.patience, start=start))
 
     def close(self) -> None:
         """End the worker and drop the caches: replies stop with what they have, what has none fails.
