@@ -49,6 +49,7 @@ class Book:
         self.first: list[float] = []  # seconds to the first token, of those who saw it
         self.told: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.hung = -float("inf")  # when a step was last made to hang
         self.wrong: list[str] = []  # whatever must not happen, in words
         self.kept: list[tuple[dict[str, Any], list[list[int]]]] = []  # what was asked, and the tokens of both replies
 
