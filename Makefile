@@ -10,6 +10,7 @@
 # make docs  the documentation as a site, in build/site
 # make mutants whether the quick tests notice when core is changed in one place (an hour or two; FLAGS="core/links.py --each 40")
 # make bench the benchmarks of this machine's processor; its tables go to benchmarks/results
+# make soak  visitors of all kinds and faults at a server of its own: MINUTES=30
 # make real  what can be held against transformers alone, on real weights: PAIR=smollm2-135m, or PAIR="FOLDER FOLDER"
 # make other-machine replays the example receipt on an emulated arm64 and compares every bit (Debian; fills 1.3 GB of build/)
 # make advisories whether an advisory is known for a version in locks/ (asks osv.dev)
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Many tests start the app anew: what Python compiled is kept, whatever the caller's environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: advisories run check test style format docs pictures browser mutants bench real other-machine gpu gpu-packages lock lowest wheel pair clean
+.PHONY: advisories run check test style format docs pictures browser mutants bench soak real other-machine gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -64,6 +65,10 @@ bench: $(VENV)/dev.stamp browser
 	$(BIN)/python -m benchmarks.page --browser --save
 	$(BIN)/python -m benchmarks.arithmetic --save
 	$(BIN)/python -m benchmarks.start --save
+
+MINUTES ?= 30
+soak: $(VENV)/dev.stamp browser
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(FLAGS)
 
 real: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.real $(PAIR) $(FLAGS)

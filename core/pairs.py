@@ -123,7 +123,9 @@ def find_pair(rows: tuple[Pair, ...], id: str) -> Pair:
     for row in rows:
         if row.id == id:
             return row
-    raise UserError(f"There is no pair {id!r} here; `{COMMAND} pairs` lists them, and --base with --post adds one.")
+    raise UserError(
+        f"There is no pair {str(id)[:80]!r} here; `{COMMAND} pairs` lists them, and --base with --post adds one."
+    )
 
 
 def check_paths(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import monotonic
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,6 +19,7 @@ from . import prompts, reasoning
 from .checkpoints import loading, sources
 from .checkpoints.loading import Checkpoint
 from .checkpoints.siblings import Kinship, kinship
+from .engine import Patience
 from .engine.device import place
 from .errors import NotEnoughMemory, TooLong, UserError
 from .hub import Hub
@@ -111,6 +113,7 @@ class _Entry:
     progress: Progress = WAITING
     users: int = 0
     used: float = field(default_factory=monotonic)
+    over: Checkpoint | None = None  # of the same weights, whose engine hung
 
     kin: "WeakKeyDictionary[_Entry, Kinship]" = field(default_factory=WeakKeyDictionary)  # of its siblings
 
@@ -126,6 +129,11 @@ class _Entry:
     def broken(self) -> bool:
         """It could not be loaded, or its engine has failed since."""
         return self.loading.done() and not (self.ready and not self.loading.result().engine.closed)
+
+    @property
+    def hung(self) -> bool:
+        """Its engine has: the weights are as they were."""
+        return self.ready and self.loading.result().engine.hung
 
 
 class Pool:
@@ -144,6 +152,7 @@ class Pool:
         self._ending = False
         self._loaded: set[_Key] = set()  # that were in memory once
         self.written = 0  # tokens of replies that have ended
+        self._hangs: list[float] = []  # when engines hung
 
     def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
@@ -234,6 +243,14 @@ class Pool:
         """From now on whoever asks for a pair gets a sentence; leases that are out stay what they are."""
         self._ending = True
 
+    def _hung(self) -> None:
+        self._hangs.append(monotonic())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether engines hung twice within `Settings.hang_again` seconds: another one would not help."""
+        return any(after - before < self.settings.hang_again for before, after in pairwise(list(self._hangs)))
+
     def _check_ending(self) -> None:
         if self._ending:
             raise UserError(RESTARTING)
@@ -266,7 +283,8 @@ class Pool:
             for key in _keys(pair):
                 entry = self._entries.get(key)
                 if entry is None or entry.broken:
-                    entry = self._entries[key] = _Entry(key, Future())
+                    over = entry.loading.result() if entry is not None and entry.hung else None
+                    entry = self._entries[key] = _Entry(key, Future(), over=over)
                     entry.loading = self._loaders.submit(self._load, entry)
                 entry.users += 1
                 taken.append(entry)
@@ -277,7 +295,8 @@ class Pool:
             for entry in entries:
                 entry.users -= 1
                 entry.used = monotonic()
-                if entry.users == 0 and entry.broken and self._entries.get(entry.key) is entry:
+                forgotten = entry.users == 0 and entry.broken and not entry.hung
+                if forgotten and self._entries.get(entry.key) is entry:
                     del self._entries[entry.key]
 
     def _load(self, entry: _Entry) -> Checkpoint:
@@ -303,7 +322,12 @@ class Pool:
         def report(text: str, fraction: float | None) -> None:
             entry.progress = Progress(text, fraction)
 
+        if entry.over is not None:
+            report(f"Starting {name} again", None)
+            over, entry.over = entry.over, None
+            return over.again()
         report(f"Looking for {name}", None)
+        patience = Patience(self.settings.hang_seconds, self._hung)
         source = sources.find(spec, self.hub, adapter_base)
         placement = place(self.settings, index, arithmetic)
         loading.check_kind(source, self.hub, placement)
@@ -314,7 +338,7 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    return loading.load(source, self.hub, self.settings, placement, report)
+                    return loading.load(source, self.hub, self.settings, placement, report, patience)
                 except NotEnoughMemory:
                     if not self._make_room():
                         raise

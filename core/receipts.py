@@ -125,7 +125,7 @@ def _check_seals(receipt: Receipt) -> None:
 
 
 def _tampered(path: str, how: str) -> UserError:
-    return UserError(f"This receipt was changed after it was made: {path} is not the original ({how}).")
+    return UserError(f"This receipt was changed after it was made: {path[:100]} is not the original ({how}).")
 
 
 def _check_consistent(receipt: Receipt) -> None:

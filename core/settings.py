@@ -63,6 +63,8 @@ class Settings:
     threads: int | None = None
     context: int | None = None
     characters: int | None = None  # of a conversation with its prompt; None is as many as one may have
+    hang_seconds: float = 300.0  # that one step of a model may take before it is given up
+    hang_again: float = 3600.0  # seconds within which a second one ends the server
     # Who may bring models of their own through the page: "local" are those who sit at this machine.
     own_pairs: Literal["everyone", "local", "nobody"] = "nobody"
 
@@ -80,9 +82,9 @@ class Settings:
             )
         if not (given.get("base", "?") and given.get("post", "?")):
             raise UserError("--base and --post each name a model: a folder, a Hub id, or a PEFT adapter.")
-        for name in ("slots", "threads", "context", "characters"):
+        for name in ("slots", "threads", "context", "characters", "hang_seconds", "hang_again"):
             if given.get(name, 1) < 1:
-                raise UserError(f"--{name} must be 1 or more.")
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more.")
         host, share = given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host, given.get("share", False)
         root_path = environment.get("GRADIO_ROOT_PATH", "")
         pairs = _listed(given.get("pairs"), environment) if hasattr(flags, "pairs") else ()
@@ -98,6 +100,8 @@ class Settings:
             pair=given.get("pair") or cls.pair,
             pairs=pairs,
             characters=given.get("characters"),
+            hang_seconds=given.get("hang_seconds", cls.hang_seconds),
+            hang_again=given.get("hang_again", cls.hang_again),
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
         )
@@ -177,6 +181,18 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--address-header",
         metavar="NAME",
         help="header in which the proxy in front says from where a request comes, such as X-Forwarded-For: addresses take turns (or set SAME_SEED_ADDRESS_HEADER; default: the connection's own)",
+    )
+    server.add_argument(
+        "--hang-seconds",
+        type=int,
+        metavar="N",
+        help=f"seconds that one step of a model may take; then it is given up and the model started again (default: {Settings.hang_seconds:g})",
+    )
+    server.add_argument(
+        "--hang-again",
+        type=int,
+        metavar="N",
+        help=f"where a second step is given up within so many seconds, the server ends with status 75, so that whatever watches over it starts it anew (default: {Settings.hang_again:g})",
     )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 

@@ -32,6 +32,14 @@ def in_turn(waiting: Sequence[T], running: Iterable[Who], who: Callable[[T], Who
     return _by_fewest(_by_fewest(waiting, sessions, who), addresses, lambda item: who(item).address)
 
 
+def longest_ago(waiting: Sequence[T], served: Iterable[Who], who: Callable[[T], Who]) -> T:
+    """Where one after the other is served: whose address, and at one address whose session, was served the longest ago; among equals, who came first."""
+    last: dict[object, int] = {}
+    for at, each in enumerate(served, 1):
+        last[each.address] = last[each] = at
+    return min(waiting, key=lambda item: (last.get(who(item).address, 0), last.get(who(item), 0)))
+
+
 def _by_fewest(items: Sequence[T], before: Counter, name: Callable[[T], object]) -> list[T]:
     """Sorted by how many of the same name are before each; `before` is counted on."""
     ranks = []

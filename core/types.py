@@ -55,6 +55,8 @@ def _is_empty(value: Any) -> bool:
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Date = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_in_the_calendar)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A whole number that a stranger may hand over: one that every reader of JSON has exactly, and that can be computed with.
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
 class Value(BaseModel):
@@ -307,11 +309,11 @@ class DrawDivergence(Value):
 class Usage(Value):
     """What one reply cost. Passes are forward passes of the model; a decode pass serves every slot at once."""
 
-    prompt_tokens: int
-    reused_tokens: int
-    output_tokens: int
-    prefill_passes: int
-    decode_passes: int
+    prompt_tokens: Whole
+    reused_tokens: Whole
+    output_tokens: Whole
+    prefill_passes: Whole
+    decode_passes: Whole
     seconds_queued: float
     seconds_to_first_token: float  # from the start of reading; queueing not included
     seconds_decoding: float  # from the first token to the last
@@ -375,7 +377,7 @@ class CheckpointInfo(Value):
     name: str
     source: str
     revision: str | None
-    parameters: int
+    parameters: Whole
     left_out: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
 
 
@@ -388,7 +390,7 @@ class Deviation(Value):
 
     nats: float
     bound: float
-    token: int
+    token: Whole
 
     def __str__(self) -> str:
         return f"log-probabilities within {self.nats:.2g} nats of a plain forward pass (bound {self.bound:.2g})"
@@ -404,10 +406,10 @@ class EngineInfo(Value):
     sampler: str
     dtype: str
     attention: str
-    slots: int
-    lane_sizes: tuple[int, ...]
-    chunk: int
-    threads: int
+    slots: Whole
+    lane_sizes: tuple[Whole, ...]
+    chunk: Whole
+    threads: Whole
     device: str
     versions: dict[str, str]
     certified: bool
@@ -465,7 +467,7 @@ class SideResult(Value):
     prompt_sha256: Digest
     text: str
     reasoning: str = Field(default="", exclude_if=_is_empty)
-    reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
+    reasoning_tokens: Whole = Field(default=0, exclude_if=_is_empty)
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     margins: tuple[float | None, ...]
@@ -501,11 +503,11 @@ class SideReceipt(Value):
     weights_sha256: Digest
     engine: EngineInfo
     sampling: Sampling
-    prompt_tokens: int
+    prompt_tokens: Whole
     prompt_sha256: Digest
     token_ids: TokenIds
     output_sha256: Digest
-    reasoning_tokens: int = Field(default=0, exclude_if=_is_empty)
+    reasoning_tokens: Whole = Field(default=0, exclude_if=_is_empty)
     finish_reason: FinishReason
     smallest_margin: float | None
     margins: Margins = ()
@@ -785,7 +787,7 @@ def _mean(values: Sequence[float]) -> float:
 def explain(error: ValidationError) -> UserError:
     """The first thing that is wrong with a value, as a sentence."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the value"
+    where = ".".join(str(part) for part in first["loc"]) or "the value"  # a field's name may be a stranger's
     reason, turns = first["msg"].removeprefix("Value error, "), where.endswith("turns")
     if first["type"] == "int_from_float":
         reason = "use a whole number"
@@ -796,4 +798,4 @@ def explain(error: ValidationError) -> UserError:
     characters = isinstance(first.get("ctx", {}).get("error"), _TooManyCharacters)
     too_long = characters or (first["type"] == "too_long" and turns)
     kind = TooLong if too_long else UserError
-    return kind(f"{where}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))
+    return kind(f"{where[:100]}: {reason[0].lower()}{reason[1:]}.".replace("..", "."))

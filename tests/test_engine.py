@@ -20,6 +20,7 @@ from core.engine.scheduler import Job, Scheduler, Score
 from core.engine.slots import usable_context
 from core.engine.step import Forward, record
 from core.errors import UserError
+from core.turns import Who
 from core.types import Deviation, Failure, Finish, Queued, Started, Token
 from tests.engines import (
     VOCABULARY,
@@ -578,6 +579,26 @@ def test_scores_take_turns_and_one_that_waits_for_its_taker_lets_nobody_pass():
     assert scheduler.next_to_score() is second, "its start is not counted"
     second.cancelled = True
     assert scheduler.next_to_score() is None and scheduler.idle and not scheduler.scores
+
+
+def test_scores_are_read_for_one_visitor_after_the_other_however_many_each_has():
+    greedy, pupil, other = Who("a", "greedy"), Who("a", "pupil"), Who("b", "other")
+    scheduler = Scheduler((64,), slots=1)
+    order = []
+    for who in [greedy] * 4 + [pupil, other, other]:
+        scheduler.scores.append(score())
+        scheduler.scores[-1].who = who
+    scheduler.scores[1].cancelled = True
+    while (under_way := scheduler.next_chunk()) is not None:
+        order.append(under_way.who)
+        under_way.started = True
+        assert scheduler.next_chunk() is under_way, "one that has begun goes on"
+        under_way.cancelled = True
+        if len(order) == 3:
+            scheduler.scores.append(score())
+            scheduler.scores[-1].who = Who("late", "late")
+    assert order == [greedy, other, pupil, Who("late", "late"), other, greedy, greedy]
+    assert scheduler._scored == [] and scheduler.idle
 
 
 def test_a_score_gets_every_fourth_chunk_however_many_prompts_there_are():

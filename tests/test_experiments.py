@@ -131,6 +131,10 @@ def test_closing_an_experiment_stops_what_is_under_way(lease):
 
 
 def test_an_unknown_name_is_one_sentence():
+    for name in ("a" * 5_000, ["a"] * 5_000):  # from an API
+        with pytest.raises(UserError) as told:
+            experiments.find(name)
+        assert len(str(told.value)) < 300
     with pytest.raises(UserError, match="There is no experiment 'x'; choose one of weights, repeat"):
         experiments.find("x")
 

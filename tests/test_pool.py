@@ -39,7 +39,7 @@ class Memory:
         self.gate = threading.Event()
         self.gate.set()
 
-    def load(self, source, hub, settings, placement, report) -> Checkpoint:
+    def load(self, source, hub, settings, placement, report, patience) -> Checkpoint:
         report(f"Loading {source.name}", None)
         assert self.gate.wait(30)
         self.loads.append(source.name)
@@ -58,7 +58,7 @@ class Memory:
             tokenizer=spelling,
             stop_ids=frozenset(),
             model=SimpleNamespace(),
-            engine=SimpleNamespace(close=lambda: self.present.remove(source.name), closed=False),
+            engine=SimpleNamespace(close=lambda: self.present.remove(source.name), closed=False, hung=False),
         )
 
 

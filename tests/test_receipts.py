@@ -265,3 +265,11 @@ def test_receipts_hold_no_path_and_no_name_of_the_machine():
         "token_ids",
         "reasoning_tokens", "output_sha256", "finish_reason", "smallest_margin", "margins", "usage",
     }  # fmt: skip
+
+
+def test_a_field_that_was_added_is_named_in_part():
+    data = data_of(values.receipt())
+    data["base"]["engine"]["versions"]["[" * 5_000] = "1"
+    with pytest.raises(UserError, match=r"base\.engine\.versions.*was added") as told:
+        receipts.from_data(data)
+    assert len(str(told.value)) < 250

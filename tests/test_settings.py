@@ -32,7 +32,7 @@ def test_flags_win_over_the_environment():
 
 
 def test_every_flag_reaches_the_settings():
-    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --characters 5 --share --own-pairs everyone"
+    flags = "--pair p --base b --post q --device cpu --dtype float32 --slots 2 --threads 3 --context 4 --characters 5 --hang-seconds 6 --hang-again 7 --share --own-pairs everyone"
     assert read(*flags.split()) == Settings(
         pair="p",
         base="b",
@@ -43,6 +43,8 @@ def test_every_flag_reaches_the_settings():
         threads=3,
         context=4,
         characters=5,
+        hang_seconds=6,
+        hang_again=7,
         share=True,
         own_pairs="everyone",
     )
@@ -57,6 +59,7 @@ def test_every_flag_reaches_the_settings():
         (["--threads", "-1"], {}, "--threads must be 1 or more."),
         (["--context", "0"], {}, "--context must be 1 or more."),
         (["--characters", "0"], {}, "--characters must be 1 or more."),
+        (["--hang-seconds", "0"], {}, "--hang-seconds must be 1 or more."),
         ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number."),
         (["--auth", "/nowhere/at/all"], {}, "cannot be read as one"),
         ([], {"SAME_SEED_OWN_PAIRS": "local"}, "SAME_SEED_OWN_PAIRS must be everyone or nobody."),

@@ -100,3 +100,17 @@ def test_routes_that_the_page_does_not_use_are_closed(scripted):
             for method in ("GET", "POST"):
                 assert client.request(method, path).status_code == 404, (method, path)
         assert client.get("/").status_code == client.get("/gradio_api/info").status_code == 200
+
+
+def test_too_few_values_are_one_sentence_and_none_of_our_mistakes(scripted, capfd):
+    with httpx.Client(base_url=scripted("x"), timeout=60) as client:
+        events = client.get("/config").json()["dependencies"]
+        said = []
+        for name, data in (("compare", []), ("lens", [{}]), ("experiment", ["inputs"])):
+            event_id = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()["event_id"]
+            said.append(client.get(f"/gradio_api/call/{name}/{event_id}").text)
+        page = next(each for each in events if len(each["inputs"]) > 3 and not each["queue"])
+        said.append(client.post(EMPTY, json={"fn_index": page["id"], "data": [], "session_hash": "s"}).text)
+    for needed, got, text in ((1, 0, said[0]), (3, 1, said[1]), (2, 1, said[2]), (len(page["inputs"]), 0, said[3])):
+        assert f"This takes {needed} values and got {got}; send all of them." in text and "object at" not in text
+    assert "Traceback" not in capfd.readouterr().err

@@ -7,8 +7,10 @@ import pytest
 from gradio.queueing import Event
 from starlette.exceptions import HTTPException
 
+from core.settings import Settings
 from core.turns import Who, asking, in_turn
 from core.ui import line, page, requests
+from tests import browser as chromium
 from tests.scripted import ScriptedPool
 from tests.test_api_closing import ASKED, client
 
@@ -119,3 +121,37 @@ def test_what_asks_the_models_knows_for_whom(_scripted_page, monkeypatch):
     event_id = httpx.post(f"{url}/gradio_api/call/compare", json={"data": [ASKED]}, headers=headers).json()["event_id"]
     assert "complete" in httpx.get(f"{url}/gradio_api/call/compare/{event_id}", timeout=60).text
     assert {who.address for who in asked} == {"127.0.0.1"} and len({who.session for who in asked}) == 2
+
+
+@pytest.mark.slow
+def test_forty_pupils_behind_one_router_are_served_while_somebody_floods_the_page(monkeypatch):
+    pool = ScriptedPool("one", "two")
+    pool.settings = Settings(address_header="X-Forwarded-For")
+    order: list[str] = []
+    submit = pool.engines["base"].submit
+    monkeypatch.setattr(
+        pool.engines["base"], "submit", lambda *given: order.append(asking.get().address) or submit(*given)
+    )
+    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(pool, Settings(port=chromium.free_port())))
+    models = demo._queue.event_queue_per_concurrency_id["models"]
+    models.concurrency_limit = 0  # until all of them wait
+    try:
+        with httpx.Client(base_url=url, timeout=60) as someone:
+
+            def ask(address: str) -> str:
+                answer = someone.post(
+                    "/gradio_api/call/compare", json={"data": [ASKED]}, headers={"X-Forwarded-For": address}
+                )
+                return answer.json()["event_id"]
+
+            for _ in range(60):
+                ask("flood")
+            pupils = [ask("router") for _ in range(40)]
+            models.concurrency_limit = 8
+            for each in pupils:
+                assert '"comparison"' in someone.get(f"/gradio_api/call/compare/{each}").text
+    finally:
+        demo.close(verbose=False)
+    last = max(at for at, address in enumerate(order) if address == "router")
+    assert order[: last + 1].count("router") == 40
+    assert last < 2 * 40 + 8, "turn and turn about, though all of the others were first"

@@ -166,3 +166,18 @@ def test_a_long_list_of_mistakes_is_one_mistake():
     with pytest.raises(ValidationError) as caught:
         Comparison.model_validate(data)
     assert caught.value.error_count() == 1
+
+
+def test_a_field_that_nobody_knows_is_named_in_part():
+    explained = refusal(Comparison, {**ASKED, "[" * 5_000: 1})
+    assert explained.startswith("[[[") and "extra inputs" in explained and len(explained) < 200
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**53 + 1])
+def test_a_number_that_nothing_can_be_computed_with_is_refused_wherever_a_receipt_has_one(number):
+    kept = values.side_receipt(1, 2, 3).model_dump()
+    for place in ("usage", "engine", "checkpoint", None):
+        for name, value in (kept[place] if place else kept).items():
+            if type(value) is int:
+                changed = {**kept, place: {**kept[place], name: number}} if place else {**kept, name: number}
+                assert name in refusal(values.SideReceipt, changed)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..engine import Engine, portable
+from ..engine import PATIENCE, Engine, Patience, portable
 from ..engine.device import Placement, deterministic_cuda
 from ..engine.slots import layer_kinds
 from ..errors import NotEnoughMemory, UserError
@@ -45,8 +45,19 @@ class Checkpoint:
     def close(self) -> None:
         self.engine.close()
 
+    def again(self) -> "Checkpoint":
+        """The same weights with a new engine."""
+        return replace(self, engine=self.engine.again())
 
-def load(source: Source, hub: Hub, settings: Settings, placement: Placement, report: ReportProgress) -> Checkpoint:
+
+def load(
+    source: Source,
+    hub: Hub,
+    settings: Settings,
+    placement: Placement,
+    report: ReportProgress,
+    patience: Patience = PATIENCE,
+) -> Checkpoint:
     """Load, fingerprint and certify one model.
 
     Raises:
@@ -72,7 +83,8 @@ def load(source: Source, hub: Hub, settings: Settings, placement: Placement, rep
         digest = weights_sha256(model)
         report(f"Checking that neighbours do not change the bits of {source.name}", None)
         vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0])
-        engine = Engine(model, vocabulary, shape, portable.NAME if placement.portable else attention)
+        first = portable.NAME if placement.portable else attention
+        engine = Engine(model, vocabulary, shape, first, patience=patience)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."

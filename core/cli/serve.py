@@ -1,7 +1,10 @@
 """`python app.py`: the page."""
 
 import argparse
+import os
 import signal
+import sys
+from threading import Timer
 from time import sleep
 
 from .. import experiments
@@ -13,6 +16,7 @@ from ..ui import page
 from .terminal import SIGNALLED, stopped_by
 
 GRACE = 25.0  # seconds that replies have to finish in after the first signal
+STUCK = 75  # exit status: EX_TEMPFAIL of sysexits.h, which asks to be tried again
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +28,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
-    """Exit status 130 after Ctrl+C and 143 after SIGTERM; a second signal waits for nothing."""
+    """Exit status 130 after Ctrl+C and 143 after SIGTERM; a second signal waits for nothing. STUCK where steps of the models hang."""
     stop = Stop()
     with stopped_by(stop, signal.SIGINT, signal.SIGTERM) as came:
         pool = Pool(settings, HuggingFaceHub())
         pool.start_loading(pool.default.id)  # so that the first visitor does not wait; the page is there meanwhile
         demo = page.build(pool, experiments.find(flags.lesson) if flags.lesson else None)
         page.launch(demo, settings, prevent_thread_lock=True)
-        while not stop.pressed:
+        while not (stop.pressed or pool.stuck):
             sleep(0.1)
+        if pool.stuck:
+            _leave_at_latest(GRACE + 10)
         page.end(demo, pool, GRACE)
+        if pool.stuck:
+            _leave()
     return SIGNALLED + came[0]
+
+
+def _leave_at_latest(seconds: float) -> None:
+    timer = Timer(seconds, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    """End the process as it stands: threads that hang are in it, and an interpreter that is taken down would wait for them, or fall."""
+    print("Two steps of the models did not end, so the server ends and asks to be started again.", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(STUCK)

@@ -7,11 +7,14 @@ from .dial import LogitsDial, WeightsDial
 from .engine import Engine, Scored, Scoring, Stoppable, Ticket
 from .reading import Reread
 from .sampling import VERSION as SAMPLER_VERSION
+from .watch import PATIENCE, Patience
 
 __all__ = [
+    "PATIENCE",
     "SAMPLER_VERSION",
     "Engine",
     "LogitsDial",
+    "Patience",
     "Reread",
     "Scored",
     "Scoring",

@@ -238,7 +238,7 @@ class OwnModel:
         model = mixed_model(self.dial.base.model, post.model, self.dial.amount)
         # One lane, of the length that the reply has in its parents' engines: the bits are those of a model that was loaded.
         shape = replace(post.shape, sizes=(self.size,), threads=post.level.threads)
-        engine = Engine(model, post.vocabulary, shape, post.level.attention, post.context)
+        engine = post.like(model, shape, post.level.attention)
         try:
             self.dial.wrote_with(engine.info())
             news: SimpleQueue[Event] = SimpleQueue()

@@ -9,10 +9,12 @@ import atexit
 import logging
 import math
 import platform
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -32,11 +34,16 @@ from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import CacheBytes, SlotCache
 from .step import Recorder
 from .store import PrefillStore
+from .watch import PATIENCE, Abandoned, Patience, Watch
 
 log = logging.getLogger(__name__)
 
 LANE_SIZES = (256, 1024, 4096, 16384)
 STORE_BYTES = 256 * 2**20  # of kept prefill chunks, over all lanes
+
+UNLOADED = "These weights were just unloaded to make room; press Compare again."
+STOPPED = "The engine stopped before this was finished; ask again in a minute."
+HUNG = "A step of this model did not end, so the model is being started again; nothing of yours was lost, ask again in a minute."
 
 Emit = Callable[[Event], None]
 
@@ -132,16 +139,25 @@ class Engine:
         shape: slots, chunk, lane lengths and threads.
         attention: what to try first, "sdpa" or "eager"; or portable.NAME, which is never stepped down from.
         context: how many tokens a prompt and its reply may have together; by default what the longest lane holds.
+        patience: with a pass. One that takes longer is abandoned with its thread, and the engine is over (`again`).
 
-    Certification runs on the worker thread before the first request; the constructor waits for it.
+    Certification runs on the worker thread before the first request; the constructor waits for it, however long it takes.
     """
 
     def __init__(
-        self, model: PreTrainedModel, vocabulary: int, shape: Shape, attention: str, context: int | None = None
+        self,
+        model: PreTrainedModel,
+        vocabulary: int,
+        shape: Shape,
+        attention: str,
+        context: int | None = None,
+        patience: Patience = PATIENCE,
     ):
         self.model, self.vocabulary, self.shape = model, vocabulary, shape
         self._computing: PreTrainedModel | Portable = model
         self.context = context or shape.sizes[-1]
+        self.patience = patience
+        self._first_attention = attention
         self.level = certify.levels(attention, shape.threads)[0]
         self.certified = False
         self.deviation: Deviation | None = None
@@ -158,10 +174,15 @@ class Engine:
         self._shared_store: PrefillStore | None = None  # of lanes whose bits do not depend on their length
         self._closed = False
         self._failure: BaseException | None = None
-        ready = threading.Event()
-        self._worker = threading.Thread(target=self._work, args=(ready,), name="engine", daemon=True)
+        self._failing = threading.Lock()
+        self._ended = threading.Event()  # nothing is emitted any more; or only what comes too late and fails
+        self._watch = Watch(self._give_up)
+        self._ready = threading.Event()
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        began = perf_counter()
         self._worker.start()
-        ready.wait()
+        self._ready.wait()
+        self._seconds_to_start = perf_counter() - began
         if self._failure is not None:
             raise self._failure
         atexit.register(self.close)  # a worker must not be inside torch while the interpreter is taken down
@@ -219,7 +240,7 @@ class Engine:
                 f"This conversation is {len(token_ids):,} tokens long with its reply, but the context holds {self.context:,}; look at an earlier turn."
             )
         self._check(token_ids)
-        score = Score(tuple(token_ids), first, size, take)
+        score = Score(tuple(token_ids), first, size, take, who=asking.get())
         self._queue(score)
         return Scoring(score, lambda: self._inbox.put(None))
 
@@ -227,7 +248,7 @@ class Engine:
         """Hand it to the worker; a worker that has ended meanwhile does not see it, so it fails here."""
         self._inbox.put(asked)
         if self._closed:
-            self._worker.join()
+            self._ended.wait()
             self._fail_everything()
 
     def _check(self, token_ids: Sequence[int]) -> None:
@@ -237,20 +258,43 @@ class Engine:
                 f"Token {unknown} is not in this model's vocabulary of {self.vocabulary:,}; choose the pair that it was written with."
             )
         if self._closed:
-            raise UserError("These weights were just unloaded to make room; press Compare again.")
+            raise UserError(HUNG if self.hung else UNLOADED)
 
     @property
     def closed(self) -> bool:
         """Whether it has stopped, because it was closed or because its worker failed."""
         return self._closed
 
+    @property
+    def hung(self) -> bool:
+        """Whether it has stopped because a pass did not end; its thread may be in there still."""
+        return self._watch.given_up
+
+    def again(self) -> "Engine":
+        """A new engine over the same weights. Raises UserError where its start hangs too."""
+        return self.like(self.model, self.shape, self._first_attention)
+
+    def like(self, model: PreTrainedModel, shape: Shape, attention: str) -> "Engine":
+        """An engine over weights of the same kind. Its start may take ten times as long as this one's did.
+
+        Raises:
+            UserError: it hung, or this model cannot be served.
+        """
+        start = max(self.patience.seconds, 10 * self._seconds_to_start)
+        return Engine(model, self.vocabulary, shape, attention, self.context, replace(self.patience, start=start))
+
     def close(self) -> None:
-        """End the worker and drop the caches: replies stop with what they have, what has none fails. Returns when the memory is free."""
+        """End the worker and drop the caches: replies stop with what they have, what has none fails.
+
+        Returns when the memory is free; where a pass hangs, when it has been given up.
+        """
         self._closed = True
         atexit.unregister(self.close)
         self._inbox.put(None)
-        if threading.current_thread() is not self._worker:
-            self._worker.join()
+        if threading.current_thread() is not self._worker and not self.hung:
+            self._ended.wait()
+            if not self.hung:
+                self._worker.join()
 
     def info(self) -> EngineInfo:
         """The engine fingerprint."""
@@ -285,23 +329,47 @@ class Engine:
 
     # --- the worker thread ---------------------------------------------------------------------
 
-    def _work(self, ready: threading.Event) -> None:
+    def _work(self) -> None:
         try:
             with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-                self._certify()
+                if self.patience.start is not None:
+                    self._watch.begin(self.patience.start)
+                self._watch.run(self._certify)
                 self._recorder.ask(self._lanes[self.shape.sizes[0]])  # the others when they are used
-                ready.set()
+                self._watch.begin(self.patience.seconds)
+                self._ready.set()
                 while not self._closed:
                     self._round()
+        except Abandoned:
+            log.warning("a pass that was given up has ended after all")
         except BaseException as failure:  # reported to the constructor or to every waiting request
             self._failure = failure
             log.exception("the engine stopped")
         finally:
             self._closed = True
+            self._watch.end()
             self._fail_everything()
             self._recorder.close()
             self._lanes.clear()
-            ready.set()
+            self._ready.set()
+            self._ended.set()
+
+    def _give_up(self) -> None:
+        """On the watch's thread, where a pass does not end: whoever waits is told, and the worker is left where it is."""
+        self._closed = True
+        if not self._ready.is_set():
+            self._failure = UserError(HUNG)
+        atexit.unregister(self.close)
+        frame = sys._current_frames().get(self._worker.ident or 0)
+        where = "".join(traceback.format_stack(frame)) if frame else ""
+        log.error("a pass did not end within %g seconds and is given up\n%s", self.patience.seconds, where)
+        try:
+            self._fail_everything()
+        finally:
+            self._ended.set()
+            self._ready.set()
+            self.patience.hung()
+            self._recorder.close()
 
     def _certify(self) -> None:
         """Find the first level at which neighbours do not matter in any lane and all are right; build the lanes at it.
@@ -408,7 +476,7 @@ class Engine:
                 lane.begin()
                 job.read = job.reused = lane.reusable(token_ids) if job.request.reuse else 0
             start = job.read
-            logits = lane.read(token_ids, start)
+            logits = self._watch.run(lane.read, token_ids, start)
             job.read += lane.chunk
             job.prefill_passes += 1
             if job.read <= len(token_ids) and job.request.reuse:
@@ -428,7 +496,7 @@ class Engine:
                 score.started, self._scoring_cache = True, lane.scoring_cache()
                 score.take(Started())
             start, score.read = score.read, score.read + lane.chunk
-            logits = lane.score(self._scoring_cache, score.token_ids, start, score.first)
+            logits = self._watch.run(lane.score, self._scoring_cache, score.token_ids, start, score.first)
             if len(logits):
                 score.allowed -= 1
                 score.take(Scored(max(start + 1, score.first), logits))
@@ -450,7 +518,7 @@ class Engine:
         held = [job.slot for job in jobs if job.held]
         jobs = [job for job in jobs if not job.held]
         try:
-            logits = lane.write(tokens, positions, held)
+            logits = self._watch.run(lane.write, tokens, positions, held)
         except Exception as error:  # the lane's forward pass failed: its requests fail, the others go on
             for job in jobs:
                 self._fail(job, error)
@@ -494,7 +562,8 @@ class Engine:
 
     def _draw(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
         """Draw the next token of each row of `logits`; None is a slot with nobody in it."""
-        draws = sampling.draw(
+        draws = self._watch.run(  # on a GPU the draw waits for the pass
+            sampling.draw,
             logits,
             self._seen(rows, logits),
             [row.request.sampling if row else _NOBODY for row in rows],
@@ -543,23 +612,23 @@ class Engine:
         self._emit(job, Failure(message=sentence(error)))
 
     def _fail_everything(self) -> None:
-        with suppress(Empty):
-            while True:
-                self._put(self._inbox.get_nowait())
-        for job in self._scheduler.active():
-            if job.written and self._failure is None:
-                job.cancelled = True
-                self._finish(job)
-                continue
-            self._scheduler.release(job)
-            self._emit(
-                job, Failure(message="The engine stopped before this reply was finished; ask again in a minute.")
-            )
-        for score in self._scheduler.scores:
-            if not score.cancelled:
-                score.take(Failure(message="The engine stopped before this reply was scored; try again."))
-        self._scheduler.scores.clear()
-        self._scoring_cache = None
+        with self._failing:
+            with suppress(Empty):
+                while True:
+                    self._put(self._inbox.get_nowait())
+            message = HUNG if self.hung else STOPPED
+            for job in self._scheduler.active():
+                if job.written and self._failure is None and not self.hung:
+                    job.cancelled = True
+                    self._finish(job)
+                    continue
+                self._scheduler.release(job)
+                self._emit(job, Failure(message=message))
+            for score in self._scheduler.scores:
+                if not score.cancelled:
+                    score.take(Failure(message=message))
+            self._scheduler.scores.clear()
+            self._scoring_cache = None
 
     def _emit(self, job: Job, event: Event) -> None:
         try:

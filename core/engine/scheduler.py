@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from ..turns import NOBODY, Who, in_turn
+from ..turns import NOBODY, Who, in_turn, longest_ago
 from ..types import Event, FinishReason, Queued, Request, Usage
 
 NO_SLOT = -1
@@ -105,6 +105,7 @@ class Score:
     first: int
     size: int
     take: Callable[[Any], None]
+    who: Who = NOBODY
     allowed: int = 2
     cancelled: bool = False
     started: bool = False
@@ -121,6 +122,7 @@ class Scheduler:
         self.reading: Job | None = None
         self.scores: deque[Score] = deque()
         self.writing: dict[int, list[Job]] = {size: [] for size in sizes}
+        self._scored: list[Who] = []  # for whom, while others waited; the last one last
         self._overtook = 0  # chunks of prompts that went before a score, since the last chunk of one
         self._free: dict[int, list[int]] = {size: list(range(slots)) for size in sizes}
 
@@ -146,6 +148,8 @@ class Scheduler:
         job, score = self.next_to_read(), self.next_to_score()
         if score is not None and (job is None or self._overtook >= PROMPTS_BEFORE_SCORE):
             self._overtook = 0
+            if not score.started:
+                self._scored = [*(each for each in self._scored if each != score.who), score.who]
             return score
         if score is not None:
             self._overtook += 1
@@ -165,9 +169,16 @@ class Scheduler:
         return in_turn(self.waiting, running, lambda job: job.who)
 
     def next_to_score(self) -> Score | None:
-        """The oldest score, when it may go on. Only one is under way: each needs a cache of its own."""
+        """The score that is under way, when it may go on: one alone, for each needs a cache of its own. Else the next in turn."""
         while self.scores and self.scores[0].cancelled:
             self.scores.popleft()
+        if not self.scores:
+            self._scored.clear()
+        elif not self.scores[0].started:
+            asked = [score for score in self.scores if not score.cancelled]
+            self.scores = deque(asked)
+            self.scores.remove(first := longest_ago(asked, self._scored, lambda score: score.who))
+            self.scores.appendleft(first)
         if not self.scores or (self.scores[0].started and not self.scores[0].allowed):
             return None
         return self.scores[0]

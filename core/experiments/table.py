@@ -146,4 +146,4 @@ def find(name: str) -> Experiment:
     for experiment in EXPERIMENTS:
         if experiment.name == name:
             return experiment
-    raise UserError(f"There is no experiment {name!r}; choose one of {', '.join(NAMES)}.")
+    raise UserError(f"There is no experiment {str(name)[:40]!r}; choose one of {', '.join(NAMES)}.")

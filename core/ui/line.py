@@ -83,3 +83,8 @@ class Blocks(gr.Blocks):
         if request is not None:
             asking.set(Who(address(request, self.header), str(request.session_hash)))
         return await super().call_function(block_fn, processed_input, iterator, requests, *given, **named)
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Too few values are whoever asks' mistake. Gradio tells them of objects in memory, and the log a traceback."""
+        if (got := len(inputs)) < (needed := len(block_fn.inputs)):
+            raise gr.Error(f"This takes {needed} values and got {got}; send all of them.", print_exception=False)
