@@ -354,7 +354,7 @@ def test_ctrl_c_while_models_are_loaded_waits_for_no_download(says, scripted_poo
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_in_an_experiment_prints_what_was_found_before_and_what_it_had_of_that(
-    says, scripted_pool, monkeypatch, capsys, times
+    says, scripted_pool, monkeypatch, capsys, ctrl_c, times
 ):
     found = []
 

@@ -361,6 +361,14 @@ def test_what_is_deleted_can_be_put_back(three):
     assert three.session.records == before
 
 
+def test_a_turn_run_again_with_nothing_changed_is_the_same_and_that_is_said(house, three):
+    assert "the same again, token for token" in three.retry(1)["said"]
+    three.values[house.visitor.sidebar.seed] = 77
+    assert "the same again" not in three.retry(1)["said"], "another seed is another input, whatever came of it"
+    house.page.pool.say("something else", "and more")
+    assert "the same again" not in three.retry(1)["said"]
+
+
 def test_a_turn_run_again_is_asked_after_the_turns_before_it_alone(house, three, monkeypatch):
     asked = []
     begin = Run.begin

@@ -13,7 +13,7 @@ from ..pool import Pool
 from ..settings import Settings, add_model_flags, add_server_flags
 from ..steps import Stop
 from ..ui import page
-from .terminal import SIGNALLED, stopped_by
+from .terminal import SIGNALLED, say, stopped_by
 
 GRACE = 25.0  # seconds that replies have to finish in after the first signal
 STUCK = 75  # exit status: EX_TEMPFAIL of sysexits.h, which asks to be tried again
@@ -53,6 +53,6 @@ def _leave_at_latest(seconds: float) -> None:
 
 def _leave() -> None:
     """End the process as it stands: threads that hang are in it, and an interpreter that is taken down would wait for them, or fall."""
-    print("Two steps of the models did not end, so the server ends and asks to be started again.", file=sys.stderr)
+    say("Two steps of the models did not end, so the server ends and asks to be started again.", sys.stderr)
     sys.stderr.flush()
     os._exit(STUCK)

@@ -37,7 +37,7 @@ def _side(comparison: Comparison, side: Side, tokenizers: Mapping[Side, Tokenize
         sent = _lines(build(comparison, side, tokenizers[side], tokenizers["post"]))
     except UserError as error:
         sent = f"<p class='muted'>{html.escape(str(error))}</p>"
-    return f"<section class='sent {side}' aria-label='{KIND[side]} is sent'><header><b>{KIND[side]}</b> is sent</header>{sent}</section>"
+    return f"<section class='sent {side}' aria-label='{KIND[side]} is sent'><header><b>{KIND[side]}</b> is sent{', for example' if comparison.prompt == EXAMPLE else ''}</header>{sent}</section>"
 
 
 def _lines(prompt: Prompt) -> str:

@@ -369,6 +369,13 @@ def _whether_shared(shared: Shared, record: Record, begun: render.Begun) -> Bann
     return Banner(f"These are not the replies that were shared. {reasons[0].upper()}{reasons[1:]}.", "bad")
 
 
+def same_run(one: Chat, other: Chat, turn: int) -> bool:
+    """Whether a turn of two chats was asked with the same inputs and came back the same, token for token, on both sides."""
+    a, b = one[turn], other[turn]
+    came = [[receipt.token_ids if receipt else None for receipt in (each.base, each.post)] for each in (a, b)]
+    return None not in came[0] and came[0] == came[1] and a.comparison(one[:turn]) == b.comparison(other[:turn])
+
+
 def _beside(shared: Shared, side: Side, here: str) -> str:
     """Both texts from shortly before they differ, where the link has its own."""
     output = shared.output(side)
