@@ -68,9 +68,19 @@ def pool():
     from core.hub import HuggingFaceHub
     from core.pool import Pool
 
-    pool = Pool(settings.Settings(arithmetic="fast"), HuggingFaceHub())  # the portable one has tests of its own
+    pool = Pool(settings.Settings(arithmetic="fast"), HuggingFaceHub())  # the portable one is slower
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def portable():
+    """The same in the arithmetic in which the app serves it."""
+    from core.hub import HuggingFaceHub
+    from core.pool import Pool
+
+    with Pool(settings.Settings(), HuggingFaceHub()) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def test_a_client_that_says_nothing_or_a_byte_at_a_time_is_cut_off(connect, monk
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_body_that_comes_slowly_and_steadily_is_read(connect, monkeypatch):
     monkeypatch.setattr(connections, "SECONDS_FOR_BODY", 0.5)
     monkeypatch.setattr(connections, "BYTES_A_SECOND", 1000)
@@ -77,6 +78,7 @@ def test_a_body_that_comes_slowly_and_steadily_is_read(connect, monkeypatch):
     assert client.recv(12) == b"HTTP/1.1 422"
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_cut_off(page, connect, monkeypatch, caplog):
     demo, _ = page
     monkeypatch.setattr(connections, "SECONDS_UNREAD", 0.5)

@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 
 from core import receipts
-from core.hub import HuggingFaceHub
-from core.pool import Pool
 from core.replay import replay
-from core.settings import Settings
 from core.steps import finish
 from core.types import Verdict
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "capital-of-france.json"
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["read", "written again"])
-def test_the_example_is_identical_to_the_last_bit_on_any_machine(again):
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True], ids=["read", "written again"])
+def test_the_example_is_identical_to_the_last_bit_on_any_machine(portable, again):
     receipt = receipts.read(EXAMPLE.read_bytes())
-    with Pool(Settings(), HuggingFaceHub()) as pool:
-        verdict = finish(replay(pool, receipt, again=again))
+    verdict = finish(replay(portable, receipt, again=again))
     assert (verdict.outcome, verdict.base.drift, verdict.post.drift) == ("identical", 0, 0)
     assert verdict.portable and verdict.warnings == ()
 

@@ -2,11 +2,14 @@
 
 from collections import Counter
 
+import pytest
+
 from tests import fuzzing
 
 EACH = 80
 
 
+@pytest.mark.slow
 def test_damaged_links_receipts_conversations_bodies_and_files_are_read_or_refused_in_a_sentence():
     with fuzzing.readers() as readers:
         others = fuzzing.others(readers)

@@ -183,6 +183,7 @@ def pool(tmp_path):
     pool.close()
 
 
+@pytest.mark.slow
 def test_the_pool_keeps_the_weights_and_the_page_the_prompt_and_a_second_hang_is_one_too_many(pool, hang):
     sampling = DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 5})
     choices = Choices(pair=pool.default.id, system="", sampling=sampling, framing_base="document", framing_post="chat")

@@ -42,6 +42,7 @@ def test_the_figures_follow_what_happens_and_have_nobodys_words(_scripted_page, 
         assert answer.text.count(f"# TYPE {name} ") == answer.text.count(f"# HELP {name} ") == 1
 
 
+@pytest.mark.slow
 def test_ready_needs_no_password_and_figures_need_one_where_the_page_does():
     pool = ScriptedPool()
     with served(pool, auth=USERS) as url, httpx.Client(base_url=url) as client:

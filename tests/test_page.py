@@ -929,7 +929,7 @@ def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no
     page = visitor(scripted("One reply"), viewport={"width": width, "height": height})
     ask(page, "Hello")
     ended(page)
-    expect(page.locator("#foot")).to_have_text(
+    expect(page.locator("#foot p").first).to_have_text(
         f"Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama"
     )
     expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)

@@ -87,6 +87,7 @@ def test_what_is_sent_under_fresh_sessions_is_not_kept(page, holder):
     assert megabytes() - before < 15 and holder.bytes_held < 10_000
 
 
+@pytest.mark.slow
 def test_sessions_have_an_end_in_number_and_in_bytes_and_those_for_whom_something_is_done_stay(
     page, holder, monkeypatch
 ):

@@ -157,7 +157,7 @@ def test_the_command_prints_the_lens_of_a_receipt_and_writes_the_table(tmp_path,
     """The whole way on the embedded pair: compare, receipt, lens; the writer's figures are the recorded ones."""
     file, answer, sheet = tmp_path / "receipt.json", tmp_path / "answer.json", tmp_path / "lens.csv"
     asked = ["compare", "--prompt", "The sea is", "--max-new-tokens", "24", "--receipt", str(file), "--json"]
-    fast = ["--arithmetic", "fast"]
+    fast = ["--arithmetic", "fast", "--context", "256", "--slots", "1"]  # the least to certify
     assert app.main([*asked, *fast]) == 0
     answer.write_text(capsys.readouterr().out)
     result = json.loads(answer.read_text())

@@ -18,11 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from core import __version__
-from core.hub import HuggingFaceHub
-from core.pool import Pool
 from core.receipts import read
 from core.replay import replay
-from core.settings import Settings
 from core.steps import finish
 from tests.browser import free_port
 from tests.test_containers import BUILD, INSTALL, commands
@@ -124,9 +121,8 @@ def test_modules_of_others_with_our_names_are_neither_imported_nor_in_the_way(bi
     assert "embedded" in run(bin / "python", "-c", script, cwd=elsewhere)
 
 
-def test_the_example_gets_the_verdict_that_the_checkout_gives(bin, elsewhere):
-    with Pool(Settings(), HuggingFaceHub()) as pool:
-        verdict = finish(replay(pool, read(EXAMPLE.read_bytes())))
+def test_the_example_gets_the_verdict_that_the_checkout_gives(bin, elsewhere, portable):
+    verdict = finish(replay(portable, read(EXAMPLE.read_bytes())))
     there = subprocess.run(
         [bin / "same-seed", "replay", str(EXAMPLE), "--json"],
         cwd=elsewhere,

@@ -26,6 +26,9 @@ class Tab:
         self.own: list[str] = []
 
     def prompt(self) -> str:
+        """Something to ask, written over what came back to the box unanswered, of which a sentence told."""
+        back = MARK.findall(self.page.locator("#prompt textarea").input_value())
+        self.own = [mark for mark in self.own if mark not in back]
         self.own.append(f"mark{secrets.token_hex(6)}")
         return f"Tell me about {self.own[-1]}."
 

@@ -76,4 +76,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _traceback(error: BaseException) -> str:
     name = type(error).__qualname__
     said = f"{name}: {error}" if isinstance(error, _OF_THE_MACHINE) else name
-    return f"Traceback (most recent call last):\n{''.join(traceback.format_tb(error.__traceback__))}{said}"
+    frames = traceback.format_tb(error.__traceback__)  # none of one that was told and not raised
+    return f"Traceback (most recent call last):\n{''.join(frames)}{said}" if frames else said
