@@ -4,6 +4,7 @@ Starting a browser, loading the embedded pair and serving a page take seconds, s
 for all tests, and only when a test asks for it.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import logging
 import re
 
 import httpx
+import pytest
 
 from core.compare import compare
 from core.hub import HuggingFaceHub
