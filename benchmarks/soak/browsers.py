@@ -27,10 +27,14 @@ class Tab:
 
     def prompt(self) -> str:
         """Something to ask, written over what came back to the box unanswered, of which a sentence told."""
-        back = MARK.findall(self.page.locator("#prompt textarea").input_value())
-        self.own = [mark for mark in self.own if mark not in back]
+        self.told()
         self.own.append(f"mark{secrets.token_hex(6)}")
         return f"Tell me about {self.own[-1]}."
+
+    def told(self) -> None:
+        """What stands in the box came back there with a sentence, and is not kept anywhere else."""
+        back = MARK.findall(self.page.evaluate("() => document.querySelector('#prompt textarea')?.value ?? ''"))
+        self.own = [mark for mark in self.own if mark not in back]
 
     def check(self, *marks: str) -> None:
         """Raises where one of these is not shown, as a turn or in the box, or one of somebody else's is."""
@@ -128,6 +132,8 @@ def _visit(tab: Tab, going: Callable[[], bool]) -> None:
             if not tab.server.killed_since(generation):
                 tab.book.note("browser", "lost", f"{step.__name__}: {error}")
                 return
+            if step is Tab.opens_a_link:  # what it holds was asked by somebody else
+                tab.own = []
             _after_a_restart(tab)
             return
         except Crossed as crossed:
@@ -142,6 +148,7 @@ def _after_a_restart(tab: Tab) -> None:
     while tab.server.down:
         time.sleep(0.1)
     try:
+        tab.told()
         tab.page.goto("about:blank")
         tab.page.goto(tab.server.url)
         tab.comes_back()
