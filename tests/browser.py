@@ -40,11 +40,24 @@ def free_port() -> int:
 @contextmanager
 def served(pool: Any, port: int | None = None, **settings: Any) -> Iterator[str]:
     """The whole page over this pool; yields its address."""
-    demo, url = _in_an_event_loop(lambda: _serve(pool, Settings(port=port or free_port(), **settings)))
+    with launched(pool, port, **settings) as (_, url):
+        yield url
+
+
+@contextmanager
+def launched(pool: Any, port: int | None = None, **settings: Any) -> Iterator[tuple[gr.Blocks, str]]:
+    """The same, with what Gradio serves it by."""
+    demo, url = launch(pool, port, **settings)
     try:
-        yield url.rstrip("/")
+        yield demo, url
     finally:
         demo.close(verbose=False)
+
+
+def launch(pool: Any, port: int | None = None, **settings: Any) -> tuple[gr.Blocks, str]:
+    """The same, for whoever ends it in a way of their own."""
+    demo, url = _in_an_event_loop(lambda: _serve(pool, Settings(port=port or free_port(), **settings)))
+    return demo, url.rstrip("/")
 
 
 def _serve(pool: Any, settings: Settings) -> tuple[gr.Blocks, str]:

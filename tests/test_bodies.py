@@ -14,7 +14,6 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
-from core.settings import Settings
 from core.turns import Who
 from core.ui import bodies, line, requests
 from tests import browser as chromium
@@ -26,10 +25,8 @@ UPLOAD = "/gradio_api/upload"
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[tuple[gr.Blocks, str]]:
-    pool = ScriptedPool("a base reply", "a post-trained reply")
-    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(pool, Settings(port=chromium.free_port())))
-    yield demo, url.rstrip("/")
-    demo.close(verbose=False)
+    with chromium.launched(ScriptedPool("a base reply", "a post-trained reply")) as page:
+        yield page
 
 
 @pytest.fixture

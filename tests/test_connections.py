@@ -9,7 +9,6 @@ import gradio as gr
 import httpx
 import pytest
 
-from core.settings import Settings
 from core.ui import connections
 from tests import browser as chromium
 from tests.scripted import ScriptedPool
@@ -17,9 +16,8 @@ from tests.scripted import ScriptedPool
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[tuple[gr.Blocks, str]]:
-    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(ScriptedPool(), Settings(port=chromium.free_port())))
-    yield demo, url.rstrip("/")
-    demo.close(verbose=False)
+    with chromium.launched(ScriptedPool()) as page:
+        yield page
 
 
 @pytest.fixture

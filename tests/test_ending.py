@@ -46,7 +46,7 @@ def until(what) -> None:
 
 @pytest.mark.slow
 def test_replies_end_within_the_grace_time_or_keep_what_they_have_and_newcomers_are_told(pool):
-    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(pool, Settings(port=chromium.free_port())))
+    demo, url = chromium.launch(pool)
     ending = threading.Thread(target=page.end, args=(demo, pool, 2.5))
     with client(url) as someone:
 

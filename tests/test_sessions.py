@@ -12,7 +12,6 @@ from gradio import routes
 from gradio.state_holder import SessionState
 
 from core.links import Shared
-from core.settings import Settings
 from core.ui import sessions
 from core.ui.visitor import Kept, Opened
 from tests import browser as chromium
@@ -24,10 +23,8 @@ from tests.values import COMPARISON
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[tuple[gr.Blocks, str]]:
-    pool = ScriptedPool("a base reply", "a post-trained reply")
-    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(pool, Settings(port=chromium.free_port())))
-    yield demo, url.rstrip("/")
-    demo.close(verbose=False)
+    with chromium.launched(ScriptedPool("a base reply", "a post-trained reply")) as page:
+        yield page
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_forty_pupils_behind_one_router_are_served_while_somebody_floods_the_pag
     monkeypatch.setattr(
         pool.engines["base"], "submit", lambda *given: order.append(asking.get().address) or submit(*given)
     )
-    demo, url = chromium._in_an_event_loop(lambda: chromium._serve(pool, Settings(port=chromium.free_port())))
+    demo, url = chromium.launch(pool)
     models = demo._queue.event_queue_per_concurrency_id["models"]
     models.concurrency_limit = 0  # until all of them wait
     try:
