@@ -63,7 +63,8 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
 )
 _WATCH = {prompt: watch for prompt, _, watch in _EXAMPLES}
 _BLIND = "Both replies have ended; mark the better one, and the page says which model wrote it."
-_SAME = "Nothing was changed, so both replies are the same again, token for token; another seed draws others."
+_SAME = "Nothing was changed, so both replies are the same again, token for token."
+_OTHERS = " Another seed may draw others."
 _LOOK = (
     "Lens colours where the other model would have gone on differently; What was sent shows all that each of them read."
 )
@@ -193,7 +194,9 @@ class Room:
         if not view.changed or view.live is None:
             return {"error": view.notice, "box": view.box, "full": view.full and bool(before.chat)}
         live, hidden = view.live, view.chat[at].hidden
-        same = _SAME if at < len(before.chat) and session.same_run(before.chat, view.chat, at) else ""
+        same = ""
+        if at < len(before.chat) and session.same_run(before.chat, view.chat, at):
+            same = _SAME + (_OTHERS if live.comparison.sampling.temperature else "")
         said = _BLIND if hidden else " ".join(filter(None, (view.notice, live.caveats, same)))
         first = not said and not before.chat
         told: dict[str, Any] = {
