@@ -51,7 +51,7 @@ def lane(subject: Subject, length: int, of: str) -> Lane:
     computing = model if of == "fast" else Portable(model)
     made = Lane(computing, slots=4, length=length, chunk=64, vocabulary=subject.vocabulary, attention=attention)
     if of == "portable":
-        made.record_beside(lambda: False)
+        made.step(length // 2 + 1).record_beside(lambda: False)
     return made
 
 

@@ -494,12 +494,12 @@ def test_a_recorded_step_gives_the_bits_of_the_model():
     with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         model = random_model()
         lane = Lane(model, slots=3, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
-        assert not isinstance(lane._forward, Forward), "a Llama can be recorded"
+        assert lane.step(1).recorded, "a Llama can be recorded"
         plain = Forward(model, lane.masks, lane._writing[0])
         for step in range(5):
             ids, positions = torch.tensor([[step], [9], [40]]), torch.tensor([[step], [step + 3], [60]])
             tensors = lane._writing[0].tensors()
-            assert torch.equal(plain(ids, positions, *tensors), lane._forward(ids, positions, *tensors))
+            assert torch.equal(plain(ids, positions, *tensors), lane.step(1)(ids, positions, lane._writing[0]))
 
 
 class Moody(torch.nn.Module):
@@ -522,6 +522,7 @@ def test_a_step_that_a_recording_cannot_follow_is_called_from_python():
         lane = Lane(model, slots=2, length=64, chunk=16, vocabulary=VOCABULARY, attention="eager")
         forward = Forward(model, lane.masks, lane._writing[0])
         assert record(forward, lane._writing[0], VOCABULARY) is forward
+        assert lane.step(1).asked and not lane.step(1).recorded, "nobody tries it again"
 
 
 # --- the scheduler -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def serve_and_close(attention: str = "eager") -> weakref.ref:
     model = tiny.model(seed=1, attn_implementation="eager").requires_grad_(False)
     engine = Engine(model, tiny.VOCABULARY, ONE_LANE, attention)
     deadline = time.monotonic() + 60
-    while not isinstance(engine._lanes[64]._forward, torch.jit.ScriptFunction):  # portable ones are recorded beside
+    while not engine._lanes[64].step(1).recorded:  # portable ones are recorded beside
         assert time.monotonic() < deadline, "tracing failed, and every step runs in Python"
         time.sleep(0.01)
     engine.close()
@@ -40,7 +40,7 @@ def megabytes() -> float:
 def test_a_recording_is_one_of_torchs_own_functions_and_keeps_nothing_once_it_is_dropped():
     model = tiny.model(seed=1, attn_implementation="eager").requires_grad_(False)
     engine = Engine(model, tiny.VOCABULARY, ONE_LANE, "eager")
-    recorded = engine._lanes[64]._forward
+    recorded = engine._lanes[64].step(1)._run
     assert isinstance(recorded, torch.jit.ScriptFunction), "tracing failed, and every step runs in Python"
     weights = weakref.ref(model.get_input_embeddings().weight)
     engine.close()

@@ -5,12 +5,14 @@ import random
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AttentionInterface
 
 from benchmarks import families as families_table
 from core.engine import exact, operations, portable
-from core.engine.lane import Lane
+from core.engine.lane import Lane, lengths_in_use
 from core.engine.operations import Mode
 from core.engine.portable import Portable
+from core.engine.step import DecodeStep
 from core.errors import UserError
 from tests.arithmetics import Numpy, Shuffled
 from tests.engines import VOCABULARY, families, random_model
@@ -63,7 +65,7 @@ def wanted(llama) -> torch.Tensor:
 WAYS = {
     "the last of three slots": lambda model: figures(lane_of(model, slots=3), slot=2),
     "random neighbours": lambda model: figures(lane_of(model, slots=4), slot=1, company=3),
-    "a longer lane": lambda model: figures(lane_of(model, length=128)),
+    "a longer lane": lambda model: figures(lane_of(model, length=512)),
     "chunks of 8": lambda model: figures(lane_of(model, chunk=8)),
     "chunks of 64": lambda model: figures(lane_of(model, chunk=64)),
     "most of the prompt written, not read": lambda model: figures(lane_of(model), read=3),
@@ -83,19 +85,57 @@ def test_what_an_earlier_occupant_left_does_not_matter(llama, wanted):
     assert torch.equal(figures(lane), wanted)
 
 
+def test_passes_look_no_farther_than_the_longest_row_in_use(llama, wanted, monkeypatch):
+    assert lengths_in_use(1024, 64) == [128, 192, 256, 384, 576, 832, 1024]
+    assert lengths_in_use(64, 16) == [64], "a lane that is no longer than the shortest"
+    monkeypatch.setattr("core.engine.lane.SHORTEST", 16)
+    seen = []
+    own = AttentionInterface._global_mapping[portable.NAME]
+
+    def attention(module, query, key, *others, **options):
+        seen.append((query.shape[2], key.shape[2]))
+        return own(module, query, key, *others, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, portable.NAME, attention)
+    lane = lane_of(llama, chunk=8)
+    seen.clear()
+    assert torch.equal(figures(lane, read=15), wanted), "which border of a length is crossed does not matter"
+    assert set(seen) == {(8, 16), (1, 16), (1, 24), (1, 32)}
+    assert lane.step(17) is not lane.step(16)
+
+
+def test_lanes_share_their_steps_and_a_longer_one_serves_until_the_shorter_is_recorded(llama, wanted, monkeypatch):
+    monkeypatch.setattr("core.engine.lane.SHORTEST", 32)
+    steps: dict[int, DecodeStep] = {}
+    lane, longer = (
+        Lane(llama, slots=1, length=length, chunk=16, vocabulary=VOCABULARY, attention=portable.NAME, steps=steps)
+        for length in (64, 128)
+    )
+    assert list(steps) == [32, 48, 64, 96, 128] and lane.step(40) is longer.step(40)
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        lane.step(64).record_beside(lambda: False)
+        ran = []
+        for step in steps.values():
+            monkeypatch.setattr(
+                step, "_run", lambda *given, step=step, run=step._run: (ran.append(step), run(*given))[1]
+            )
+        assert torch.equal(figures(longer), wanted)
+    assert set(ran) == {steps[64]}
+
+
 def test_a_recorded_step_is_the_step(llama, wanted):
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         lane = lane_of(llama, slots=2)
-        lane.record_beside(lambda: False)
-        assert isinstance(lane._forward, torch.jit.ScriptFunction)
+        lane.step(1).record_beside(lambda: False)
+        assert lane.step(1).recorded
         assert torch.equal(figures(lane, company=2), wanted)
 
 
 def test_a_recording_that_may_fuse_is_thrown_away(llama, caplog):
     """As torch.jit does by default: a product and a sum in one rounding."""
     lane = lane_of(llama)
-    lane.record_beside(lambda: False)
-    assert not isinstance(lane._forward, torch.jit.ScriptFunction)
+    lane.step(1).record_beside(lambda: False)
+    assert not lane.step(1).recorded
     assert "a recorded step differs from the model" in caplog.text
 
 
@@ -223,7 +263,7 @@ def test_a_function_of_torchs_own_is_refused_in_a_recording(monkeypatch):
     """Its bits differ only on another machine, so nothing but its name can tell."""
     monkeypatch.setitem(operations.REPLACED, operations.aten.silu, lambda mode, x: F.silu(x))
     with pytest.raises(UserError, match=r"has no form for aten.silu.default; use --arithmetic fast\."):
-        lane_of(Portable(random_model())).record_beside(lambda: False)
+        lane_of(Portable(random_model())).step(1).record_beside(lambda: False)
 
 
 x = exact.samples(3, 4)

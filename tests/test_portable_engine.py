@@ -102,10 +102,10 @@ def test_lanes_are_recorded_while_they_serve_and_no_bit_changes():
     wanted, _ = asked_of(random_model())
     with running(random_model(), portable.NAME, sizes=(64, 128)) as engine:
         deadline = monotonic() + 60
-        while not isinstance(engine._lanes[64]._forward, torch.jit.ScriptFunction) and monotonic() < deadline:
+        while not engine._lanes[64].step(1).recorded and monotonic() < deadline:
             sleep(0.02)
-        assert isinstance(engine._lanes[64]._forward, torch.jit.ScriptFunction)
-        assert not engine._lanes[128].recorded, "nobody has used it yet"
+        assert engine._lanes[64].step(1).recorded
+        assert not engine._lanes[128].step(1).asked, "nobody has used it yet"
         assert bits(answer(engine, request(PROMPT, temperature=0.9, top_p=0.9))[0]) == wanted
 
 
@@ -117,7 +117,7 @@ def test_closing_does_not_wait_for_a_recording(monkeypatch):
         while not given_up():
             sleep(0.01)
 
-    monkeypatch.setattr("core.engine.lane.Lane.record_beside", for_ever)
+    monkeypatch.setattr("core.engine.step.DecodeStep.record_beside", for_ever)
     with running(random_model(), portable.NAME):
         assert recording.wait(60)
 

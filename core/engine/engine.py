@@ -32,7 +32,7 @@ from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import CacheBytes, SlotCache
-from .step import Recorder
+from .step import DecodeStep, Recorder
 from .store import PrefillStore
 from .watch import PATIENCE, Abandoned, Patience, Watch
 
@@ -335,7 +335,7 @@ class Engine:
                 if self.patience.start is not None:
                     self._watch.begin(self.patience.start)
                 self._watch.run(self._certify)
-                self._recorder.ask(self._lanes[self.shape.sizes[0]])  # the others when they are used
+                self._recorder.ask(self._lanes[self.shape.sizes[0]].step(1))  # the others when they are used
                 self._watch.begin(self.patience.seconds)
                 self._ready.set()
                 while not self._closed:
@@ -400,7 +400,8 @@ class Engine:
                 self._computed_sha256 = portable.digest(self.model)
             elif level.attention != self.model.config._attn_implementation:
                 self.model.set_attn_implementation(level.attention)
-            self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
+            shared: dict[int, DecodeStep] | None = {} if level.attention == portable.NAME else None
+            self._lanes = {size: self._new_lane(size, shared) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
             self.cache_bytes = lanes[0].cache_bytes
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
@@ -413,7 +414,7 @@ class Engine:
             log.warning("certification failed with %s: %s", level.description, measured)
         return measured
 
-    def _new_lane(self, size: int) -> Lane:
+    def _new_lane(self, size: int, steps: dict[int, DecodeStep] | None = None) -> Lane:
         return Lane(
             self._computing,
             slots=self.shape.slots,
@@ -423,6 +424,7 @@ class Engine:
             attention=self.level.attention,
             together=self.level.together,
             store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
+            steps=steps,
         )
 
     def _round(self) -> None:
@@ -472,7 +474,7 @@ class Engine:
             if job.started is None:
                 job.started = perf_counter()
                 self._emit(job, Started())
-                self._recorder.ask(lane)
+                self._recorder.ask(lane.step(len(token_ids)))
                 lane.begin()
                 job.read = job.reused = lane.reusable(token_ids) if job.request.reuse else 0
             start = job.read
@@ -515,6 +517,7 @@ class Engine:
                 positions[job.slot] = job.next_position + 1
             else:
                 tokens[job.slot], positions[job.slot] = job.written[-1], job.next_position
+        self._recorder.ask(lane.step(min(max(positions) + lane.chunk, lane.length)))  # what is needed soon
         held = [job.slot for job in jobs if job.held]
         jobs = [job for job in jobs if not job.held]
         try:

@@ -6,10 +6,13 @@ is being served, neither do the bits. A lane knows tensors and slot numbers, not
 
 The last piece of a prompt is padded behind its end, where no token looks. Padding would run through a state, so where a
 model has states that piece is as long as its tokens; its shape follows from the prompt alone.
+
+In portable arithmetic no bit depends on how many positions are looked at either, so that there both shapes reach no
+farther than the longest row in use, rounded up to one of `lengths_in_use`.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -19,8 +22,19 @@ from .device import figures_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
-from .step import DecodeStep, Forward, forward_pass, record
+from .step import DecodeStep, forward_pass
 from .store import Chunk, PrefillStore, prefix_key
+
+SHORTEST = 128  # positions; a step over fewer takes hardly less time
+
+
+def lengths_in_use(length: int, chunk: int) -> list[int]:
+    """How far a lane of `length` positions may be looked at, in complete chunks, each at most half as much again as the one before."""
+    found, each = [], -(-SHORTEST // chunk) * chunk
+    while each < length:
+        found.append(each)
+        each = max(each + chunk, each * 3 // 2 // chunk * chunk)
+    return [*found, length]
 
 
 class Lane:
@@ -28,6 +42,7 @@ class Lane:
 
     Args:
         store: what is kept of prompts; lanes of portable arithmetic may share one, for no bit depends on the lane.
+        steps: decode steps by their length, of such lanes with as many slots, which share them too.
         vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
@@ -44,6 +59,7 @@ class Lane:
         attention: str,
         together: bool = True,
         store: PrefillStore | None = None,
+        steps: dict[int, DecodeStep] | None = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
@@ -64,10 +80,13 @@ class Lane:
             self._allocate()
         self.has_states = bool(self._reading.states())
         self._token_by_token = self.has_states and not self._hands_on_states()
-        self._forward: DecodeStep = Forward(model, self.masks, self._writing[0])
-        self.recorded = not isinstance(model, Portable)  # or asked for: that takes seconds, see `record_beside`
-        if self.recorded:
-            self._forward = record(self._forward, self._writing[0], vocabulary)
+        self._lengths = lengths_in_use(length, chunk) if isinstance(model, Portable) else [length]
+        self._steps = {} if steps is None else steps
+        for each in self._lengths:
+            if each not in self._steps:
+                self._steps[each] = DecodeStep(model, self.masks, self._writing[0], each, vocabulary)
+        if not isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
+            self.step(length).record()
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
@@ -96,20 +115,17 @@ class Lane:
         """What each of its rows takes."""
         return self._reading.bytes()
 
-    def record_beside(self, given_up: Callable[[], bool]) -> None:
-        """Record the step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
+    def step(self, end: int) -> DecodeStep:
+        """The decode step that looks at all positions before `end`, and at few others."""
+        return self._steps[self._in_use(end)]
 
-        Nothing that they use is touched: caches are copied, and the mode is another one.
-        """
-        assert isinstance(self.model, Portable)
-        cache = self._writing[0].blank()
-        forward = Forward(self.model.beside(given_up), self.masks, cache)
-        try:
-            recorded = record(forward, cache, self.vocabulary)
-        except portable.GivenUp:
-            return
-        if recorded is not forward:
-            self._forward = recorded
+    def _in_use(self, end: int) -> int:
+        return next(length for length in self._lengths if end <= length)
+
+    def _recorded_step(self, end: int) -> DecodeStep:
+        """`step`, or until that is recorded one that is and looks farther: recorded is worth more than short."""
+        steps = [self._steps[length] for length in self._lengths if end <= length]
+        return next((step for step in steps if step.recorded), steps[0])
 
     def begin(self) -> None:
         """Forget the prompt that was read last. Nothing of one request is left for the next, not even behind a mask."""
@@ -184,7 +200,12 @@ class Lane:
 
     def _pass(self, cache: SlotCache, token_ids: list[int], start: int, **options: torch.Tensor) -> torch.Tensor:
         """Logits [tokens, vocabulary] of one pass over these tokens, which stand at `start` and behind it."""
-        cache.at(torch.arange(start, start + len(token_ids), device=self.device)[None])
+        end = start + len(token_ids)
+        positions = torch.arange(start, end, device=self.device)[None]
+        if (length := self._in_use(end)) < cache.length:
+            cache = cache.over(cache.upto(length), positions)
+        else:
+            cache.at(positions)
         ids = torch.tensor([token_ids], device=self.device)
         return forward_pass(self.model, self.masks, cache, ids, **options)[0]
 
@@ -225,9 +246,9 @@ class Lane:
         kept = [(state[row], state[row].clone()) for cache, row in map(self._place, held) for state in cache.states()]
         ids = torch.tensor(tokens, device=self.device)[:, None]
         where = torch.tensor(positions, device=self.device)[:, None]
-        rows = self.slots // len(self._writing)
+        rows, step = self.slots // len(self._writing), self._recorded_step(max(positions) + 1)
         parts = [
-            self._forward(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], *cache.tensors())
+            step(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], cache)
             for i, cache in enumerate(self._writing)
         ]
         for state, before in kept:

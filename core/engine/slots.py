@@ -155,11 +155,12 @@ class SlotCache(Cache):
         return cls(what_layers_hold(config), length, positions)
 
     def over(self, tensors: Sequence[torch.Tensor], positions: torch.Tensor) -> "SlotCache":
-        """A cache like this one over tensors that exist already, in the order of `tensors`."""
+        """A cache like this one over tensors that exist already, in the order of `tensors`, and as long as they are."""
         made, given = SlotCache(self.holds, self.length, positions), list(tensors)
         for layer, like in zip(made.slot_layers, self.slot_layers, strict=True):
             if isinstance(layer, SlotLayer):
                 layer.keys, layer.values, layer.is_initialized = given.pop(0), given.pop(0), True
+                made.length = layer.max_cache_len = layer.keys.shape[2]
             if isinstance(layer, StateLayer):
                 assert isinstance(like, StateLayer)
                 layer.hold([given.pop(0) for _ in like.states()], like)
@@ -189,6 +190,10 @@ class SlotCache(Cache):
             if isinstance(layer, StateLayer):
                 found += layer.states()
         return found
+
+    def upto(self, length: int) -> list[torch.Tensor]:
+        """`tensors` of a cache without states, the first `length` positions of each."""
+        return [tensor[:, :, :length] for tensor in self.spans()]
 
     def spans(self) -> list[torch.Tensor]:
         """Keys and values alone, [rows, heads, length, head size]."""

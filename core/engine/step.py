@@ -13,8 +13,9 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -27,7 +28,9 @@ from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
 
-DecodeStep = Callable[..., torch.Tensor]  # (ids, positions, *tensors of a cache) -> logits [rows, queries, vocabulary]
+StepFunction = Callable[
+    ..., torch.Tensor
+]  # (ids, positions, *tensors of a cache) -> logits [rows, queries, vocabulary]
 
 _tracing = threading.Lock()  # one at a time: the tracer, and what goes before it, have state of their own
 
@@ -64,7 +67,7 @@ class Forward(torch.nn.Module):
         return forward_pass(self.model, self.masks, self.pattern.over(tensors, positions), ids)
 
 
-def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
+def record(forward: Forward, cache: SlotCache, vocabulary: int) -> StepFunction:
     """A replayable recording of `forward` over this cache's shapes, or `forward` itself where recording changes a bit.
 
     Call it, and what it returns, under `torch.jit.optimized_execution(False)`: no operation is fused.
@@ -97,7 +100,7 @@ def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
     return recorded
 
 
-def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...]) -> DecodeStep:
+def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...]) -> StepFunction:
     """The operations of one call, with the weights as constants that are not copied.
 
     `torch.jit.trace` would do the same and keep it for as long as the process runs: a class for every module, and all of
@@ -109,7 +112,7 @@ def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, .
             return program(*given)
 
     graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
-    recorded: DecodeStep = torch._C.CompilationUnit().create_function("step", graph)
+    recorded: StepFunction = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
 
 
@@ -130,28 +133,61 @@ class _FixedShapes(TorchFunctionMode):
 _SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
 
 
-class Recordable(Protocol):
-    """What serves before it is recorded."""
+class DecodeStep:
+    """A decode step over the first `length` positions of a cache, before and after it is recorded; the bits are the same.
 
-    recorded: bool  # or asked for
+    Args:
+        cache: of the shape that it is for.
+        vocabulary: its recording is tried with ids below this.
+    """
+
+    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, cache: SlotCache, length: int, vocabulary: int):
+        self.length, self.asked, self.recorded = length, False, False
+        self._model, self._masks, self._cache, self._vocabulary = model, masks, cache, vocabulary
+        self._run: StepFunction = Forward(model, masks, cache)
+
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: SlotCache) -> torch.Tensor:
+        """Logits [rows, 1, vocabulary]; `ids` and `positions` are int64 [rows, 1], and `cache` is written into."""
+        return self._run(ids, positions, *self._parts(cache))
+
+    def _parts(self, cache: SlotCache) -> list[torch.Tensor]:
+        return cache.tensors() if self.length == cache.length else cache.upto(self.length)
+
+    def record(self) -> None:
+        """Record it over its own cache, which it leaves dirty."""
+        self.asked = True
+        self._record(self._model, self._cache)
 
     def record_beside(self, given_up: Callable[[], bool]) -> None:
-        """Record it on a thread of one's own, as long as that is wanted."""
+        """Record a step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
+
+        Nothing that they use is touched: caches are copied, and the mode is another one.
+        """
+        assert isinstance(self._model, Portable)
+        cache = self._cache.over(self._parts(self._cache), self._cache.positions).blank()
+        with suppress(GivenUp):
+            self._record(self._model.beside(given_up), cache)
+
+    def _record(self, model: PreTrainedModel | Portable, cache: SlotCache) -> None:
+        forward = Forward(model, self._masks, cache)
+        recorded = record(forward, cache, self._vocabulary)
+        if recorded is not forward:
+            self._run, self.recorded = recorded, True
 
 
 class Recorder:
     """Records one after the other, on a thread that begins with the first."""
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[Recordable | None] = SimpleQueue()
+        self._asked: SimpleQueue[DecodeStep | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def ask(self, it: Recordable) -> None:
+    def ask(self, it: DecodeStep) -> None:
         """Have it recorded, unless it is, or was asked for."""
-        if it.recorded:
+        if it.asked or it.recorded:
             return
-        it.recorded = True
+        it.asked = True
         self._asked.put(it)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
