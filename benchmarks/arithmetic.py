@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -120,7 +121,8 @@ def turns(subject: Subject, placement: Placement, count: int) -> dict[str, Any]:
     row: dict[str, Any] = {"model": subject.name, "turns": count, "tokens in the last prompt": 0}
     for of in ("fast", "portable"):
         attention = portable.NAME if of == "portable" else subject.attention(placement)
-        engine = Engine(subject.copy(), subject.vocabulary, subject.shape(placement), attention)
+        shape = subject.shape(replace(placement, portable=of == "portable"))
+        engine = Engine(subject.copy(), subject.vocabulary, shape, attention)
         try:
             history: tuple[int, ...] = ()
             read: list[int] = []
@@ -156,7 +158,8 @@ def _grown(name: str, of: str) -> int:
     before = process.memory_info().rss
     subject = subjects.make(name, placement)
     attention = portable.NAME if of == "portable" else subject.attention(placement)
-    engines = [Engine(model, subject.vocabulary, subject.shape(placement), attention) for model in subject.models]
+    shape = subject.shape(replace(placement, portable=of == "portable"))
+    engines = [Engine(model, subject.vocabulary, shape, attention) for model in subject.models]
     try:
         clients.together(engines, [clients.request(seed, subject.vocabulary, 16) for seed in range(4)])
         return process.memory_info().rss - before
@@ -191,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out.add(f"Portable against fast arithmetic: {subject.name}, bfloat16 weights", rows)
         out.add("One draw at temperature 0.7", [draws(words, flags.repetitions) for words in WORDS])
     subject = subjects.make(flags.pairs.split(",")[0], placement)
-    engine = Engine(subject.models[1], subject.vocabulary, subject.shape(placement), portable.NAME)
+    shape = subject.shape(replace(placement, portable=True))
+    engine = Engine(subject.models[1], subject.vocabulary, shape, portable.NAME)
     try:
         out.add("A receipt that is read, and written again", [checks(subject, engine, max(1, flags.repetitions // 5))])
     finally:

@@ -15,6 +15,7 @@ from core.engine import Engine
 from core.engine.bandwidth import bytes_per_pass
 from core.engine.device import Placement
 from core.engine.engine import Shape, lane_sizes
+from core.engine.lane import GRAIN
 from core.settings import usable_cores
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -39,7 +40,8 @@ class Subject:
 
     def shape(self, placement: Placement) -> Shape:
         """Slots and chunks as the app has them on this kind of device, and lanes up to 1024 tokens."""
-        slots, chunk = (16, 256) if placement.device.type == "cuda" else (4, 64)
+        slots = 16 if placement.device.type == "cuda" else 4
+        chunk = GRAIN if placement.portable else 256
         return Shape(slots, chunk, lane_sizes(1024, chunk), max(1, usable_cores() // 2))
 
     def attention(self, placement: Placement) -> str:

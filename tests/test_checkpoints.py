@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -506,6 +507,19 @@ def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
     assert context_with(256, 1024) == 1024
     with pytest.raises(NotEnoughMemory):
         context_with(256, 1023)
+
+
+@pytest.mark.parametrize(
+    "context, portable, chunk", [(4096, False, 256), (1000, False, 64), (640, False, 128), (4096, True, 64)]
+)
+def test_a_processor_reads_long_chunks_where_no_context_is_lost_and_nothing_that_was_written_is_kept(
+    context, portable, chunk
+):
+    placement, needs = replace(place(SETTINGS), portable=portable), memory.Footprint(0, CacheBytes(64, 1000))
+    shape = memory.choose_shape(
+        tiny.model(max_position_embeddings=8192).config, placement, Settings(context=context), needs, 2**40
+    )
+    assert shape.chunk == chunk and shape.sizes[-1] == context // 64 * 64
 
 
 @pytest.mark.parametrize("tied", [True, False])

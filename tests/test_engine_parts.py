@@ -233,6 +233,25 @@ def test_every_token_from_the_first_on_is_scored_once_whatever_the_chunk_it_lies
     assert torch.allclose(rows, expected, atol=1e-4)
 
 
+def test_what_is_left_of_a_prompt_is_padded_to_the_next_grain_and_scored_by_grains(monkeypatch):
+    monkeypatch.setattr("core.engine.lane.GRAIN", 8)
+    made, ids = lane(chunk=32), [(7 * number) % VOCABULARY for number in range(43)]
+    assert made.grain == 8
+    shapes = []
+    made.model.register_forward_pre_hook(
+        lambda _, args, given: shapes.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    with torch.inference_mode():
+        made.begin()
+        read = [made.read(ids, start)[0] for start in (0, 32)]
+        cache = made.scoring_cache()
+        scored = torch.cat([made.score(cache, ids, start, 1) for start in range(0, 43, 8)])
+    assert shapes[:8] == [32, 16, 8, 8, 8, 8, 8, 8]
+    expected = made.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :, :VOCABULARY]
+    assert torch.allclose(torch.stack(read), expected[[31, 42]], atol=1e-4)
+    assert torch.allclose(scored, expected[:-1], atol=1e-4)
+
+
 # --- caches and masks ------------------------------------------------------------------------------------------
 
 

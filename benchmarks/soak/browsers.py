@@ -15,6 +15,7 @@ from .process import HEADER, Server
 
 _TEXT = "['#transcript', '#prompt textarea'].map((at) => document.querySelector(at)).map((it) => it?.value ?? it?.innerText ?? '').join(' ')"
 SHOWN = f"() => {_TEXT}"
+WRITING_OR_OVER = "() => document.querySelector('.running .stands')?.innerText.includes('Writing') || !document.querySelector('#prompt.busy')"
 ALL_SHOWN = f"(own) => own.every((mark) => ({_TEXT}).includes(mark))"
 
 
@@ -66,7 +67,7 @@ class Tab:
     def stops(self) -> None:
         browser.at_most(self.page, 400)
         browser.ask(self.page, self.prompt())
-        self.page.wait_for_function("() => document.querySelector('.running .stands')?.innerText.includes('Writing')")
+        self.page.wait_for_function(WRITING_OR_OVER)  # a reply can end, or fail, before anybody sees it being written
         self.page.keyboard.press("Escape")
         browser.ended(self.page)
         self.check(*self.own)

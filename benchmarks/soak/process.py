@@ -97,9 +97,14 @@ class Server:
         return Path(self._log.name).read_text("utf-8")
 
     def surprises(self) -> list[str]:
-        """The last lines of the tracebacks in its log that come of no fault that was ordered."""
+        """The last lines of the tracebacks in its log that come of no fault that was ordered, nor follow from one."""
         lines = self.log().splitlines()
         starts = [number for number, line in enumerate(lines) if line.strip().startswith("Traceback (most recent")]
+        starts = [
+            number
+            for number in starts
+            if not any("direct cause" in line for line in lines[max(0, number - 2) : number])
+        ]
         ends = [next((line for line in lines[at + 1 :] if line[:1].strip()), "") for at in starts]
         return [line for line in ends if "injected fault" not in line]
 

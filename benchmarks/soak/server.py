@@ -1,7 +1,7 @@
 """The app with a hook for faults, which is here and not in the app: `python -m benchmarks.soak.server`, and flags as for `app.py`.
 
 A line on standard input says what happens to the next decode step of either model: `fail`, `nan`, `memory`, or `hang`,
-which lasts until `release`.
+which lasts until `release`. What is kept of prompts is less than in the app, so that it is full long before memory is looked at.
 """
 
 import os
@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 import torch
 
 import app
+from core.engine import engine
 from core.engine.lane import Lane
 
 FAULTS = ("fail", "nan", "memory", "hang")
@@ -50,8 +51,12 @@ class Hook:
         return torch.full_like(logits, torch.nan) if fault == "nan" else logits
 
 
+STORE_BYTES = 2**25
+
+
 def main() -> int:
     hook = Hook()
+    engine.STORE_BYTES = STORE_BYTES
     Lane.write = lambda lane, *given: hook.write(lane, *given)  # type: ignore[method-assign]  # noqa: PLW0108 - binds the lane
     threading.Thread(target=hook.listen, daemon=True).start()
     return app.main(["serve", *sys.argv[1:]])

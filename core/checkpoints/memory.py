@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from ..engine import Engine
 from ..engine.device import Placement
 from ..engine.engine import STORE_BYTES, Shape, lane_sizes
+from ..engine.lane import GRAIN
 from ..engine.slots import RECURRENT, CacheBytes, Masks, SlotCache, layer_kinds, usable_context
 from ..engine.step import forward_pass
 from ..errors import NotEnoughMemory, UserError
@@ -126,8 +127,8 @@ def choose_shape(
     text = config.get_text_config()
     gpu = placement.device.type != "cpu"
     slots = settings.slots or (16 if gpu else 4)
-    chunk = 256 if gpu else 64
     wanted = min(usable_context(text), settings.context or (16384 if gpu else 4096))
+    chunk = 256 if gpu else _chunk_of_a_processor(wanted, placement)
     context = wanted
     while True:
         sizes = lane_sizes(context, chunk)
@@ -141,6 +142,13 @@ def choose_shape(
                 f"These weights need about {needed / 2**30:.1f} GB with their caches, and {free / 2**30:.1f} GB is free; choose a smaller pair, fewer --slots or a shorter --context."
             )
         context //= 2
+
+
+def _chunk_of_a_processor(context: int, placement: Placement) -> int:
+    """A longer one is read faster, token by token; none may cost some of the context. What portable arithmetic writes is kept by chunks, too."""
+    if placement.portable:
+        return GRAIN
+    return next(chunk for chunk in (4 * GRAIN, 2 * GRAIN, GRAIN) if chunk == GRAIN or context % chunk == 0)
 
 
 def check_room_for_another(engine: Engine) -> None:

@@ -491,13 +491,13 @@ class Engine:
             self._fail(job, error)
 
     def _score(self, score: Score) -> None:
-        """One chunk of token ids that are being scored."""
+        """Some of the token ids that are being scored."""
         lane = self._lanes[score.size]
         try:
             if not score.started or self._scoring_cache is None:
                 score.started, self._scoring_cache = True, lane.scoring_cache()
                 score.take(Started())
-            start, score.read = score.read, score.read + lane.chunk
+            start, score.read = score.read, score.read + lane.grain
             logits = self._watch.run(lane.score, self._scoring_cache, score.token_ids, start, score.first)
             if len(logits):
                 score.allowed -= 1

@@ -4,11 +4,12 @@ Decode is always [slots, 1], whoever is there; empty slots run along. Prefill ru
 [1, chunk] from position 0 and is then copied into a slot. Because no shape ever depends on who else
 is being served, neither do the bits. A lane knows tensors and slot numbers, not requests.
 
-The last piece of a prompt is padded behind its end, where no token looks. Padding would run through a state, so where a
-model has states that piece is as long as its tokens; its shape follows from the prompt alone.
+The last piece of a prompt is padded behind its end, where no token looks: on a GPU to a whole chunk, on a processor, which computes
+padding as slowly as tokens, to the next `GRAIN`. Padding would run through a state, so where a model has states that piece is as long
+as its tokens. No piece looks behind its own end. So its shape follows from the prompt alone.
 
-In portable arithmetic no bit depends on how many positions are looked at either, so that there both shapes reach no
-farther than the longest row in use, rounded up to one of `lengths_in_use`.
+In portable arithmetic no bit depends on how many positions are looked at, so that there decode reaches no farther than
+the longest row in use, rounded up to one of `lengths_in_use`.
 """
 
 import inspect
@@ -26,6 +27,7 @@ from .step import DecodeStep, forward_pass
 from .store import Chunk, PrefillStore, prefix_key
 
 SHORTEST = 128  # positions; a step over fewer takes hardly less time
+GRAIN = 64  # tokens
 
 
 def lengths_in_use(length: int, chunk: int) -> list[int]:
@@ -64,6 +66,9 @@ class Lane:
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
         self.device = next(model.get_input_embeddings().parameters()).device
+        self.grain = (
+            min(GRAIN, chunk) if self.device.type == "cpu" else chunk
+        )  # of what is read; a chunk is some of them
         self._figures_device = figures_device(self.device)
         self.masks = Masks(config, model.dtype, attention)
         self.store = store or PrefillStore(0)
@@ -117,10 +122,7 @@ class Lane:
 
     def step(self, end: int) -> DecodeStep:
         """The decode step that looks at all positions before `end`, and at few others."""
-        return self._steps[self._in_use(end)]
-
-    def _in_use(self, end: int) -> int:
-        return next(length for length in self._lengths if end <= length)
+        return self._steps[next(length for length in self._lengths if end <= length)]
 
     def _recorded_step(self, end: int) -> DecodeStep:
         """`step`, or until that is recorded one that is and looks farther: recorded is worth more than short."""
@@ -154,8 +156,8 @@ class Lane:
 
         Returns the logits [1, vocabulary] at its last token, float.
         """
-        last = min(len(token_ids) - start, self.chunk) - 1
-        return self._prefill(self._reading, token_ids, start, [last])
+        part = token_ids[start : start + self.chunk]
+        return self._prefill(self._reading, part, start, [len(part) - 1])
 
     def repeat(self, end: int) -> list[torch.Tensor]:
         """As if a prompt up to `end` had been read that repeats the first chunk, with the states before its first token.
@@ -175,24 +177,23 @@ class Lane:
         return self._reading.blank()
 
     def score(self, cache: SlotCache, token_ids: Sequence[int], start: int, first: int) -> torch.Tensor:
-        """One prefill pass over the chunk that begins at `start`, in a cache of `scoring_cache`.
+        """One prefill pass over the `grain` tokens from `start` on, in a cache of `scoring_cache`; logits of a whole chunk may be too many.
 
         Returns the logits [rows, vocabulary], float32 or float64, at those of its tokens that predict position
         `first` or later (row by row the positions that follow); the last token of all predicts nothing.
         """
-        end = min(start + self.chunk, len(token_ids) - 1)
+        end = min(start + self.grain, len(token_ids) - 1)
         rows = range(max(start, first - 1) - start, end - start)
-        logits = self._prefill(cache, token_ids[:-1], start, rows or [0])
+        logits = self._prefill(cache, token_ids[start:end], start, rows or [0])
         return logits[: len(rows)].to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _prefill(self, cache: SlotCache, token_ids: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
-        """The chunk at `start` in one pass; the logits [rows, vocabulary] at these of its tokens."""
-        part = list(token_ids[start : start + self.chunk])
+    def _prefill(self, cache: SlotCache, part: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
+        """These tokens, which stand at `start` and behind it, in one pass; the logits [rows, vocabulary] at some of them."""
         kept = torch.tensor(rows, device=self.device)
         if self._token_by_token:
             logits = torch.cat([self._pass(cache, [id], start + place) for place, id in enumerate(part)])[kept]
         else:
-            padding = [] if self.has_states else [0] * (self.chunk - len(part))
+            padding = [] if self.has_states else [0] * (-len(part) % self.grain)
             options = {"logits_to_keep": kept} if self._last_only else {}
             logits = self._pass(cache, [*part, *padding], start, **options)
             logits = logits if self._last_only else logits[kept]
@@ -201,13 +202,9 @@ class Lane:
     def _pass(self, cache: SlotCache, token_ids: list[int], start: int, **options: torch.Tensor) -> torch.Tensor:
         """Logits [tokens, vocabulary] of one pass over these tokens, which stand at `start` and behind it."""
         end = start + len(token_ids)
-        positions = torch.arange(start, end, device=self.device)[None]
-        if (length := self._in_use(end)) < cache.length:
-            cache = cache.over(cache.upto(length), positions)
-        else:
-            cache.at(positions)
+        there = cache.over(cache.upto(end), torch.arange(start, end, device=self.device)[None])
         ids = torch.tensor([token_ids], device=self.device)
-        return forward_pass(self.model, self.masks, cache, ids, **options)[0]
+        return forward_pass(self.model, self.masks, there, ids, **options)[0]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way.

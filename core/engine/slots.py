@@ -183,17 +183,18 @@ class SlotCache(Cache):
 
     def tensors(self) -> list[torch.Tensor]:
         """Everything of every layer, as views that can be written; the first dimension is the row."""
+        return self.upto(self.length)
+
+    def upto(self, length: int) -> list[torch.Tensor]:
+        """The same with the first `length` positions alone."""
         found: list[torch.Tensor] = []
         for layer in self.slot_layers:
             if isinstance(layer, SlotLayer):
-                found += (layer.keys, layer.values)
+                whole = (layer.keys, layer.values)
+                found += whole if length == self.length else (tensor[:, :, :length] for tensor in whole)
             if isinstance(layer, StateLayer):
                 found += layer.states()
         return found
-
-    def upto(self, length: int) -> list[torch.Tensor]:
-        """`tensors` of a cache without states, the first `length` positions of each."""
-        return [tensor[:, :, :length] for tensor in self.spans()]
 
     def spans(self) -> list[torch.Tensor]:
         """Keys and values alone, [rows, heads, length, head size]."""

@@ -148,10 +148,7 @@ class DecodeStep:
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: SlotCache) -> torch.Tensor:
         """Logits [rows, 1, vocabulary]; `ids` and `positions` are int64 [rows, 1], and `cache` is written into."""
-        return self._run(ids, positions, *self._parts(cache))
-
-    def _parts(self, cache: SlotCache) -> list[torch.Tensor]:
-        return cache.tensors() if self.length == cache.length else cache.upto(self.length)
+        return self._run(ids, positions, *cache.upto(self.length))
 
     def record(self) -> None:
         """Record it over its own cache, which it leaves dirty."""
@@ -164,7 +161,7 @@ class DecodeStep:
         Nothing that they use is touched: caches are copied, and the mode is another one.
         """
         assert isinstance(self._model, Portable)
-        cache = self._cache.over(self._parts(self._cache), self._cache.positions).blank()
+        cache = self._cache.over(self._cache.upto(self.length), self._cache.positions).blank()
         with suppress(GivenUp):
             self._record(self._model.beside(given_up), cache)
 
