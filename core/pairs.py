@@ -6,30 +6,52 @@ Knows names and folders, no model: whoever only asks for the list waits for no l
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
 from .installation import COMMAND, DATA
 from .settings import EMBEDDED, Settings
-from .types import SIDES, Side, Value
+from .types import SIDES, Side, Value, explain
 
 HOME = DATA / "checkpoints"
 
 
+class Stage(Value):
+    """A point in a lineage where somebody kept the weights: what its makers call it ("SFT"), and what names its model."""
+
+    name: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+
 class Pair(Value):
-    """One row of pairs.toml."""
+    """One row of pairs.toml. `stages` are all stages of its lineage in order, both models of the pair among them; () is not known."""
 
     id: str
     title: str
     base: str
     post: str
     arithmetic: Literal["fast", "portable"] = "fast"  # on a processor, where nobody says otherwise
+    stages: tuple[Stage, ...] = ()
+
+    @model_validator(mode="after")
+    def _from_base_to_post(self) -> "Pair":
+        names, sources = ([getattr(stage, of) for stage in self.stages] for of in ("name", "source"))
+        if len(set(names)) < len(names) or len(set(sources)) < len(sources):
+            raise ValueError("two of its stages have one name or one source")
+        if sources and (sources[0], sources[-1]) != (self.base, self.post):
+            raise ValueError("its stages must begin with its base and end with its post")
+        return self
 
     def spec(self, side: Side) -> str:
         """What names a side's model: a folder, or a Hub id with an optional revision."""
         return self.base if side == "base" else self.post
+
+    @property
+    def between(self) -> tuple[Stage, ...]:
+        """The stages that are neither its base nor its post."""
+        return self.stages[1:-1]
 
 
 class About(Value):
@@ -42,7 +64,7 @@ class About(Value):
 
 def about(spec: str) -> About:
     """What is known of a model by its spec, whatever revision it names."""
-    known = tomllib.loads((HOME / "pairs.toml").read_text("utf-8")).get("models", {})
+    known = _file().get("models", {})
     return About.model_validate(known.get(spec.partition("@")[0], {}))
 
 
@@ -75,16 +97,31 @@ def known_pairs(settings: Settings) -> tuple[Pair, ...]:
     """The rows of pairs.toml, or those of them that --pairs lists, after the person's own pair when --base and --post name one.
 
     Raises:
-        UserError: --pairs names no row.
+        UserError: --pairs names no row, or a row is not one.
     """
-    rows = TypeAdapter(tuple[Pair, ...]).validate_python(
-        tomllib.loads((HOME / "pairs.toml").read_text("utf-8"))["pair"]
-    )
+    rows = tuple(map(_row, _file().get("pair", [])))
     if settings.pairs:
         rows = tuple(find_pair(rows, id) for id in settings.pairs)
     if settings.base is None or settings.post is None:
         return rows
     return (_own(settings.base, settings.post), *rows)
+
+
+def _file() -> dict[str, Any]:
+    """pairs.toml. Raises UserError where it is not TOML."""
+    try:
+        return tomllib.loads((HOME / "pairs.toml").read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"checkpoints/pairs.toml cannot be read: {str(error).rstrip('.')}.") from None
+
+
+def _row(row: Any) -> Pair:
+    """Raises UserError that names the row."""
+    name = row.get("id") if isinstance(row, dict) else row
+    try:
+        return Pair.model_validate(row)
+    except ValidationError as error:
+        raise UserError(f"The row {name!r} of checkpoints/pairs.toml is no pair; {explain(error)}") from None
 
 
 def _own(base: str, post: str) -> Pair:

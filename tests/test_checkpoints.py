@@ -538,8 +538,47 @@ def test_the_rows_of_the_file_have_ids_of_their_own_and_two_different_models():
     assert all(row.base != row.post for row in rows)
 
 
+LINEAGE = [{"name": name, "source": f"owner/{name}"} for name in ("base", "SFT", "final")]
+
+
+def test_a_lineage_names_its_stages_from_the_base_to_the_last():
+    row = pairs.find_pair(pairs.known_pairs(Settings()), "olmo2-1b")
+    assert [stage.name for stage in row.stages] == ["base", "SFT", "DPO", "final"]
+    assert [stage.source for stage in row.between] == ["allenai/OLMo-2-0425-1B-SFT", "allenai/OLMo-2-0425-1B-DPO"]
+    without = pairs.default_pair(Settings())
+    assert without.stages == without.between == (), "of most lineages only two stages were kept"
+
+
+@pytest.mark.parametrize(
+    ("stages", "why"),
+    [
+        (LINEAGE[:2], "the value: its stages must begin with its base and end with its post"),
+        ([*LINEAGE[:2], LINEAGE[1], LINEAGE[2]], "the value: two of its stages have one name or one source"),
+        ([{"name": "base"}], "stages.0.source: field required"),
+        (
+            [*LINEAGE[:2], {"name": "", "source": "owner/final"}],
+            "stages.2.name: string should have at least 1 character",
+        ),
+    ],
+)
+def test_a_row_that_is_none_is_named_in_one_sentence(stages, why, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "HOME", tmp_path)
+    row = 'id = "x"\ntitle = "X"\nbase = "owner/base"\npost = "owner/final"'
+    listed = ", ".join("{" + ", ".join(f'{key} = "{value}"' for key, value in stage.items()) + "}" for stage in stages)
+    (tmp_path / "pairs.toml").write_text(f"[[pair]]\n{row}\nstages = [{listed}]\n", "utf-8")
+    with pytest.raises(UserError) as refused:
+        pairs.known_pairs(Settings())
+    assert str(refused.value) == f"The row 'x' of checkpoints/pairs.toml is no pair; {why}."
+    (tmp_path / "pairs.toml").write_text("pair = [3, ", "utf-8")
+    with pytest.raises(UserError, match=r"^checkpoints/pairs\.toml cannot be read: .* \(at end of document\)\.$"):
+        pairs.known_pairs(Settings())
+
+
 def test_every_model_that_is_offered_has_a_row_of_what_is_known_and_no_other_has():
-    offered = {row.spec(side) for row in pairs.known_pairs(Settings()) for side in SIDES}
+    rows = pairs.known_pairs(Settings())
+    offered = {row.spec(side) for row in rows for side in SIDES} | {
+        stage.source for row in rows for stage in row.stages
+    }
     assert set(tomllib.loads((pairs.HOME / "pairs.toml").read_text("utf-8"))["models"]) == offered
     assert all(pairs.about(spec).parameters for spec in offered)
     assert pairs.about("HuggingFaceTB/SmolLM2-135M@main") == pairs.about("HuggingFaceTB/SmolLM2-135M")

@@ -10,7 +10,6 @@ from ..installation import COMMAND
 from ..pairs import default_pair, spelled
 from ..pool import Progress
 from ..settings import EMBEDDED, Settings, add_own_pair_flags
-from ..types import SIDES
 from .terminal import Saying, say
 
 
@@ -21,17 +20,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help=f"a pair that `{COMMAND} pairs` lists (default: your own, else {EMBEDDED})",
     )
+    parser.add_argument(
+        "--stages", action="store_true", help="the stages between both models too, where a pair has some"
+    )
     add_own_pair_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
     """Exit status 0 when all files are here. What has arrived of a download that broke off is kept, and is not fetched again."""
     pair, hub = default_pair(settings), HuggingFaceHub()
-    for number, side in enumerate(SIDES):
+    between = [stage.source for stage in pair.between] if flags.stages else []
+    for spec in (pair.base, pair.post, *between):
         with Saying() as progress:
-            progress(Progress(f"Looking for {pair.spec(side)}"))
-            source = sources.find(pair.spec(side), hub, pair.base if side == "post" else None)
-            loading.check_kind(source, hub, place(settings, number, pair.arithmetic))
+            progress(Progress(f"Looking for {spec}"))
+            source = sources.find(spec, hub, None if spec == pair.base else pair.base)
+            loading.check_kind(source, hub, place(settings, int(spec != pair.base), pair.arithmetic))
             told = [_fetch(each, hub, progress) for each in (source, source.adapter_of) if each is not None]
         for line in told:
             say(line)
