@@ -21,7 +21,7 @@ from .errors import UserError
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 WEIGHTS = "model.safetensors"  # of a model that is not sharded
-UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
+UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
 
 # What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
 UNREACHABLE = (OSError, httpx2.HTTPError)

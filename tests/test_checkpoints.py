@@ -18,6 +18,7 @@ from core.checkpoints.loading import Checkpoint
 from core.checkpoints.siblings import Kinship, kinship
 from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
+from core.checkpoints.whole import tensor_names
 from core.engine.device import Placement, place
 from core.engine.engine import STORE_BYTES
 from core.engine.slots import CacheBytes
@@ -390,6 +391,15 @@ def test_what_cannot_continue_text_is_refused_before_anything_is_downloaded(tmp_
     assert set(hub.asked) == {("config.json",)}
 
 
+def test_weights_that_are_there_twice_are_read_and_fetched_once(tmp_path):
+    """Mistral's repositories have theirs a second time, under names of their own, in consolidated.safetensors."""
+    save_file({"layers.0.attention.wq.weight": torch.zeros(1)}, tmp_path / "consolidated.safetensors")
+    save_file({"model.norm.weight": torch.zeros(1)}, tmp_path / "model-00001-of-00001.safetensors")
+    assert tensor_names(tmp_path) == {"model.norm.weight"}
+    files = {"config.json": 1, "consolidated.safetensors": 5, "model-00001-of-00001.safetensors": 5}
+    assert set(Repository("owner/name", COMMIT, files).wanted()) == set(files) - {"consolidated.safetensors"}
+
+
 def test_what_this_machine_can_never_hold_is_refused_before_anything_is_downloaded(pair, monkeypatch):
     monkeypatch.setattr(memory, "total_bytes", lambda device: 1000)
     hub = FolderHub(pair[0])
@@ -572,6 +582,15 @@ def test_a_row_that_is_none_is_named_in_one_sentence(stages, why, tmp_path, monk
     (tmp_path / "pairs.toml").write_text("pair = [3, ", "utf-8")
     with pytest.raises(UserError, match=r"^checkpoints/pairs\.toml cannot be read: .* \(at end of document\)\.$"):
         pairs.known_pairs(Settings())
+
+
+def test_the_smallest_pair_comes_first():
+    def parameters(row: pairs.Pair) -> float:
+        said = pairs.about(row.post).parameters
+        return float(said[:-1]) * {"M": 1e6, "B": 1e9}[said[-1]]
+
+    sizes = [parameters(row) for row in pairs.known_pairs(Settings())]
+    assert sizes == sorted(sizes)
 
 
 def test_every_model_that_is_offered_has_a_row_of_what_is_known_and_no_other_has():
