@@ -6,7 +6,7 @@ Knows names and folders, no model: whoever only asks for the list waits for no l
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -45,7 +45,7 @@ class Pair(Value):
         return self
 
     def spec(self, side: Side) -> str:
-        """What names a side's model: a folder, or a Hub id with an optional revision."""
+        """What names a side's model: a folder or a GGUF file here, or a Hub id or a GGUF file there with an optional revision."""
         return self.base if side == "base" else self.post
 
     @property
@@ -130,14 +130,14 @@ def _own(base: str, post: str) -> Pair:
 
 
 def own_pair(base: str, post: str) -> Pair:
-    """A pair of what somebody typed: two folders, Hub ids or PEFT adapters.
+    """A pair of what somebody typed: two folders, GGUF files, Hub ids or PEFT adapters.
 
     Raises:
         UserError: one of them is empty, or a path to nothing.
     """
     base, post = base.strip(), post.strip()
     if not base or not post:
-        raise UserError("Name both models, each by a folder, a Hub id, or a PEFT adapter.")
+        raise UserError("Name both models, each by a folder, a GGUF file, a Hub id, or a PEFT adapter.")
     for spec in (base, post):
         check_path(spec)
     return _own(base, post)
@@ -174,45 +174,82 @@ def check_paths(settings: Settings) -> None:
 
 def check_path(spec: str) -> None:
     """Raises UserError, for whoever typed it, when a spec is a path to nothing."""
-    if _is_path(spec) and not Path(spec).expanduser().is_dir():
-        raise UserError(f"There is no folder {spec!r} on this machine; check the path.")
+    if _is_path(spec) and not _is_model(spec, Path(spec).expanduser()):
+        raise _nothing_there(spec, spec)
 
 
 def at_commits(pair: Pair, commits: Mapping[Side, str]) -> Pair:
-    """The pair with these commits of its Hub repositories; what comes from a folder stays as it is."""
+    """The pair with these commits of its Hub repositories; what lies here stays as it is."""
 
     def pinned(side: Side, spec: str) -> str:
-        return f"{spec.partition('@')[0]}@{commits[side]}" if side in commits and folder(spec) is None else spec
+        return f"{spec.partition('@')[0]}@{commits[side]}" if side in commits and here(spec) is None else spec
 
     return pair.model_copy(update={"base": pinned("base", pair.base), "post": pinned("post", pair.post)})
 
 
 def places(pair: Pair) -> tuple[Path | str, ...]:
     """Where both models of a pair lie, however that was typed. Raises UserError when one is a path to nothing."""
-    return tuple(folder(pair.spec(side)) or pair.spec(side) for side in SIDES)
+    return tuple(here(pair.spec(side)) or pair.spec(side) for side in SIDES)
 
 
 def label(spec: str) -> str:
     """How a source is called where people see it: its own name, never a path of the machine."""
     path = Path(spec).expanduser()
-    return _here(path).name if path.is_dir() or _is_path(spec) else spec
+    return _in_full(path).name if _is_model(spec, path) or _is_path(spec) else spec
 
 
-def _here(path: Path) -> Path:
+def _in_full(path: Path) -> Path:
     """The path in full, by the name that was typed: a link is not followed, but `.` and `..` have names of their own."""
     return path.resolve() if path.name in ("", "..") else path.absolute()
 
 
+def _is_gguf(spec: str) -> bool:
+    return spec.partition("@")[0].lower().endswith(".gguf")
+
+
 def _is_path(spec: str) -> bool:
-    return spec.startswith((".", "/", "~"))
+    return spec.startswith((".", "/", "~")) or (_is_gguf(spec) and spec.count("/") < 2)
+
+
+def _is_model(spec: str, path: Path) -> bool:
+    return path.is_dir() or (_is_gguf(spec) and path.is_file())
+
+
+def _nothing_there(spec: str, shown: str) -> UserError:
+    return UserError(f"There is no {'file' if _is_gguf(spec) else 'folder'} {shown!r} on this machine; check the path.")
+
+
+def here(spec: str) -> Path | None:
+    """Where a spec lies here, a folder or a GGUF file; None for what is on the Hub. Raises UserError when it is a path to nothing."""
+    own = Path(spec).expanduser()
+    for place in (own,) if _is_path(spec) else (HOME / spec, own):
+        if _is_model(spec, place):
+            return _in_full(place)
+    if _is_path(spec):
+        raise _nothing_there(spec, label(spec))
+    return None
 
 
 def folder(spec: str) -> Path | None:
-    """Where a spec lies here; None for a Hub id. Raises UserError when it is a path to nothing."""
-    own = Path(spec).expanduser()
-    for place in (own,) if _is_path(spec) else (HOME / spec, own):
-        if place.is_dir():
-            return _here(place)
-    if _is_path(spec):
-        raise UserError(f"There is no folder {label(spec)!r} on this machine; check the path.")
-    return None
+    """The folder here that a spec names, if it names one. Raises UserError when it is a path to nothing."""
+    place = here(spec)
+    return place if place is not None and place.is_dir() else None
+
+
+class OnHub(NamedTuple):
+    """A spec of what is on the Hub, in its parts: owner/name, owner/name@revision, owner/name/file.gguf, owner/name/file.gguf@revision.
+
+    The revision stands last, so that none, whoever names it, can choose another repository or another file.
+    """
+
+    id: str
+    revision: str | None
+    file: str | None
+
+    @classmethod
+    def of(cls, spec: str) -> "OnHub":
+        name, _, revision = spec.partition("@")
+        owner, *rest = name.split("/")
+        if _is_gguf(name) and len(rest) > 1:
+            return cls(f"{owner}/{rest[0]}", revision or None, "/".join(rest[1:]))
+        return cls(name, revision or None, None)

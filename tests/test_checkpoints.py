@@ -447,7 +447,7 @@ def test_weights_are_as_large_in_memory_as_in_their_files_but_for_the_dtype(file
 def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy, absurd):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, **absurd}))
-    with pytest.raises(UserError, match=r"The config\.json of spoiled says .*, and no model here may have more than"):
+    with pytest.raises(UserError, match=r"The configuration of spoiled says .*, and no model here may have more than"):
         loading.read_config(copy, "spoiled")
 
 
@@ -586,7 +586,7 @@ def test_a_row_that_is_none_is_named_in_one_sentence(stages, why, tmp_path, monk
 
 def test_the_smallest_pair_comes_first():
     def parameters(row: pairs.Pair) -> float:
-        said = pairs.about(row.post).parameters
+        said = pairs.about(row.post).parameters or ""
         return float(said[:-1]) * {"M": 1e6, "B": 1e9}[said[-1]]
 
     sizes = [parameters(row) for row in pairs.known_pairs(Settings())]
@@ -616,7 +616,7 @@ def test_what_is_known_of_the_embedded_models_is_what_they_are():
 
 def test_a_pair_says_whether_it_is_here_or_what_is_to_be_downloaded(pair, monkeypatch):
     rows = {row.id: row for row in pairs.known_pairs(Settings(base=str(pair[0]), post=str(pair[1])))}
-    monkeypatch.setattr(sources, "is_cached", lambda id, revision: False)
+    monkeypatch.setattr(sources, "is_cached", lambda id, revision, file: False)
     assert whereabouts(rows["tiny-base | tiny-chat"]) == whereabouts(rows["embedded"]) == "on this machine"
     assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"
     assert whereabouts(rows["llama3.2-3b"]) == "13 GB to download"
@@ -627,7 +627,7 @@ def test_a_pair_says_whether_it_is_here_or_what_is_to_be_downloaded(pair, monkey
         and sidebar._titled(rows["embedded"]) == rows["embedded"].title
     )
     monkeypatch.setattr(
-        sources, "is_cached", lambda id, revision: (id, revision) in (("owner/name", "v1"), ("owner/other", None))
+        sources, "is_cached", lambda id, revision, _: (id, revision) in (("owner/name", "v1"), ("owner/other", None))
     )
     assert whereabouts(unknown) == "on this machine"
     assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"

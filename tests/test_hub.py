@@ -200,6 +200,28 @@ def test_a_pair_is_fetched_ahead_and_checked_and_what_is_here_needs_no_network(s
     assert "owner/other is not on this machine and the Hub cannot be reached" in capsys.readouterr().err
 
 
+def test_of_a_repository_one_gguf_file_is_fetched_and_checked_and_needs_no_network_again(server, monkeypatch, capsys):
+    digest = hashlib.sha256(b"GGUF" * 9).hexdigest()
+    monkeypatch.setattr(SmallHub, "sha256", {"a.gguf": digest})
+    for name in ("a.gguf", "b.gguf"):
+        monkeypatch.setitem(FILES, name, b"GGUF" * 9)
+    spec = "owner/name/a.gguf"
+    assert not hub.is_cached("owner/name", None, "a.gguf")
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    assert capsys.readouterr().out.splitlines() == 2 * [f"a.gguf is on this machine, at {COMMIT}: 0 MB, checked."]
+    (there,) = Path(constants.HF_HUB_CACHE).rglob("snapshots/*/*")
+    assert there.name == "a.gguf" and hub.is_cached("owner/name", None, "a.gguf")
+    there.resolve().write_bytes(b"GGUF" * 8 + b"GGUX")
+    assert app.main(["download", "--base", spec, "--post", spec]) == 2
+    assert "a.gguf of owner/name is not what the Hub lists, so it was taken away" in capsys.readouterr().err
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    server()
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    assert "The Hub cannot be reached, so its files were not checked." in capsys.readouterr().out
+    assert app.main(["download", "--base", "owner/name/b.gguf", "--post", spec]) == 2
+    assert "owner/name has no file 'b.gguf'; it has a.gguf." in capsys.readouterr().err
+
+
 def test_the_stages_between_are_fetched_where_they_are_asked_for(server, tmp_path, monkeypatch, capsys):
     config = json.dumps(tiny.model().config.to_dict()).encode()
     monkeypatch.setitem(FILES, "config.json", config)

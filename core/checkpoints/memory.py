@@ -105,7 +105,11 @@ def check_size(files: Mapping[str, int], config: PreTrainedConfig, placement: Pl
     """Raises UserError when the weights alone, by the sizes of their files, are more than this machine could ever hold."""
     written = sum(files[file] for file in weight_files(files))
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    needed = written * placement.dtype.itemsize // dtype.itemsize
+    check_bytes(written * placement.dtype.itemsize // dtype.itemsize, placement, name)
+
+
+def check_bytes(needed: int, placement: Placement, name: str) -> None:
+    """Raises UserError when weights of so many bytes are more than this machine could ever hold."""
     there = total_bytes(placement.device)
     if needed > there:
         raise UserError(

@@ -43,12 +43,14 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
 
 def _fetch(source: Source, hub: HuggingFaceHub, progress: Saying) -> str:
     """Bring and check the files of one source; what became of it."""
-    folder = sources.bring(source, hub, lambda text, share: progress(Progress(text, share)))
+    place = sources.bring(source, hub, lambda text, share: progress(Progress(text, share)))
     if source.repository is None:
-        return f"{source.name} is a folder on this machine."
+        return f"{source.name} is a {'file' if source.is_gguf else 'folder'} on this machine."
     here = f"{source.name} is on this machine, at {source.repository.revision}"
     if not source.repository.listed:
         return f"{here}. The Hub cannot be reached, so its files were not checked."
+    file = source.repository.file
+    folder = place if file is None else place.parents[file.count("/")]
     check(source.repository, folder, lambda share: progress(Progress(f"Checking {source.name}", share)))
     size = sum(source.repository.wanted().values()) // 1_000_000
     return f"{here}: {spelled(size)}, checked."
