@@ -191,6 +191,13 @@ def test_tensors_that_are_lacking_or_left_over_are_refused_by_name(tmp_path):
         read(path)
 
 
+def test_a_vocabulary_that_contradicts_itself_is_refused_in_one_sentence(file, tmp_path):
+    path = tmp_path / "v.gguf"
+    path.write_bytes(file.read_bytes().replace("Ġ t".encode(), "Ġ \x01".encode(), 1))
+    with pytest.raises(UserError, match=r"^v\.gguf has no tokenizer that can be read: .*out of vocabulary\.$"):
+        read_tokenizer(path, "v.gguf")
+
+
 def test_no_file_is_read_where_the_library_would_fetch_code_for_it(file, monkeypatch):
     monkeypatch.setattr(gguf_files, "is_kernels_available", lambda: True)
     with pytest.raises(UserError, match="GGUF files are not read while the package kernels is installed"):

@@ -183,7 +183,7 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
         architecture, described, settings = get_gguf_tokenizer(str(file.path))
         backend, _ = convert_gguf_tokenizer(architecture, described)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings)
-    except _FOREIGN as error:
+    except Exception as error:  # what the library tokenizers raises is no more than that
         raise UserError(
             f"{file.name} has no tokenizer that can be read: {reason(error, file.name, file.path)}."
         ) from error
