@@ -1,7 +1,7 @@
 """Does it hold on real weights? Everything that can be held against transformers alone, for one pair, in one table.
 
     make real PAIR=embedded                         a pair by its id, as `python app.py pairs` lists them
-    make real PAIR="FOLDER FOLDER"                  a base model and its post-trained sibling: folders, or ids on the Hub
+    make real PAIR="FOLDER FOLDER"                  a base model and its post-trained sibling: folders, GGUF files, or ids on the Hub
     python -m benchmarks.real FOLDER --save         one model for both sides, which then differ in their framing alone
 
 Greedy replies against `generate` on the same token ids; receipts, replayed; the lens against a forward pass of the
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig
 
 from benchmarks import engine, report
 from benchmarks.report import Row
@@ -60,9 +61,15 @@ TALK = (
 class Plain:
     """A model as transformers alone loads and runs it."""
 
-    def __init__(self, folder: str, lease: Lease):
+    def __init__(self, place: Path, lease: Lease):
         served = lease.post.model
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=served.dtype, use_safetensors=True)
+        model: Any = (
+            AutoModelForCausalLM.from_pretrained(
+                place.parent, gguf_file=place.name, quantization_config=GgufConfig(dequantize=True), dtype=served.dtype
+            )
+            if place.is_file()
+            else AutoModelForCausalLM.from_pretrained(place, dtype=served.dtype, use_safetensors=True)
+        )
         self.model = model.to(served.device).eval().requires_grad_(False)
         self.model.generation_config = GenerationConfig()  # its own settings would fill in what is not said
         self.stop_ids, self.vocabulary = sorted(lease.stop_ids("post")), lens.common_vocabulary(lease)
@@ -107,8 +114,8 @@ def plain_models(pool: Pool, lease: Lease) -> dict[Side, Plain]:
         source = sources.find(spec, pool.hub, lease.pair.base)
         if source.adapter_of is not None:
             raise UserError(f"{source.name} is an adapter; name a folder with its merged weights.")
-        folder = sources.bring(source, pool.hub, lambda text, fraction: None)
-        models[spec] = models.get(spec) or Plain(str(folder), lease)
+        place = sources.bring(source, pool.hub, lambda text, fraction: None)
+        models[spec] = models.get(spec) or Plain(place, lease)
     return {side: models[lease.pair.spec(side)] for side in SIDES}
 
 

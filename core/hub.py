@@ -21,7 +21,7 @@ from .errors import UserError
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 WEIGHTS = "model.safetensors"  # of a model that is not sharded
-UNWANTED = ("original/*", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
+UNWANTED = ("original/*", "consolidated*.safetensors", "onnx/*", "*/onnx/*", "coreml/*", "runs/*")
 
 # What the Hub's client raises when there is no network, no disk or no answer. Its HTTP library's own errors are not OSErrors.
 UNREACHABLE = (OSError, httpx2.HTTPError)
@@ -35,7 +35,8 @@ ReportFraction = Callable[[float], None]  # fraction of the bytes that are here,
 class Repository:
     """A repository at one commit: the commit's sha, its files with their sizes in bytes, and the SHA-256 of its large files.
 
-    `listed` is False where the Hub could not be asked: then the files are those that lie here.
+    `listed` is False where the Hub could not be asked: then the files are those that lie here. `file` is the only one that is
+    asked for, where it is a GGUF file.
     """
 
     id: str
@@ -43,8 +44,11 @@ class Repository:
     files: dict[str, int]
     sha256: dict[str, str] = field(default_factory=dict)
     listed: bool = True
+    file: str | None = None
 
     def wanted(self) -> dict[str, int]:
+        if self.file is not None:
+            return {self.file: self.files[self.file]}
         matches = lambda name, patterns: any(fnmatch.fnmatch(name, pattern) for pattern in patterns)  # noqa: E731
         return {
             name: size for name, size in self.files.items() if matches(name, WANTED) and not matches(name, UNWANTED)
@@ -81,7 +85,7 @@ class HuggingFaceHub:
             ) from None
         except errors.HFValidationError:
             raise UserError(
-                f"{id!r} is neither a folder here nor a Hub id; write a path, owner/name or owner/name@revision."
+                f"{id!r} is neither a folder here nor a Hub id; write a path, owner/name, owner/name@revision or owner/name/file.gguf."
             ) from None
         except (errors.RevisionResolutionError, *UNREACHABLE) as error:
             return self._cached(id, revision, error)
@@ -90,15 +94,13 @@ class HuggingFaceHub:
         return Repository(id, commit, sizes, {file.rfilename: file.lfs.sha256 for file in files if file.lfs})
 
     def _cached(self, id: str, revision: str | None, error: Exception) -> Repository:
-        names = ("config.json", "adapter_config.json")
-        found = (try_to_load_from_cache(id, name, revision=revision) for name in names)
-        config = next((path for path in found if isinstance(path, str)), None)
-        if config is None:
+        try:  # no file is asked for: only where those are that came before
+            folder = Path(snapshot_download(id, revision=revision, local_files_only=True, allow_patterns=[]))
+        except (errors.LocalEntryNotFoundError, errors.HFValidationError):
             answer = f" (it answers {error.response.status_code})" if isinstance(error, errors.HfHubHTTPError) else ""
             raise UserError(
                 f"{id} is not on this machine and the Hub cannot be reached{answer}; connect once, or choose a pair that is already here."
-            )
-        folder = Path(config).parent
+            ) from None
         return Repository(
             id,
             folder.name,
@@ -176,14 +178,14 @@ def _check_disk(repository: Repository, only: Sequence[str]) -> None:
         )
 
 
-def is_cached(id: str, revision: str | None) -> bool:
-    """Whether all weights of a repository were downloaded before. Asks nobody."""
+def is_cached(id: str, revision: str | None, file: str | None = None) -> bool:
+    """Whether all weights of a repository, or one file of it, were downloaded before. Asks nobody."""
     try:
-        config = try_to_load_from_cache(id, "config.json", revision=revision)
+        config = try_to_load_from_cache(id, file or "config.json", revision=revision)
     except errors.HFValidationError:
         return False
-    if not isinstance(config, str):
-        return False
+    if file or not isinstance(config, str):
+        return isinstance(config, str)
     index = Path(config).with_name("model.safetensors.index.json")
     try:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.exists() else {WEIGHTS}

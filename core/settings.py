@@ -22,6 +22,7 @@ QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -116,7 +117,9 @@ def add_own_pair_flags(parser: argparse.ArgumentParser) -> None:
     """The person's own pair: every command knows it."""
     own = parser.add_argument_group("your own pair")
     own.add_argument(
-        "--base", metavar="SPEC", help="a base model: a folder, a Hub id, owner/name@revision, or a PEFT adapter"
+        "--base",
+        metavar="SPEC",
+        help="a base model: a folder, a GGUF file, a Hub id, owner/name@revision, owner/name/file.gguf, or a PEFT adapter",
     )
     own.add_argument("--post", metavar="SPEC", help="its post-trained sibling, likewise")
 

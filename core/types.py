@@ -369,9 +369,10 @@ class Snapshot(Value):
 
 
 class CheckpointInfo(Value):
-    """Where the weights came from: a Hub id and its commit, or the name of a folder. No path of the machine.
+    """Where the weights came from: a Hub id and its commit, or the name of a folder or a file. No path of the machine.
 
     `left_out` names what is beside the model's text there and was not loaded, such as the tower that reads pictures.
+    `quantization` says how the weights were stored where that is not as the numbers that they are: "GGUF Q4_K, Q6_K, F32", "fp8".
     """
 
     name: str
@@ -379,6 +380,7 @@ class CheckpointInfo(Value):
     revision: str | None
     parameters: Whole
     left_out: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    quantization: str = Field(default="", exclude_if=_is_empty)
 
 
 class Deviation(Value):

@@ -45,7 +45,7 @@ def test_compare_returns_what_the_page_would_show(client, pool):
 
 @pytest.mark.slow
 def test_pairs_names_what_can_be_asked_for(client, pool):
-    assert client.predict(api_name="/pairs") == [pair.model_dump() for pair in pool.pairs]
+    assert client.predict(api_name="/pairs") == [pair.model_dump(mode="json") for pair in pool.pairs]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from core.checkpoints.loading import Checkpoint
 from core.checkpoints.siblings import Kinship, kinship
 from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
+from core.checkpoints.whole import tensor_names
 from core.engine.device import Placement, place
 from core.engine.engine import STORE_BYTES
 from core.engine.slots import CacheBytes
@@ -391,6 +392,15 @@ def test_what_cannot_continue_text_is_refused_before_anything_is_downloaded(tmp_
     assert set(hub.asked) == {("config.json",)}
 
 
+def test_weights_that_are_there_twice_are_read_and_fetched_once(tmp_path):
+    """Mistral's repositories have theirs a second time, under names of their own, in consolidated.safetensors."""
+    save_file({"layers.0.attention.wq.weight": torch.zeros(1)}, tmp_path / "consolidated.safetensors")
+    save_file({"model.norm.weight": torch.zeros(1)}, tmp_path / "model-00001-of-00001.safetensors")
+    assert tensor_names(tmp_path) == {"model.norm.weight"}
+    files = {"config.json": 1, "consolidated.safetensors": 5, "model-00001-of-00001.safetensors": 5}
+    assert set(Repository("owner/name", COMMIT, files).wanted()) == set(files) - {"consolidated.safetensors"}
+
+
 def test_what_this_machine_can_never_hold_is_refused_before_anything_is_downloaded(pair, monkeypatch):
     monkeypatch.setattr(memory, "total_bytes", lambda device: 1000)
     hub = FolderHub(pair[0])
@@ -438,7 +448,7 @@ def test_weights_are_as_large_in_memory_as_in_their_files_but_for_the_dtype(file
 def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy, absurd):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, **absurd}))
-    with pytest.raises(UserError, match=r"The config\.json of spoiled says .*, and no model here may have more than"):
+    with pytest.raises(UserError, match=r"The configuration of spoiled says .*, and no model here may have more than"):
         loading.read_config(copy, "spoiled")
 
 
@@ -552,8 +562,56 @@ def test_the_rows_of_the_file_have_ids_of_their_own_and_two_different_models():
     assert all(row.base != row.post for row in rows)
 
 
+LINEAGE = [{"name": name, "source": f"owner/{name}"} for name in ("base", "SFT", "final")]
+
+
+def test_a_lineage_names_its_stages_from_the_base_to_the_last():
+    row = pairs.find_pair(pairs.known_pairs(Settings()), "olmo2-1b")
+    assert [stage.name for stage in row.stages] == ["base", "SFT", "DPO", "final"]
+    assert [stage.source for stage in row.between] == ["allenai/OLMo-2-0425-1B-SFT", "allenai/OLMo-2-0425-1B-DPO"]
+    without = pairs.default_pair(Settings())
+    assert without.stages == without.between == (), "of most lineages only two stages were kept"
+
+
+@pytest.mark.parametrize(
+    ("stages", "why"),
+    [
+        (LINEAGE[:2], "the value: its stages must begin with its base and end with its post"),
+        ([*LINEAGE[:2], LINEAGE[1], LINEAGE[2]], "the value: two of its stages have one name or one source"),
+        ([{"name": "base"}], "stages.0.source: field required"),
+        (
+            [*LINEAGE[:2], {"name": "", "source": "owner/final"}],
+            "stages.2.name: string should have at least 1 character",
+        ),
+    ],
+)
+def test_a_row_that_is_none_is_named_in_one_sentence(stages, why, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "HOME", tmp_path)
+    row = 'id = "x"\ntitle = "X"\nbase = "owner/base"\npost = "owner/final"'
+    listed = ", ".join("{" + ", ".join(f'{key} = "{value}"' for key, value in stage.items()) + "}" for stage in stages)
+    (tmp_path / "pairs.toml").write_text(f"[[pair]]\n{row}\nstages = [{listed}]\n", "utf-8")
+    with pytest.raises(UserError) as refused:
+        pairs.known_pairs(Settings())
+    assert str(refused.value) == f"The row 'x' of checkpoints/pairs.toml is no pair; {why}."
+    (tmp_path / "pairs.toml").write_text("pair = [3, ", "utf-8")
+    with pytest.raises(UserError, match=r"^checkpoints/pairs\.toml cannot be read: .* \(at end of document\)\.$"):
+        pairs.known_pairs(Settings())
+
+
+def test_the_smallest_pair_comes_first():
+    def parameters(row: pairs.Pair) -> float:
+        said = pairs.about(row.post).parameters or ""
+        return float(said[:-1]) * {"M": 1e6, "B": 1e9}[said[-1]]
+
+    sizes = [parameters(row) for row in pairs.known_pairs(Settings())]
+    assert sizes == sorted(sizes)
+
+
 def test_every_model_that_is_offered_has_a_row_of_what_is_known_and_no_other_has():
-    offered = {row.spec(side) for row in pairs.known_pairs(Settings()) for side in SIDES}
+    rows = pairs.known_pairs(Settings())
+    offered = {row.spec(side) for row in rows for side in SIDES} | {
+        stage.source for row in rows for stage in row.stages
+    }
     assert set(tomllib.loads((pairs.HOME / "pairs.toml").read_text("utf-8"))["models"]) == offered
     assert all(pairs.about(spec).parameters for spec in offered)
     assert pairs.about("HuggingFaceTB/SmolLM2-135M@main") == pairs.about("HuggingFaceTB/SmolLM2-135M")
@@ -572,7 +630,7 @@ def test_what_is_known_of_the_embedded_models_is_what_they_are():
 
 def test_a_pair_says_whether_it_is_here_or_what_is_to_be_downloaded(pair, monkeypatch):
     rows = {row.id: row for row in pairs.known_pairs(Settings(base=str(pair[0]), post=str(pair[1])))}
-    monkeypatch.setattr(sources, "is_cached", lambda id, revision: False)
+    monkeypatch.setattr(sources, "is_cached", lambda id, revision, file: False)
     assert whereabouts(rows["tiny-base | tiny-chat"]) == whereabouts(rows["embedded"]) == "on this machine"
     assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"
     assert whereabouts(rows["llama3.2-3b"]) == "13 GB to download"
@@ -583,7 +641,7 @@ def test_a_pair_says_whether_it_is_here_or_what_is_to_be_downloaded(pair, monkey
         and sidebar._titled(rows["embedded"]) == rows["embedded"].title
     )
     monkeypatch.setattr(
-        sources, "is_cached", lambda id, revision: (id, revision) in (("owner/name", "v1"), ("owner/other", None))
+        sources, "is_cached", lambda id, revision, _: (id, revision) in (("owner/name", "v1"), ("owner/other", None))
     )
     assert whereabouts(unknown) == "on this machine"
     assert whereabouts(rows["smollm2-135m"]) == "0.5 GB to download"

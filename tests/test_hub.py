@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import HfApi, constants, errors
 
 import app
-from core import hub
+from core import hub, pairs
 from core.errors import UserError
 from core.hub import HuggingFaceHub, Repository
 from tests import tiny
@@ -198,6 +198,49 @@ def test_a_pair_is_fetched_ahead_and_checked_and_what_is_here_needs_no_network(s
     assert "The Hub cannot be reached, so its files were not checked." in capsys.readouterr().out
     assert app.main(["download", "--base", "owner/other", "--post", str(tmp_path)]) == 2
     assert "owner/other is not on this machine and the Hub cannot be reached" in capsys.readouterr().err
+
+
+def test_of_a_repository_one_gguf_file_is_fetched_and_checked_and_needs_no_network_again(server, monkeypatch, capsys):
+    digest = hashlib.sha256(b"GGUF" * 9).hexdigest()
+    monkeypatch.setattr(SmallHub, "sha256", {"a.gguf": digest})
+    for name in ("a.gguf", "b.gguf"):
+        monkeypatch.setitem(FILES, name, b"GGUF" * 9)
+    spec = "owner/name/a.gguf"
+    assert not hub.is_cached("owner/name", None, "a.gguf")
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    assert capsys.readouterr().out.splitlines() == 2 * [f"a.gguf is on this machine, at {COMMIT}: 0 MB, checked."]
+    (there,) = Path(constants.HF_HUB_CACHE).rglob("snapshots/*/*")
+    assert there.name == "a.gguf" and hub.is_cached("owner/name", None, "a.gguf")
+    there.resolve().write_bytes(b"GGUF" * 8 + b"GGUX")
+    assert app.main(["download", "--base", spec, "--post", spec]) == 2
+    assert "a.gguf of owner/name is not what the Hub lists, so it was taken away" in capsys.readouterr().err
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    server()
+    assert app.main(["download", "--base", spec, "--post", spec]) == 0
+    assert "The Hub cannot be reached, so its files were not checked." in capsys.readouterr().out
+    assert app.main(["download", "--base", "owner/name/b.gguf", "--post", spec]) == 2
+    assert "owner/name has no file 'b.gguf'; it has a.gguf." in capsys.readouterr().err
+
+
+def test_the_stages_between_are_fetched_where_they_are_asked_for(server, tmp_path, monkeypatch, capsys):
+    config = json.dumps(tiny.model().config.to_dict()).encode()
+    monkeypatch.setitem(FILES, "config.json", config)
+    monkeypatch.setattr(pairs, "HOME", tmp_path)
+    for name in ("first", "last"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(config)
+        (tmp_path / name / "model.safetensors").touch()
+    stages = ", ".join(f'{{name = "{source}", source = "{source}"}}' for source in ("first", "owner/name", "last"))
+    row = f'id = "x"\ntitle = "X"\nbase = "first"\npost = "last"\nstages = [{stages}]\n'
+    (tmp_path / "pairs.toml").write_text(f"[[pair]]\n{row}", "utf-8")
+    ends = [f"{name} is a folder on this machine." for name in ("first", "last")]
+    assert app.main(["download", "x"]) == 0
+    assert capsys.readouterr().out.splitlines() == ends
+    assert app.main(["download", "x", "--stages"]) == 0
+    fetched = f"name is on this machine, at {COMMIT}: 0 MB, checked."
+    assert capsys.readouterr().out.splitlines() == [*ends, fetched]
+    assert app.main(["pairs"]) == 0
+    assert "between them: owner/name owner/name" in capsys.readouterr().out
 
 
 def test_weights_are_here_once_all_of_them_were_downloaded(server):

@@ -398,7 +398,7 @@ def test_a_strangers_receipt_does_not_choose_which_commits_are_fetched(folder, o
         assert "other commits of these models" in refused.reasons[-1] and " replay FILE.json`" in refused.reasons[-1]
         verdict_of(pool, receipt, pair=pool.default.id, any_commit=True)
         assert hub.asked == {None, "a" * 40}, "on a machine of one's own it does"
-        monkeypatch.setattr(sources, "is_cached", lambda id, revision: True)
+        monkeypatch.setattr(sources, "is_cached", lambda id, revision, file: True)
         kept = recorded.model_copy(update={"revision": "b" * 40})
         verdict_of(pool, resealed(receipt, checkpoint=kept), pair=pool.default.id)
         assert hub.asked == {None, "a" * 40, "b" * 40}, "and what the operator has is loaded"

@@ -1,9 +1,14 @@
 """Tiny model folders, as transformers saves them: random weights, a real byte-level BPE tokenizer, chat templates of several styles."""
 
+import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import torch
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, TokenType, get_tensor_name_map, quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -144,6 +149,70 @@ def model(seed: int = 0, **changes) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).bfloat16().eval()
+
+
+def save_gguf(
+    path: Path,
+    weights: PreTrainedModel,
+    spelling: PreTrainedTokenizerFast,
+    *,
+    quantized: GGMLQuantizationType = GGMLQuantizationType.F32,
+    more: Mapping[str, str | int | float] = MappingProxyType({}),
+    tensors: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Path:
+    """A Llama as llama.cpp's converter writes it; its matrices `quantized`, with `more` keys and `tensors`."""
+    config, file = weights.config, GGUFWriter(path, "llama")
+    file.add_name("Tiny")
+    file.add_context_length(config.max_position_embeddings)
+    file.add_block_count(config.num_hidden_layers)
+    file.add_embedding_length(config.hidden_size)
+    file.add_feed_forward_length(config.intermediate_size)
+    file.add_head_count(config.num_attention_heads)
+    file.add_head_count_kv(config.num_key_value_heads)
+    file.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    file.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    file.add_layer_norm_rms_eps(config.rms_norm_eps)
+    for key, value in more.items():
+        add = {str: file.add_string, int: file.add_uint32, float: file.add_float32}[type(value)]
+        add(key, value)  # type: ignore[operator]
+    _add_tokenizer(file, spelling, more)
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in weights.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.float().numpy()
+        if "q_proj" in name or "k_proj" in name:
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        kind = quantized if values.ndim > 1 else GGMLQuantizationType.F32
+        file.add_tensor(names.get_name(name, (".weight",)), quantize(values, kind), raw_dtype=kind)
+    for name, values in tensors.items():
+        file.add_tensor(name, values)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
+def _add_tokenizer(file: GGUFWriter, spelling: PreTrainedTokenizerFast, more: Mapping[str, object]) -> None:
+    described = json.loads(spelling.backend_tokenizer.to_str())
+    added = {
+        token["id"]: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        for token in described["added_tokens"]
+    }
+    by_id = {id: token for token, id in spelling.get_vocab().items()}
+    file.add_tokenizer_model("gpt2")
+    if "tokenizer.ggml.pre" not in more:
+        file.add_tokenizer_pre("gpt-2")
+    file.add_token_list([by_id[id] for id in range(len(by_id))])
+    file.add_token_types([added.get(id, TokenType.NORMAL) for id in range(len(by_id))])
+    file.add_token_merges([" ".join(pair) for pair in described["model"]["merges"]])
+    file.add_bos_token_id(spelling.bos_token_id)
+    file.add_eos_token_id(spelling.eos_token_id)
+    file.add_add_bos_token(False)
+    if spelling.chat_template:
+        file.add_chat_template(spelling.chat_template)
 
 
 def save(folder: Path, weights: PreTrainedModel, spelling: PreTrainedTokenizerFast) -> Path:

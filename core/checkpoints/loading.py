@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ..errors import NotEnoughMemory, UserError
 from ..hub import Hub
 from ..settings import Settings
 from ..types import CheckpointInfo
-from . import memory
+from . import memory, quantised
 from .fingerprint import weights_sha256
 from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
@@ -64,20 +66,21 @@ def load(
         UserError: it cannot be loaded here; the sentence says why and what to do.
     """
     under = source.adapter_of or source
-    folder, weights_folder = bring(source, hub, report), bring(under, hub, report)
-    on_the_whole = source.adapter_of is not None and any(".language_model." in name for name in tensor_names(folder))
-    config = read_config(weights_folder, under.name, with_towers=on_the_whole)
+    place, weights_place = bring(source, hub, report), bring(under, hub, report)
+    on_the_whole = source.adapter_of is not None and any(".language_model." in name for name in tensor_names(place))
+    config = read_config(weights_place, under.name, with_towers=on_the_whole)
+    quantised.check(config, placement, under.name)
     needs = memory.footprint(config, placement)
     shape = memory.choose_shape(config, placement, settings, needs, memory.free_bytes(placement.device))
     report(f"Loading {source.name}", None)
-    tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
+    tokenizer = read_tokenizer(place if (place / "tokenizer.json").exists() else weights_place, source.name)
     attention = first_attention(config, placement)
     try:
-        model, left_out = read_weights(weights_folder, config, placement, attention, under.name)
+        model, left_out = read_weights(weights_place, config, placement, attention, under.name)
         if source.adapter_of:
             from .adapters import merge_adapter  # its library takes a second to import, and only adapters need it
 
-            model = merge_adapter(model, folder, source.name)
+            model = merge_adapter(model, place, source.name)
         model.requires_grad_(False).eval()
         report(f"Taking the fingerprint of {source.name}", None)
         digest = weights_sha256(model)
@@ -91,7 +94,7 @@ def load(
         ) from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{source.name} could not be loaded: {reason(error, source.name, folder, weights_folder)}."
+            f"{source.name} could not be loaded: {reason(error, source.name, place, weights_place)}."
         ) from error
     origin = f"{source.origin} on {source.adapter_of.origin}" if source.adapter_of else source.origin
     info = CheckpointInfo(
@@ -100,6 +103,7 @@ def load(
         revision=source.revision,
         parameters=sum(p.numel() for p in model.parameters()),
         left_out=left_out,
+        quantization=stored_as(weights_place, config, under.name),
     )
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
@@ -107,13 +111,20 @@ def load(
 def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
     """Raises UserError where no download could make a model of this source that can be served here."""
     under = source.adapter_of or source
+    if under.is_gguf:  # its configuration is in the same file as its weights, the widest of which have four bytes
+        if under.repository is not None:
+            memory.check_bytes(
+                sum(under.repository.wanted().values()) * placement.dtype.itemsize // 4, placement, under.name
+            )
+        return
     config = read_config(configuration(under, hub), under.name)
+    quantised.check(config, placement, under.name)
     memory.footprint(config, placement)  # refuses what keeps its states in a place of its own
     if under.repository is not None:
         memory.check_size(under.repository.files, config, placement, under.name)
 
 
-def read_config(folder: Path, name: str, with_towers: bool = False) -> PreTrainedConfig:
+def read_config(place: Path, name: str, with_towers: bool = False) -> PreTrainedConfig:
     """The model's configuration; of one that also reads pictures or sounds that of its text model, where transformers has it apart.
 
     With its towers it is what an adapter was trained on that names the text model inside of them.
@@ -124,13 +135,7 @@ def read_config(folder: Path, name: str, with_towers: bool = False) -> PreTraine
         UserError: transformers does not know this kind of model, it is not a decoder that writes text, or a number in it
             is out of range.
     """
-    _check_numbers(folder / "config.json", name)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(
-            f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {reason(error, name, folder)}."
-        ) from error
+    config = _read_gguf(place, name) if place.is_file() else _read_folder(place, name)
     config = config if with_towers else _text_alone(config)
     encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
     text = type(config) in AutoModelForCausalLM._model_mapping and not getattr(config, "is_encoder_decoder", False)
@@ -141,6 +146,27 @@ def read_config(folder: Path, name: str, with_towers: bool = False) -> PreTraine
     config._attn_implementation, config._experts_implementation = "eager", None  # of all parts of it
     layer_kinds(config.get_text_config())
     return config
+
+
+def _read_folder(folder: Path, name: str) -> PreTrainedConfig:
+    with suppress(OSError, ValueError, RecursionError):  # transformers says what is wrong with it
+        _check_numbers(json.loads((folder / "config.json").read_text("utf-8")), name)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{name} cannot be loaded with this version of transformers (code from repositories is never run): {reason(error, name, folder)}."
+        ) from error
+    return config
+
+
+def _read_gguf(path: Path, name: str) -> PreTrainedConfig:
+    from . import gguf_files  # its libraries are only needed for such files
+
+    file = gguf_files.open_gguf(path, name)
+    values = gguf_files.read_config(file)
+    _check_numbers(values, name)
+    return gguf_files.make_config(file, values)
 
 
 def _text_alone(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -162,12 +188,9 @@ _BOUNDS = (
 )
 
 
-def _check_numbers(file: Path, name: str) -> None:
+def _check_numbers(values: Any, name: str) -> None:
     """Raises UserError, before anything is built of it, where a number in a config is absurd."""
-    try:
-        pending = [("", json.loads(file.read_text("utf-8")))]
-    except (OSError, ValueError, RecursionError):
-        return  # whoever reads it next says what is wrong with it
+    pending = [("", values)]
     while pending:
         key, value = pending.pop()
         if isinstance(value, dict):
@@ -178,14 +201,23 @@ def _check_numbers(file: Path, name: str) -> None:
             limit = next((limit for names, limit in _BOUNDS if names.fullmatch(key)), None)
             if limit is not None and not -limit <= value <= limit:
                 raise UserError(
-                    f"The config.json of {name} says {key[:40]}: {str(value)[:20]}, and no model here may have more than {limit:,}; its files are damaged or not meant to be loaded."
+                    f"The configuration of {name} says {key[:40]}: {str(value)[:20]}, and no model here may have more than {limit:,}; its files are damaged or not meant to be loaded."
                 )
 
 
+def stored_as(place: Path, config: PreTrainedConfig, name: str) -> str:
+    """How weights are stored that were quantised: the types in a GGUF file, or the method; empty for those that were not."""
+    if not place.is_file():
+        return quantised.method(config)
+    from . import gguf_files
+
+    return gguf_files.open_gguf(place, name).quantization
+
+
 def read_weights(
-    folder: Path, config: PreTrainedConfig, placement: Placement, attention: str, name: str
+    place: Path, config: PreTrainedConfig, placement: Placement, attention: str, name: str
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """The model with the whole of its weights, and what else is in the folder that a model of text has no place for.
+    """The model with the whole of its weights, and what else is beside them that a model of text has no place for.
 
     Raises:
         UserError: a weight is missing, of another shape or of no use, which transformers alone would only log.
@@ -193,7 +225,8 @@ def read_weights(
     if placement.device.type == "cuda":
         deterministic_cuda()
     is_text = config.get_text_config() is config
-    beside = beside_the_text(tensor_names(folder)) if is_text else set()
+    folder, more, check_read = _how_to_load(place, name)
+    beside = beside_the_text(tensor_names(folder)) if is_text and not more else set()
     with memory.making:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -207,12 +240,25 @@ def read_weights(
             key_mapping=WRAPPERS | (INSIDE if is_text else {}),
             ignore_mismatched_sizes=True,  # they are told, and refused here by name
             output_loading_info=True,
+            **more,
         )
     model: PreTrainedModel
     model, told = loaded
     surplus = set(told["unexpected_keys"]) - beside
     check_whole(f"The weights of {name}", told["missing_keys"], surplus, told["mismatched_keys"])
+    check_read(model)
+    quantised.finish(model, config, placement)
     return model, parts(beside)
+
+
+def _how_to_load(place: Path, name: str) -> tuple[Path, dict[str, Any], Callable[[PreTrainedModel], None]]:
+    """The folder, what `from_pretrained` is told beside it, and what is checked of the model that comes out."""
+    if not place.is_file():
+        return place, {}, lambda model: None
+    from . import gguf_files
+
+    file = gguf_files.open_gguf(place, name)
+    return place.parent, file.loading, lambda model: gguf_files.check_all_read(file, model)
 
 
 def first_attention(config: PreTrainedConfig, placement: Placement) -> str:

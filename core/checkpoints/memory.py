@@ -1,6 +1,5 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
-import re
 import threading
 from collections.abc import Mapping
 from copy import deepcopy
@@ -20,6 +19,7 @@ from ..engine.slots import RECURRENT, CacheBytes, Masks, SlotCache, layer_kinds,
 from ..engine.step import forward_pass
 from ..errors import NotEnoughMemory, UserError
 from ..settings import Settings, usable_cores
+from .whole import weight_files
 
 making = threading.Lock()  # transformers sets torch's default dtype while it makes a model, for the whole process
 SPARE_BYTES = 2**29  # left free when deciding whether something fits
@@ -104,11 +104,13 @@ def _by_formula(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 def check_size(files: Mapping[str, int], config: PreTrainedConfig, placement: Placement, name: str) -> None:
     """Raises UserError when the weights alone, by the sizes of their files, are more than this machine could ever hold."""
-    weights = [file for file in files if file.endswith(".safetensors")]
-    own = [file for file in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", file)]
-    written = sum(files[file] for file in own or weights)
+    written = sum(files[file] for file in weight_files(files))
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    needed = written * placement.dtype.itemsize // dtype.itemsize
+    check_bytes(written * placement.dtype.itemsize // dtype.itemsize, placement, name)
+
+
+def check_bytes(needed: int, placement: Placement, name: str) -> None:
+    """Raises UserError when weights of so many bytes are more than this machine could ever hold."""
     there = total_bytes(placement.device)
     if needed > there:
         raise UserError(

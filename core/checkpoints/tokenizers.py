@@ -14,14 +14,25 @@ from ..types import SIDES, Side
 from .sources import reason
 
 
-def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
+def read_tokenizer(place: Path, name: str) -> PreTrainedTokenizerFast:
+    """Of a folder or a GGUF file. Raises UserError where there is none that can be read here."""
+    return _tried_apart(_of_gguf(place, name) if place.is_file() else _of_folder(place, name), name)
+
+
+def _of_gguf(path: Path, name: str) -> PreTrainedTokenizerFast:
+    from . import gguf_files  # its libraries are only needed for such files
+
+    return gguf_files.read_tokenizer(gguf_files.open_gguf(path, name))
+
+
+def _of_folder(folder: Path, name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, use_fast=True)
     except (ValueError, OSError, ImportError, KeyError) as error:
         raise UserError(f"{name} has no tokenizer that can be loaded here: {reason(error, name, folder)}.") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name} has only a slow tokenizer; the engine needs one with a tokenizer.json.")
-    return _tried_apart(tokenizer, name)
+    return tokenizer
 
 
 def _tried_apart(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
@@ -69,13 +80,13 @@ class _TriedApart:
 
 
 def tokenizers_at_hand(pair: Pair) -> dict[Side, PreTrainedTokenizerFast] | None:
-    """Both tokenizers of a pair that lies in folders here, without its weights; None for one that does not."""
+    """Both tokenizers of a pair that lies here, without its weights; None for one that does not."""
     tokenizers: dict[Side, PreTrainedTokenizerFast] = {}
     for side in SIDES:
-        folder = pairs.folder(pair.spec(side))
-        if folder is None or not (folder / "tokenizer.json").exists():
+        place = pairs.here(pair.spec(side))
+        if place is None or not (place.is_file() or (place / "tokenizer.json").exists()):
             return None
-        tokenizers[side] = read_tokenizer(folder, folder.name)
+        tokenizers[side] = read_tokenizer(place, place.name)
     return tokenizers
 
 

@@ -15,11 +15,17 @@ WRAPPERS = {r"(^|\.)((_orig_mod|module)\.)+": r"\1"}
 INSIDE = {r"^(?:model\.)?language_model\.lm_head\.": "lm_head.", r"^(?:model\.)?language_model\.(?:model\.)?": "model."}
 
 
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Of the files of a model those with its weights: what stands beside them (consolidated.safetensors) holds the same ones again."""
+    weights = [name for name in names if name.endswith(".safetensors")]
+    return [name for name in weights if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", name)] or weights
+
+
 def tensor_names(folder: Path) -> set[str]:
-    """The names of all tensors in a folder, those in a wrapper as what they wrap."""
+    """The names of all tensors of a model in a folder, those in a wrapper as what they wrap."""
     names = set[str]()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
+    for file in weight_files(path.name for path in folder.iterdir()):
+        with safe_open(folder / file, framework="pt") as tensors:
             names |= {re.sub(*next(iter(WRAPPERS.items())), name) for name in tensors.keys()}  # noqa: SIM118  # no dictionary
     return names
 

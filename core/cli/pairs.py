@@ -20,6 +20,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         return 0
     width = max(len(pair.id) for pair in pairs)
     for pair in pairs:
-        lines = (pair.title, f"{pair.base} -> {pair.post}", facts(pair))
+        between = "; ".join(f"{stage.name} {stage.source}" for stage in pair.between)
+        lines = (pair.title, f"{pair.base} -> {pair.post}", between and f"between them: {between}", facts(pair))
         say(f"{pair.id:<{width}}  " + f"\n{'':<{width}}  ".join(filter(None, lines)))
     return 0

@@ -12,7 +12,7 @@ from .. import canonical, experiments, lens, receipts
 from ..compare import Run
 from ..errors import UserError
 from ..experiments import NewProcesses
-from ..pairs import label
+from ..pairs import Pair, label
 from ..pool import Pool
 from ..replay import replay
 from ..steps import watch
@@ -64,7 +64,12 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
 
     def pairs_endpoint() -> list[dict]:
         """The pairs that can be asked for; a model from a folder has its name only."""
-        return [pair.model_dump() | {"base": label(pair.base), "post": label(pair.post)} for pair in pool.pairs]
+
+        def shown(pair: Pair) -> dict:
+            stages = [{"name": stage.name, "source": label(stage.source)} for stage in pair.stages]
+            return pair.model_dump(mode="json") | {"base": label(pair.base), "post": label(pair.post), "stages": stages}
+
+        return [shown(pair) for pair in pool.pairs]
 
     for endpoint in (compare_endpoint, replay_endpoint, lens_endpoint, experiment_endpoint):
         api(endpoint, api_name=endpoint.__name__.removesuffix("_endpoint"), **limits)

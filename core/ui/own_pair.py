@@ -25,7 +25,7 @@ class OwnPair:
         self.pool, self._choose = pool, choose
         with gr.Accordion("Your own pair", open=False, elem_id="own"):
             gr.HTML(
-                "<p>Each is a folder on this machine, a Hub id (owner/name or owner/name@revision), or a PEFT adapter.</p>"
+                "<p>Each is a folder or a GGUF file on this machine, a Hub id (owner/name, owner/name@revision or owner/name/file.gguf), or a PEFT adapter.</p>"
             )
             self.base = gr.Textbox(label="Base model", max_lines=1, elem_id="own_base")
             self.post = gr.Textbox(label="Post-trained model", max_lines=1, elem_id="own_post")

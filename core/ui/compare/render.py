@@ -50,6 +50,7 @@ class Model:
     weights_sha256: str | None = None
     engine: EngineInfo | None = None
     left_out: tuple[str, ...] = ()
+    quantization: str = ""
 
 
 # --- which column is whose -------------------------------------------------------------------------------
@@ -68,9 +69,10 @@ def heads(models: Mapping[Side, str], turn: int, again: bool = False) -> str:
 def model(side: Side, model: Model) -> str:
     """Which model, which stage of training, and its weights' fingerprint with how they were checked."""
     engine, sha256 = model.engine, model.weights_sha256
+    stored = f", weights stored as {html.escape(model.quantization)}" if model.quantization else ""
     checked = f"; {engine.deviation}" if engine and engine.deviation else ""
     weights = (
-        f"<code class='weights' title='Fingerprint of the weights (sha256): {sha256}{html.escape(checked)}'>{sha256[:8]}</code>"
+        f"<code class='weights' title='Fingerprint of the weights (sha256): {sha256}{stored}{html.escape(checked)}'>{sha256[:8]}</code>"
         if sha256
         else ""
     )
@@ -78,7 +80,7 @@ def model(side: Side, model: Model) -> str:
     alone = f", text alone: pictures and sounds are not read{html.escape(lacks)}" if lacks else ""
     return (
         f"<p class='model {side}'><i class='dot' aria-hidden='true'></i><b>{html.escape(model.name)}</b>"
-        f"<span>{KIND[side].lower()}, {_DOES[side]}{alone}</span>{weights}</p>"
+        f"<span>{KIND[side].lower()}, {_DOES[side]}{stored}{alone}</span>{weights}</p>"
     )
 
 

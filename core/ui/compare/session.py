@@ -69,6 +69,7 @@ class Live:
                 run.checkpoint(side).weights_sha256,
                 run.engine(side),
                 run.checkpoint(side).info.left_out,
+                run.checkpoint(side).info.quantization,
             )
             for side in SIDES
         }
@@ -428,7 +429,13 @@ def models_of(record: Record, name_of: Callable[[str, Side], str]) -> dict[Side,
     for side in SIDES:
         receipt = record.receipt(side)
         found[side] = (
-            render.Model(receipt.checkpoint.name, receipt.weights_sha256, receipt.engine, receipt.checkpoint.left_out)
+            render.Model(
+                receipt.checkpoint.name,
+                receipt.weights_sha256,
+                receipt.engine,
+                receipt.checkpoint.left_out,
+                receipt.checkpoint.quantization,
+            )
             if receipt
             else render.Model(name_of(record.pair, side))
         )
