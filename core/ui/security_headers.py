@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
+from . import memory
 from .bodies import Bodies, uploads
 from .faults import Faults
 from .logins import Logins
@@ -128,7 +129,7 @@ def app_kwargs(models: Models, address: str = "", header: str = "") -> dict[str,
     async def served(app: Any) -> AsyncIterator[None]:
         logging.getLogger().addHandler(errors)
         try:
-            async with uploads(app):
+            async with uploads(app), memory.returned():
                 yield
         finally:
             logging.getLogger().removeHandler(errors)
