@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import UserError
 from ..turns import asking
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
-from . import certify, exact, portable, reference, sampling
+from . import certify, exact, experts, portable, reference, sampling
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
@@ -392,7 +392,9 @@ class Engine:
 
     def _build(self) -> Deviation:
         """Lanes at the first level that holds, or at the last; what they are off by."""
-        for level in certify.levels(self.level.attention, self.shape.threads):
+        mixture = bool(experts.modules_of(self.model))
+        fillings = certify.MIXTURE_FILLINGS if mixture else certify.FILLINGS
+        for level in certify.levels(self.level.attention, self.shape.threads, mixture):
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
             if level.attention == portable.NAME:
@@ -406,7 +408,7 @@ class Engine:
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
                 self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
             else:
-                self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
+                self.certified = all(certify.neighbours_do_not_matter(lane, fillings=fillings) for lane in lanes)
             self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
             if self.certified and measured.within:
                 break
@@ -422,6 +424,7 @@ class Engine:
             vocabulary=self.vocabulary,
             attention=self.level.attention,
             together=self.level.together,
+            experts=self.level.experts,
             store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
         )
 

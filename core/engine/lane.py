@@ -9,7 +9,8 @@ model has states that piece is as long as its tokens; its shape follows from the
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
@@ -31,6 +32,7 @@ class Lane:
         vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
+        experts: how decode passes compute experts, where not as the library chooses.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Lane:
         vocabulary: int,
         attention: str,
         together: bool = True,
+        experts: str | None = None,
         store: PrefillStore | None = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
@@ -64,10 +67,11 @@ class Lane:
             self._allocate()
         self.has_states = bool(self._reading.states())
         self._token_by_token = self.has_states and not self._hands_on_states()
-        self._forward: DecodeStep = Forward(model, self.masks, self._writing[0])
+        self._plain = Forward(model, self.masks, self._writing[0], experts)
+        self._forward: DecodeStep = self._plain
         self.recorded = not isinstance(model, Portable)  # or asked for: that takes seconds, see `record_beside`
         if self.recorded:
-            self._forward = record(self._forward, self._writing[0], vocabulary)
+            self._forward = record(self._plain, self._writing[0], vocabulary)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
@@ -109,6 +113,15 @@ class Lane:
         except portable.GivenUp:
             return
         if recorded is not forward:
+            self._forward = recorded
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Inside, steps call the model's modules, which a recording goes without; the bits are the same."""
+        recorded, self._forward = self._forward, self._plain
+        try:
+            yield
+        finally:
             self._forward = recorded
 
     def begin(self) -> None:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from . import portable
+from . import experts, portable
 from .portable import GivenUp, Portable
 from .slots import Masks, SlotCache
 
@@ -53,15 +53,19 @@ def cache_argument(model: PreTrainedModel | Portable) -> str:
 
 
 class Forward(torch.nn.Module):
-    """The model's forward pass over the tensors of a cache like `pattern`, written in place."""
+    """The model's forward pass over the tensors of a cache like `pattern`, written in place; `by` is how its experts are computed."""
 
-    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, pattern: SlotCache):
+    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, pattern: SlotCache, by: str | None = None):
         super().__init__()
-        self.model, self.masks, self.pattern = model, masks, pattern
+        self.model, self.masks, self.pattern, self.by = model, masks, pattern, by
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         """Logits [rows, queries, vocabulary] for `ids` and `positions`, both int64 [rows, queries]."""
-        return forward_pass(self.model, self.masks, self.pattern.over(tensors, positions), ids)
+        cache = self.pattern.over(tensors, positions)
+        if isinstance(self.model, Portable):
+            return forward_pass(self.model, self.masks, cache, ids)
+        with experts.computed_by(self.model, self.by):
+            return forward_pass(self.model, self.masks, cache, ids)
 
 
 def record(forward: Forward, cache: SlotCache, vocabulary: int) -> DecodeStep:
