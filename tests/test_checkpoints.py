@@ -19,8 +19,6 @@ from core.checkpoints.siblings import Kinship, kinship
 from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
 from core.engine.device import Placement, place
-from core.engine.engine import STORE_BYTES
-from core.engine.slots import CacheBytes
 from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
 from core.pool import Pool
@@ -486,26 +484,6 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**28)
     with pytest.raises(NotEnoughMemory, match=r"need about 0\.\d GB with their caches, and 0\.2 GB is free; choose"):
         load(pair[0])
-
-
-def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
-    config = tiny.model(max_position_embeddings=8192).config
-    placement = place(SETTINGS)
-    per_token, per_row = 64, 1000
-
-    def context_with(*sizes: int) -> int:
-        """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        caches = per_token * (3 * sum(sizes) + sizes[-1]) + per_row * (3 * len(sizes) + 1)
-        needs = memory.Footprint(0, CacheBytes(per_token, per_row))
-        free = memory.SPARE_BYTES + STORE_BYTES + caches
-        return memory.choose_shape(config, placement, SETTINGS, needs, free).sizes[-1]
-
-    assert context_with(100_000) == 4096, "the default on a CPU"
-    assert context_with(256, 1024, 2048) == 2048
-    assert context_with(256, 1024, 2047) == 1024
-    assert context_with(256, 1024) == 1024
-    with pytest.raises(NotEnoughMemory):
-        context_with(256, 1023)
 
 
 @pytest.mark.parametrize("tied", [True, False])

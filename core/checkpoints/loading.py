@@ -19,12 +19,14 @@ from transformers import (
 
 from ..engine import PATIENCE, Engine, Patience, portable
 from ..engine.device import Placement, deterministic_cuda
+from ..engine.engine import Shape
 from ..engine.slots import layer_kinds
 from ..errors import NotEnoughMemory, UserError
 from ..hub import Hub
 from ..settings import Settings
 from ..types import CheckpointInfo
 from . import memory
+from .budget import Need, plan
 from .fingerprint import weights_sha256
 from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
@@ -43,6 +45,7 @@ class Checkpoint:
     engine: Engine
 
     def close(self) -> None:
+        """End its engine. Its weights stay for whoever holds it; then `memory.give_back`."""
         self.engine.close()
 
     def again(self) -> "Checkpoint":
@@ -57,8 +60,12 @@ def load(
     placement: Placement,
     report: ReportProgress,
     patience: Patience = PATIENCE,
+    sibling: Need | Shape | None = None,
 ) -> Checkpoint:
     """Load, fingerprint and certify one model.
+
+    Args:
+        sibling: the other model of its pair, with which it shares the memory and has lanes in common: what it needs, or its shape where it is loaded.
 
     Raises:
         UserError: it cannot be loaded here; the sentence says why and what to do.
@@ -67,8 +74,9 @@ def load(
     folder, weights_folder = bring(source, hub, report), bring(under, hub, report)
     on_the_whole = source.adapter_of is not None and any(".language_model." in name for name in tensor_names(folder))
     config = read_config(weights_folder, under.name, with_towers=on_the_whole)
-    needs = memory.footprint(config, placement)
-    shape = memory.choose_shape(config, placement, settings, needs, memory.free_bytes(placement.device))
+    models = [memory.need(config, placement), *([sibling] if isinstance(sibling, Need) else [])]
+    free = {each.placement.device: memory.free_bytes(each.placement.device) for each in models}
+    shape = plan(models, free, settings, sibling if isinstance(sibling, Shape) else None).shape
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(folder if (folder / "tokenizer.json").exists() else weights_folder, source.name)
     attention = first_attention(config, placement)
@@ -104,13 +112,14 @@ def load(
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
 
-def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
-    """Raises UserError where no download could make a model of this source that can be served here."""
+def check_kind(source: Source, hub: Hub, placement: Placement) -> Need:
+    """What a model of this source would need here. Raises UserError where no download could make one that can be served."""
     under = source.adapter_of or source
     config = read_config(configuration(under, hub), under.name)
-    memory.footprint(config, placement)  # refuses what keeps its states in a place of its own
+    needs = memory.need(config, placement)  # refuses what keeps its states in a place of its own
     if under.repository is not None:
         memory.check_size(under.repository.files, config, placement, under.name)
+    return needs
 
 
 def read_config(folder: Path, name: str, with_towers: bool = False) -> PreTrainedConfig:

@@ -6,9 +6,9 @@ thread; nothing here waits for whoever listens.
 """
 
 import atexit
+import gc
 import logging
 import math
-import platform
 import sys
 import threading
 import traceback
@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import UserError
 from ..turns import asking
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
-from . import certify, exact, experts, portable, reference, sampling
+from . import certify, device, exact, experts, portable, reference, sampling
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
@@ -163,6 +163,7 @@ class Engine:
         self.deviation: Deviation | None = None
         self.cache_bytes = CacheBytes(0, 0)  # of a row in any lane
         self._computed_sha256: str | None = None
+        self._kernels: list[str] = []
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
@@ -298,11 +299,6 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """The engine fingerprint."""
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"{self.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        )
         return EngineInfo(
             sampler=sampling.VERSION,
             draw="exact",
@@ -314,11 +310,12 @@ class Engine:
             lane_sizes=self.shape.sizes,
             chunk=self.shape.chunk,
             threads=self.level.threads,
-            device=name,
+            device=device.described(self.device),
             versions={
                 "same-seed": __version__,
                 "torch": str(torch.__version__),
                 "transformers": transformers.__version__,
+                **device.software(self.device, self._kernels),
             },
             certified=self.certified,
             certification=self.level.description
@@ -394,7 +391,8 @@ class Engine:
         """Lanes at the first level that holds, or at the last; what they are off by."""
         mixture = bool(experts.modules_of(self.model))
         fillings = certify.MIXTURE_FILLINGS if mixture else certify.FILLINGS
-        for level in certify.levels(self.level.attention, self.shape.threads, mixture):
+        levels = certify.levels(self.level.attention, self.shape.threads, mixture)
+        for level in levels:
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
             if level.attention == portable.NAME:
@@ -405,6 +403,7 @@ class Engine:
             self._lanes = {size: self._new_lane(size) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
             self.cache_bytes = lanes[0].cache_bytes
+            self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
                 self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
             else:
@@ -413,6 +412,10 @@ class Engine:
             if self.certified and measured.within:
                 break
             log.warning("certification failed with %s: %s", level.description, measured)
+            if level != levels[-1]:  # the caches of this level make room for those of the next
+                lanes.clear()
+                self._lanes.clear()
+                gc.collect()
         return measured
 
     def _new_lane(self, size: int) -> Lane:

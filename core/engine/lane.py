@@ -20,7 +20,7 @@ from .device import figures_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
-from .step import DecodeStep, Forward, forward_pass, record
+from .step import AttentionKernels, DecodeStep, Forward, forward_pass, record
 from .store import Chunk, PrefillStore, prefix_key
 
 
@@ -75,9 +75,12 @@ class Lane:
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
+        kernels = AttentionKernels()
         for cache in (self._reading, *self._writing):
-            forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
+            with kernels:
+                forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
             cache.clear()
+        self.attention_kernels = sorted(kernels.names)
 
     def _hands_on_states(self) -> bool:
         """Whether a pass over several tokens goes on from the states that are there: two that begin differently must end differently.

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -132,6 +133,20 @@ class _FixedShapes(TorchFunctionMode):
 
 
 _SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
+
+
+class AttentionKernels(TorchFunctionMode):
+    """Inside, `names` gets the kernels that torch chooses for sdpa: it goes by shapes, masks, the device and its software."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            chosen = SDPBackend(torch._fused_sdp_choice(*args, **(kwargs or {})))
+            self.names.add(chosen.name.removesuffix("_ATTENTION").lower())
+        return func(*args, **(kwargs or {}))
 
 
 class Recordable(Protocol):
