@@ -439,6 +439,13 @@ def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy
         loading.read_config(copy, "spoiled")
 
 
+def test_a_base_of_rotary_angles_is_no_number_of_layers(copy):
+    """GraniteMoeSWA has one for each layer."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "layer_rope_theta": [10_000.0, 500_000.0]}))
+    assert loading.read_config(copy, "fine").model_type == "llama"
+
+
 def test_tables_beside_the_weights_count_as_memory():
     """GPT-Neo keeps a square of its positions for each layer."""
     small, large = (
