@@ -16,12 +16,12 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from . import prompts, reasoning
-from .checkpoints import loading, memory, sources
+from .checkpoints import loading, sources
 from .checkpoints.budget import Need
 from .checkpoints.loading import Checkpoint
 from .checkpoints.siblings import Kinship, kinship
 from .engine import Patience
-from .engine.device import Placement, place
+from .engine.device import Placement, give_back, place
 from .engine.engine import Shape
 from .errors import NotEnoughMemory, TooLong, UserError
 from .hub import Hub
@@ -383,5 +383,5 @@ class Pool:
         log.info("unloading %s to make room", checkpoint.info.name)
         checkpoint.close()
         del checkpoint, idle
-        memory.give_back()
+        give_back()
         return True

@@ -117,7 +117,7 @@ def test_an_unused_gpu_is_not_started_to_give_memory_back(monkeypatch, used):
     emptied: list[bool] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-    memory.give_back()
+    device.give_back()
     assert emptied == [True] * used
 
 

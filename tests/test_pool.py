@@ -144,7 +144,7 @@ def test_what_cannot_be_loaded_is_no_sibling(pool, memory, monkeypatch):
 
 def test_what_is_unloaded_goes_back_to_the_machine(pool, memory, monkeypatch):
     returned: list[list[str]] = []
-    monkeypatch.setattr(fitting, "give_back", lambda: returned.append(sorted(memory.present)))
+    monkeypatch.setattr("core.pool.give_back", lambda: returned.append(sorted(memory.present)))
     use(pool, "a")
     use(pool, "b")
     assert returned == []

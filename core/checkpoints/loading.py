@@ -45,7 +45,7 @@ class Checkpoint:
     engine: Engine
 
     def close(self) -> None:
-        """End its engine. Its weights stay for whoever holds it; then `memory.give_back`."""
+        """End its engine. Its weights stay for whoever holds it."""
         self.engine.close()
 
     def again(self) -> "Checkpoint":

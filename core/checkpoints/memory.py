@@ -1,6 +1,5 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
-import gc
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -32,13 +31,6 @@ def free_bytes(device: torch.device) -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
-
-
-def give_back() -> None:
-    """Let go of what nobody refers to any more, back to the machine: the allocator of a GPU would keep it for this process."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def total_bytes(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """On what a model runs: the device, the dtype, and the settings under which a GPU repeats its bits."""
 
+import gc
 import logging
 import platform
 from collections.abc import Sequence
@@ -107,6 +108,13 @@ def _is_ieee(device: torch.device) -> bool:
 def figures_device(device: torch.device) -> torch.device:
     """Where logits are computed with: on their own device, but on the CPU where that has no float64 (Apple's GPUs)."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def give_back() -> None:
+    """Let go of what nobody refers to any more, back to the machine: the allocator of a GPU would keep it for this process."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def deterministic_cuda() -> None:

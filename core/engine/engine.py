@@ -6,7 +6,6 @@ thread; nothing here waits for whoever listens.
 """
 
 import atexit
-import gc
 import logging
 import math
 import sys
@@ -415,7 +414,7 @@ class Engine:
             if level != levels[-1]:  # the caches of this level make room for those of the next
                 lanes.clear()
                 self._lanes.clear()
-                gc.collect()
+                device.give_back()
         return measured
 
     def _new_lane(self, size: int) -> Lane:
