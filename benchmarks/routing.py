@@ -2,6 +2,7 @@
 
     python -m benchmarks.routing                                   tiny Qwen3-MoE models with random weights
     python -m benchmarks.routing mixtral --seeds 4 --tokens 64     another family
+    python -m benchmarks.routing --speed                           what a decode pass costs by each way of computing experts
 
 Each row is one model and one prompt, read in bfloat16 and, with the same weights, in float32. "differs" is the largest difference of a
 log-probability between the two, in nats, and "elsewhere" the largest at tokens that go to the same experts in both. Then bfloat16 is sent to the
@@ -17,10 +18,11 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from time import process_time
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen3MoeConfig
 
 from benchmarks import families
 from benchmarks.report import Row, table
@@ -85,6 +87,42 @@ def examine(family: str, seed: int, tokens: int) -> Row:
     }
 
 
+def speed(passes: int = 12) -> Iterator[Row]:
+    """A row for each dtype: processor time of a decode pass of four slots, the shortest of several in turns, beside that of grouped experts."""
+    config = Qwen3MoeConfig(
+        hidden_size=1024,
+        moe_intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_experts=32,
+        num_experts_per_tok=8,
+        vocab_size=8000,
+    )
+    ways: dict[str, dict[str, Any]] = {
+        "grouped": {},
+        "row by row": {"experts": experts.ROW_BY_ROW},
+        "one pass for each slot": {"together": False},
+        "batched_mm": {"experts": "batched_mm"},
+    }
+    for dtype, attention in ((torch.float32, "eager"), (torch.bfloat16, "sdpa")):
+        model = families.random_model(config, dtype, attention)
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            lanes = {
+                way: Lane(model, slots=4, length=128, chunk=64, vocabulary=8000, attention=attention, **changes)
+                for way, changes in ways.items()
+            }
+            draw, best = random.Random(0), dict.fromkeys(ways, float("inf"))
+            for position in range(passes):
+                tokens = [draw.randrange(8000) for _ in range(4)]
+                for way, lane in lanes.items():
+                    began = process_time()
+                    lane.write(tokens, [position] * 4)
+                    best[way] = min(best[way], process_time() - began)
+        row: Row = {"dtype": str(dtype).removeprefix("torch."), "grouped, ms": 1000 * best["grouped"]}
+        yield row | {f"{way}, times": best[way] / best["grouped"] for way in ways if way != "grouped"}
+
+
 def _largest(difference: torch.Tensor) -> float:
     return float(difference.abs().max())
 
@@ -111,10 +149,16 @@ def main() -> None:
     parser.add_argument("family", nargs="?", default="qwen3_moe", help="one whose routers are modules of their own")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument(
+        "--speed", action="store_true", help="time decode passes of a mixture of 200 million parameters"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
     torch.set_num_threads(1)
+    if arguments.speed:
+        print(table(list(speed())))
+        return
     print(table([examine(arguments.family, seed, arguments.tokens) for seed in range(arguments.seeds)]))
 
 

@@ -116,7 +116,8 @@ def test_a_mixture_copies_the_experts_of_a_token_for_each_slot():
     model = mixture()
     experts = [module for module in model.modules() if hasattr(module, "has_gate")]
     of_one = sum(each.nbytes for each in experts[0].parameters()) // 4
-    assert memory.footprint(model.config, Placement(CPU, torch.float32)).copied == 2 * of_one
+    assert memory.footprint(model.config, Placement(GPU, torch.float32)).copied == 2 * of_one
+    assert memory.footprint(model.config, Placement(CPU, torch.float32)).copied == 0, "there none is copied"
 
 
 def test_the_page_has_what_the_function_grants():

@@ -76,7 +76,7 @@ def test_in_a_mixture_rows_that_go_to_the_same_experts_are_tried_in_every_number
 
 def test_a_mixture_is_computed_row_by_row_before_its_slots_take_turns():
     """Where the first level fails and nowhere else: a model without experts has no such level."""
-    assert levels("sdpa", 2, mixture=True) == [
+    assert levels("sdpa", 2, "batched_mm") == [
         Level("sdpa", 2, True),
         Level("sdpa", 2, True, "batched_mm"),
         Level("eager", 2, True, "batched_mm"),
@@ -84,7 +84,7 @@ def test_a_mixture_is_computed_row_by_row_before_its_slots_take_turns():
         Level("eager", 1, False),
     ]
     assert [level.experts for level in levels("sdpa", 2)] == [None] * 4
-    assert levels("eager", 1, mixture=True)[1].description.endswith("all slots in one pass, experts by batched_mm")
+    assert levels("eager", 1, "batched_mm")[1].description.endswith("all slots in one pass, experts by batched_mm")
 
 
 def test_a_prompt_that_reads_differently_the_second_time_is_found():

@@ -1,5 +1,6 @@
 """Mixtures of experts: certified in one pass, bounded like other models, and no neighbour's choice of experts shows."""
 
+import pytest
 import torch
 
 from core.engine import experts, reference
@@ -42,7 +43,7 @@ def test_a_mixture_is_certified_with_all_slots_in_one_pass_and_writes_what_a_nai
 
 
 def test_decode_passes_alone_compute_experts_row_by_row(monkeypatch):
-    """A prompt's chunk would copy the weights of an expert for each of its tokens."""
+    """A prompt is read alone, so there nothing needs it."""
     seen: set[tuple[int, str]] = set()
     model = mixture()
     first = experts.modules_of(model)[0]
@@ -54,7 +55,7 @@ def test_decode_passes_alone_compute_experts_row_by_row(monkeypatch):
     )
     usual = model.config._experts_implementation
     with running(model, sizes=(64,)) as engine:
-        assert engine.info().certification == "eager attention, 1 thread, all slots in one pass, experts by batched_mm"
+        assert engine.info().certification == "eager attention, 1 thread, all slots in one pass, experts by row_by_row"
         answer(engine, request(prompt(20)))
     assert {by for rows, by in seen if rows == 4} >= {experts.ROW_BY_ROW}
     assert experts.ROW_BY_ROW not in {by for rows, by in seen if rows > 4}
@@ -114,6 +115,29 @@ def test_a_token_is_sent_where_its_position_says():
             assert torch.equal(model(input_ids=ids).logits, expected)
         assert torch.equal(model(input_ids=ids).logits, expected), "nothing is left of it"
     assert behind.shape == (1, 3, VOCABULARY)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_on_its_own_is_what_the_library_gives_for_it_alone(dtype):
+    module = experts.modules_of(mixture(dtype))[0]
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 32, generator=draw).to(dtype)
+    route = torch.randn(5, 4, generator=draw).softmax(-1).topk(2)
+    given = [hidden, route.indices, route.values.to(dtype)]
+    with torch.inference_mode():
+        rows = experts._row_by_row(module, *given)
+        for row in range(5):
+            assert torch.equal(rows[row : row + 1], module(*(each[row : row + 1] for each in given)))
+            alike = [each[row : row + 1].expand(5, -1) for each in given]
+            assert torch.equal(experts._row_by_row(module, *alike)[2], rows[row]), "whoever goes to the same experts"
+
+
+def test_a_gpu_computes_them_in_one_product_and_a_processor_row_by_row(monkeypatch):
+    model = mixture()
+    assert experts.without_neighbours(model) == "row_by_row"
+    assert experts.without_neighbours(random_model()) is None
+    monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
+    assert experts.without_neighbours(model) == "batched_mm"
 
 
 def test_a_model_without_experts_is_computed_as_it_is():

@@ -56,7 +56,8 @@ def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
     weights = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))  # tied ones count once
     with experts.taken_down(model) as routes:
         cache = _cache_bytes(model, placement)
-    return Footprint(weights, cache, _copied_bytes(model, routes))
+    copied = _copied_bytes(model, routes) if placement.device.type != "cpu" else 0  # experts.without_neighbours
+    return Footprint(weights, cache, copied)
 
 
 def need(config: PreTrainedConfig, placement: Placement) -> Need:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from . import portable
-from .experts import ROW_BY_ROW
 from .lane import Lane
 
 
@@ -34,22 +33,21 @@ class Level:
         return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
 
 
-def levels(preferred: str, threads: int, mixture: bool = False) -> list[Level]:
+def levels(preferred: str, threads: int, experts: str | None = None) -> list[Level]:
     """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time.
 
-    A mixture of experts has another one behind the first, and keeps to it: products with a shape for each row, where the
-    library groups the rows of all slots by the expert that they go to. Of decode passes alone: it copies the weights of a token's experts for each token.
+    A mixture of experts has another one behind the first, and keeps to it: the library groups the rows of all slots by the expert that they go to, and
+    there decode passes compute `experts` by an implementation that does not.
 
     Portable arithmetic is one level of its own: nothing steps down from a promise.
     """
     if preferred == portable.NAME:
         return [Level(preferred, threads, True)]
-    by = ROW_BY_ROW if mixture else None
     steps = [
         Level(preferred, threads, True),
-        Level(preferred, threads, True, by),
-        Level("eager", threads, True, by),
-        Level("eager", 1, True, by),
+        Level(preferred, threads, True, experts),
+        Level("eager", threads, True, experts),
+        Level("eager", 1, True, experts),
         Level("eager", 1, False),
     ]
     return list(dict.fromkeys(steps))

@@ -388,9 +388,9 @@ class Engine:
 
     def _build(self) -> Deviation:
         """Lanes at the first level that holds, or at the last; what they are off by."""
-        mixture = bool(experts.modules_of(self.model))
-        fillings = certify.MIXTURE_FILLINGS if mixture else certify.FILLINGS
-        levels = certify.levels(self.level.attention, self.shape.threads, mixture)
+        without_neighbours = experts.without_neighbours(self.model)
+        fillings = certify.MIXTURE_FILLINGS if without_neighbours else certify.FILLINGS
+        levels = certify.levels(self.level.attention, self.shape.threads, without_neighbours)
         for level in levels:
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything

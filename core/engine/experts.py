@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-ROW_BY_ROW = "batched_mm"  # of the library's implementations the one where a row's products have a shape of their own
+ROW_BY_ROW = "row_by_row"
 
 
 class Route(NamedTuple):
@@ -21,6 +22,29 @@ class Route(NamedTuple):
 
     experts: torch.Tensor
     weights: torch.Tensor
+
+
+def _row_by_row(
+    module: torch.nn.Module, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """What the library's grouped products give when each token is alone; [tokens, hidden size] from [tokens, hidden size], and [tokens, experts of a token] twice."""
+    grouped = ALL_EXPERTS_FUNCTIONS["grouped_mm"]
+    alone = [slice(row, row + 1) for row in range(len(hidden))]
+    return torch.cat([grouped(module, hidden[row], chosen[row], weights[row]) for row in alone])
+
+
+ALL_EXPERTS_FUNCTIONS.register(ROW_BY_ROW, _row_by_row)
+
+
+def without_neighbours(model: PreTrainedModel) -> str | None:
+    """The implementation in which the shape of no product depends on where other tokens go; None for a model that has no choice.
+
+    On a processor one token after the other. A GPU would wait for so many small products, so there it is the library's `batched_mm`, which copies the
+    weights of a token's experts for each token; on a processor that took many times as long as all the rest.
+    """
+    if not modules_of(model):
+        return None
+    return ROW_BY_ROW if model.device.type == "cpu" else "batched_mm"
 
 
 def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
