@@ -2,7 +2,7 @@
 
     python -m benchmarks.families                 all of them, in float32 and bfloat16
     python -m benchmarks.families llama gpt_neo   these
-    python -m benchmarks.families --write         and put the table into docs/families.md
+    python -m benchmarks.families --write         and put the rows into docs/families.md, in place of those of these families
 
 A family is served only if its engine certifies and its log-probabilities agree with a plain forward pass of the
 model within the bound (core/engine/reference.py); "differs" is how far they are from it, in nats. Everything else is refused, with the
@@ -241,16 +241,7 @@ def _follows(config: PreTrainedConfig, name: str) -> bool:
 
 def examine(family: str, dtype: str) -> Row:
     """One row of the table."""
-    row: Row = {
-        "family": family,
-        "layers": "",
-        "dtype": dtype,
-        "level": "",
-        "differs": "",
-        "bound": "",
-        "portable": "",
-        "verdict": "",
-    }
+    row = row_of(family, dtype, "")
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -266,9 +257,7 @@ def examine(family: str, dtype: str) -> Row:
         info = engine.info()
         engine.close()
         assert info.deviation is not None
-        row["level"] = (
-            "-" if not info.certified else f"{info.attention}{'' if engine.level.together else ', one by one'}"
-        )
+        row["level"] = ", ".join(_level(engine)) if info.certified else "-"
         row["differs"], row["bound"] = f"{info.deviation.nats:.1g}", f"{info.deviation.bound:.1g}"
         row["verdict"] = "served" if info.certified else "served, not certified"
         row["portable"] = _portably(model)
@@ -279,6 +268,28 @@ def examine(family: str, dtype: str) -> Row:
             f"not tried: {type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
         )
     return row
+
+
+def row_of(family: str, dtype: str, verdict: str) -> Row:
+    """A row of which nothing is known but this."""
+    return {
+        "family": family,
+        "layers": "",
+        "dtype": dtype,
+        "level": "",
+        "differs": "",
+        "bound": "",
+        "portable": "",
+        "verdict": verdict,
+    }
+
+
+def _level(engine: Engine) -> Iterator[str]:
+    yield engine.level.attention
+    if engine.level.experts:
+        yield "experts row by row"
+    if not engine.level.together:
+        yield "one by one"
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype, attention: str, seed: int = 0) -> PreTrainedModel:
@@ -328,16 +339,7 @@ def rows(names: list[str], dtypes: tuple[str, ...] = ("float32", "bfloat16")) ->
             said = (
                 f"not tried: it took more than {LIMIT} s" if process.exitcode == -9 else "not tried: its process ended"
             )
-            yield row or {
-                "family": family,
-                "layers": "",
-                "dtype": dtype,
-                "level": "",
-                "differs": "",
-                "bound": "",
-                "portable": "",
-                "verdict": said,
-            }
+            yield row or row_of(family, dtype, said)
             if row is None or (row["verdict"].startswith("refused") and not row["layers"]):
                 break  # the other dtype would tell no more
 
@@ -354,12 +356,21 @@ def main() -> None:
     for row in rows(arguments.families or families()):
         found.append(row)
         print(" | ".join(str(value) for value in row.values()), flush=True)
-    text = table(found)
-    print(f"\n{text}")
+    print(f"\n{table(found)}")
     if arguments.write:
         page = PAGE.read_text("utf-8")
-        between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-        PAGE.write_text(between.sub(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page), "utf-8")
+        PAGE.write_text(with_rows(page, found), "utf-8")
+
+
+def with_rows(page: str, found: list[Row]) -> str:
+    """The page with these rows in its table, in place of those of the same families."""
+    begin, rest = page.split(BEGIN)
+    old, end = rest.split(END)
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in old.strip().splitlines()]
+    named = {row["family"] for row in found}
+    kept: list[Row] = [dict(zip(lines[0], cells, strict=True)) for cells in lines[2:] if cells[0] not in named]
+    rows = sorted([*kept, *found], key=lambda row: str(row["family"]))  # stable: dtypes stay as they are
+    return f"{begin}{BEGIN}\n\n{table(rows)}\n\n{END}{end}"
 
 
 if __name__ == "__main__":

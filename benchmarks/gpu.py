@@ -6,14 +6,15 @@
 Certification at every lane size, replies asked again under load, speed against transformers.generate
 with the share of the memory-bandwidth bound, and with --train the training of the embedded pair. Needs
 torch, transformers and pydantic. Every table is kept as soon as it is there, so a run that is cut
-short loses nothing.
+short loses nothing, and a part that runs out of memory loses that part alone.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,20 +82,38 @@ def run_parts(out: Any, flags: argparse.Namespace) -> None:
     if flags.device == "cuda":
         deterministic_cuda()
     for name in (flags.pairs or ("tiny" if flags.dry else "embedded,0.6b,8b")).split(","):
-        subject = subjects.make(name, placement)
-        if "certify" in flags.parts:
-            out.add(f"Certification: {subject.name}", certification(subject, placement, flags.dry))
-        engines = subject.engines(placement)
-        try:
-            if "replay" in flags.parts:
-                rows = [clients.reproduction(subject, engines, flags.replies)]
-                out.add(f"Asked again under random load: {subject.name}", rows)
-            if "speed" in flags.parts:
-                rows = engine.speed_of(subject, engines, flags.repetitions, (1,) if flags.dry else engine.AT_ONCE)
-                out.add(f"Engine against transformers.generate: {subject.name}", rows)
-        finally:
-            for each in engines:
-                each.close()
+        with losing_only_itself(out, name):
+            subject = subjects.make(name, placement)
+            if "certify" in flags.parts:
+                with losing_only_itself(out, f"certify {name}"):
+                    out.add(f"Certification: {subject.name}", certification(subject, placement, flags.dry))
+            with ExitStack() as running:
+                engines = subject.engines(placement)
+                for each in engines:
+                    running.callback(each.close)
+                if "replay" in flags.parts:
+                    with losing_only_itself(out, f"replay {name}"):
+                        rows = [clients.reproduction(subject, engines, flags.replies)]
+                        out.add(f"Asked again under random load: {subject.name}", rows)
+                if "speed" in flags.parts:
+                    with losing_only_itself(out, f"speed {name}"):
+                        at_once = (1,) if flags.dry else engine.AT_ONCE
+                        rows = engine.speed_of(subject, engines, flags.repetitions, at_once)
+                        out.add(f"Engine against transformers.generate: {subject.name}", rows)
+
+
+@contextmanager
+def losing_only_itself(out: Any, part: str) -> Iterator[None]:
+    """A part for which there is too little memory is a row that says so, and the others go on."""
+    import torch
+
+    from core.engine.device import give_back
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        out.add(f"Lost: {part}", [{"part": part, "lost to": "too little memory"}])
+    give_back()
 
 
 def certification(subject: "Subject", placement: "Placement", dry: bool) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Speed does not depend on what the weights say, so random ones stand in for model
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,15 @@ class Subject:
         return copy.deepcopy(self.models[1])
 
     def engines(self, placement: Placement) -> list[Engine]:
-        """An engine for each model."""
+        """An engine for each model; none is left where there is no memory for all."""
         shape, attention = self.shape(placement), self.attention(placement)
-        return [Engine(model, self.vocabulary, shape, attention) for model in self.models]
+        with ExitStack() as made:
+            engines = list[Engine]()
+            for model in self.models:
+                engines.append(Engine(model, self.vocabulary, shape, attention))
+                made.callback(engines[-1].close)
+            made.pop_all()
+        return engines
 
 
 def make(name: str, placement: Placement) -> Subject:

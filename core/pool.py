@@ -4,11 +4,11 @@ A model that is writing anybody's reply is held by a lease and is never unloaded
 for the same pair share one load and see the same progress.
 """
 
-import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import monotonic
@@ -17,10 +17,12 @@ from weakref import WeakKeyDictionary
 
 from . import prompts, reasoning
 from .checkpoints import loading, sources
+from .checkpoints.budget import Need
 from .checkpoints.loading import Checkpoint
 from .checkpoints.siblings import Kinship, kinship
 from .engine import Patience
-from .engine.device import place
+from .engine.device import Placement, give_back, place
+from .engine.engine import Shape
 from .errors import NotEnoughMemory, TooLong, UserError
 from .hub import Hub
 from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label, places
@@ -114,6 +116,8 @@ class _Entry:
     users: int = 0
     used: float = field(default_factory=monotonic)
     over: Checkpoint | None = None  # of the same weights, whose engine hung
+    sibling: "_Entry | None" = None  # while it is loaded: they share what memory there is
+    need: Need | None = None  # what it takes, once that is known
 
     kin: "WeakKeyDictionary[_Entry, Kinship]" = field(default_factory=WeakKeyDictionary)  # of its siblings
 
@@ -277,7 +281,7 @@ class Pool:
 
     def _take(self, pair: Pair) -> list[_Entry]:
         """The entries of both models, with one more user; starts loading what is new or failed before."""
-        taken = []
+        taken, new = list[_Entry](), list[_Entry]()
         with self._lock:
             self._check_ending()
             for key in _keys(pair):
@@ -285,9 +289,14 @@ class Pool:
                 if entry is None or entry.broken:
                     over = entry.loading.result() if entry is not None and entry.hung else None
                     entry = self._entries[key] = _Entry(key, Future(), over=over)
-                    entry.loading = self._loaders.submit(self._load, entry)
+                    new.append(entry)
                 entry.users += 1
                 taken.append(entry)
+            for entry, other in (taken, taken[::-1]):
+                if entry in new:
+                    entry.sibling = other
+            for entry in new:
+                entry.loading = self._loaders.submit(self._load, entry)
         return taken
 
     def _give_back(self, entries: list[_Entry]) -> None:
@@ -313,10 +322,12 @@ class Pool:
             failure = UserError(
                 f"{what} could not be loaded ({type(error).__name__}: {sources.reason(error, what)}); its files are damaged or of a kind that the app does not know: choose another model."
             )
+        finally:
+            entry.sibling = None
         raise failure  # out here it holds none of the frames, and so none of the weights, of what failed
 
     def _find_and_load(self, entry: _Entry) -> Checkpoint:
-        spec, adapter_base, index, arithmetic = entry.key
+        spec, adapter_base = entry.key.spec, entry.key.merged_into
         name = label(spec)
 
         def report(text: str, fraction: float | None) -> None:
@@ -329,8 +340,9 @@ class Pool:
         report(f"Looking for {name}", None)
         patience = Patience(self.settings.hang_seconds, self._hung)
         source = sources.find(spec, self.hub, adapter_base)
-        placement = place(self.settings, index, arithmetic)
-        loading.check_kind(source, self.hub, placement)
+        placement = self._place(entry.key)
+        entry.need = loading.check_kind(source, self.hub, placement)
+        self._find_need(entry.sibling)
         for each in (source, source.adapter_of):
             if each is not None:
                 sources.bring(each, self.hub, report)
@@ -338,10 +350,27 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    return loading.load(source, self.hub, self.settings, placement, report, patience)
+                    beside = self._beside(entry.sibling)
+                    return loading.load(source, self.hub, self.settings, placement, report, patience, beside)
                 except NotEnoughMemory:
                     if not self._make_room():
                         raise
+
+    def _find_need(self, sibling: _Entry | None) -> None:
+        """What a sibling takes that is still to be loaded; what is wrong with it is said where it is loaded itself."""
+        if sibling is not None and sibling.need is None and not sibling.loading.done():
+            with suppress(UserError):
+                source = sources.find(sibling.key.spec, self.hub, sibling.key.merged_into)
+                sibling.need = loading.check_kind(source, self.hub, self._place(sibling.key))
+
+    def _beside(self, sibling: _Entry | None) -> Need | Shape | None:
+        """The lanes of a sibling that is in memory; what it takes where it is still to come."""
+        if sibling is None or (sibling.loading.done() and sibling.broken):
+            return None
+        return sibling.loading.result().engine.shape if sibling.ready else sibling.need
+
+    def _place(self, key: _Key) -> Placement:
+        return place(self.settings, key.number, key.arithmetic)
 
     def _make_room(self) -> bool:
         """Unload the model that has been idle the longest; False when every loaded model is in use."""
@@ -354,5 +383,5 @@ class Pool:
         log.info("unloading %s to make room", checkpoint.info.name)
         checkpoint.close()
         del checkpoint, idle
-        gc.collect()
+        give_back()
         return True

@@ -136,7 +136,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="auto",
-        help="default: bfloat16 where the machine computes in it, else float32",
+        help="default: bfloat16 where the machine computes in it, else float16 on a GPU, float32 on a processor",
     )
     models.add_argument(
         "--arithmetic",
@@ -144,7 +144,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="portable gives the same bits on every machine and takes about twice as long (default: what the pair's row says; fast for your own)",
     )
     models.add_argument(
-        "--slots", type=int, metavar="N", help="replies written at once by each model (default: 4 on cpu, 16 on a GPU)"
+        "--slots",
+        type=int,
+        metavar="N",
+        help="replies written at once by each model (default: 4 on cpu, 16 on a GPU or as few as 4 where memory is tight)",
     )
     models.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of each model (default: half of the cores)"

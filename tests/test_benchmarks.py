@@ -8,7 +8,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from benchmarks import arithmetic, engine, gpu, lens, real, report
+from benchmarks import arithmetic, engine, gpu, lens, real, report, subjects
+from core.engine.device import Placement
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,34 @@ def test_gpu_dry_run(capsys):
     assert len({row["lane"] for row in certification}) == 2, "every lane length has a row"
     assert {row["certified"] for row in certification} == {"yes"}
     assert len(content["tables"]) == 3
+
+
+def test_a_part_for_which_there_is_too_little_memory_loses_that_part_alone(capsys, monkeypatch):
+    def too_large(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu, "certification", too_large)
+    assert gpu.main(["--device", "cpu", "--dry", "--parts", "certify,replay", "--replies", "1"]) == 0
+    lost, again = found(capsys.readouterr().out)["tables"]
+    assert lost["title"] == "Lost: certify tiny" and lost["rows"][0]["lost to"] == "too little memory"
+    assert again["title"].startswith("Asked again")
+
+
+def test_no_engine_is_left_where_there_is_no_memory_for_both(monkeypatch):
+    left: list[str] = []
+
+    def engine(model, *given):
+        if left:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        left.append(model)
+        return Namespace(close=lambda: left.remove(model))
+
+    monkeypatch.setattr(subjects, "Engine", engine)
+    placement = Placement(torch.device("cpu"), torch.float32)
+    subject = subjects.Subject("pair", (Namespace(config=Namespace(vocab_size=5)), Namespace()), 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        subject.engines(placement)
+    assert left == []
 
 
 def test_gpu_without_one_says_so(capsys, monkeypatch):

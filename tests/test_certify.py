@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from core.engine.certify import neighbours_do_not_matter
+from core.engine.certify import MIXTURE_FILLINGS, Level, levels, neighbours_do_not_matter
 
 Leak = Callable[
     [int, list[int], list[int]], bool
@@ -60,6 +60,31 @@ LEAKS: dict[str, Leak] = {
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_row_that_depends_on_anything_beside_it_is_found(name):
     assert not neighbours_do_not_matter(Lane(LEAKS[name]))
+
+
+@pytest.mark.parametrize("together", [2, 3])
+def test_in_a_mixture_rows_that_go_to_the_same_experts_are_tried_in_every_number(together):
+    """A filling of strangers would find them by chance alone."""
+
+    def grouped(slot: int, tokens: list[int], positions: list[int]) -> bool:
+        rows = list(zip(tokens, positions, strict=True))
+        return rows.count(rows[slot]) == together and positions[slot] > 0
+
+    assert neighbours_do_not_matter(Lane(grouped), fillings=["short", "long"])
+    assert not neighbours_do_not_matter(Lane(grouped), fillings=MIXTURE_FILLINGS)
+
+
+def test_a_mixture_is_computed_row_by_row_before_its_slots_take_turns():
+    """Where the first level fails and nowhere else: a model without experts has no such level."""
+    assert levels("sdpa", 2, "batched_mm") == [
+        Level("sdpa", 2, True),
+        Level("sdpa", 2, True, "batched_mm"),
+        Level("eager", 2, True, "batched_mm"),
+        Level("eager", 1, True, "batched_mm"),
+        Level("eager", 1, False),
+    ]
+    assert [level.experts for level in levels("sdpa", 2)] == [None] * 4
+    assert levels("eager", 1, "batched_mm")[1].description.endswith("all slots in one pass, experts by batched_mm")
 
 
 def test_a_prompt_that_reads_differently_the_second_time_is_found():

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,6 @@ from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
 from core.checkpoints.whole import tensor_names
 from core.engine.device import Placement, place
-from core.engine.engine import STORE_BYTES
-from core.engine.slots import CacheBytes
 from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
 from core.pool import Pool
@@ -452,6 +449,13 @@ def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy
         loading.read_config(copy, "spoiled")
 
 
+def test_a_base_of_rotary_angles_is_no_number_of_layers(copy):
+    """GraniteMoeSWA has one for each layer."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "layer_rope_theta": [10_000.0, 500_000.0]}))
+    assert loading.read_config(copy, "fine").model_type == "llama"
+
+
 def test_tables_beside_the_weights_count_as_memory():
     """GPT-Neo keeps a square of its positions for each layer."""
     small, large = (
@@ -497,39 +501,6 @@ def test_too_little_memory_is_refused_with_the_numbers(pair, load, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**28)
     with pytest.raises(NotEnoughMemory, match=r"need about 0\.\d GB with their caches, and 0\.2 GB is free; choose"):
         load(pair[0])
-
-
-def test_a_tight_memory_shortens_the_context_down_to_1024_and_then_refuses():
-    config = tiny.model(max_position_embeddings=8192).config
-    placement = place(SETTINGS)
-    per_token, per_row = 64, 1000
-
-    def context_with(*sizes: int) -> int:
-        """The context where two slots, the prompt that is read and a reply that is scored just fit in these lanes."""
-        caches = per_token * (3 * sum(sizes) + sizes[-1]) + per_row * (3 * len(sizes) + 1)
-        needs = memory.Footprint(0, CacheBytes(per_token, per_row))
-        free = memory.SPARE_BYTES + STORE_BYTES + caches
-        return memory.choose_shape(config, placement, SETTINGS, needs, free).sizes[-1]
-
-    assert context_with(100_000) == 4096, "the default on a CPU"
-    assert context_with(256, 1024, 2048) == 2048
-    assert context_with(256, 1024, 2047) == 1024
-    assert context_with(256, 1024) == 1024
-    with pytest.raises(NotEnoughMemory):
-        context_with(256, 1023)
-
-
-@pytest.mark.parametrize(
-    "context, portable, chunk", [(4096, False, 256), (1000, False, 64), (640, False, 128), (4096, True, 64)]
-)
-def test_a_processor_reads_long_chunks_where_no_context_is_lost_and_nothing_that_was_written_is_kept(
-    context, portable, chunk
-):
-    placement, needs = replace(place(SETTINGS), portable=portable), memory.Footprint(0, CacheBytes(64, 1000))
-    shape = memory.choose_shape(
-        tiny.model(max_position_embeddings=8192).config, placement, Settings(context=context), needs, 2**40
-    )
-    assert shape.chunk == chunk and shape.sizes[-1] == context // 64 * 64
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.engine import bandwidth
+from core.checkpoints import memory
+from core.engine import bandwidth, device
 from core.engine.device import Placement, deterministic_cuda, figures_device, place
+from core.engine.step import AttentionKernels
 from core.settings import Settings
 from tests import tiny
 
@@ -13,7 +16,8 @@ from tests import tiny
 def machine(monkeypatch):
     """A function that says what this machine has."""
 
-    def has(cuda: int = 0, mps: bool = False, bfloat16: bool = False) -> None:
+    def has(cuda: int = 0, mps: bool = False, bfloat16: bool = False, capability: tuple[int, int] = (9, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -49,6 +53,72 @@ def test_what_was_asked_for_is_taken_where_it_is_there(machine):
     assert place(Settings(device="cpu")).device == torch.device("cpu")
     assert place(Settings(device="cpu", dtype="float16")).dtype == torch.float16
     assert place(Settings(dtype="float32")) == Placement(torch.device("cuda:0"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((10, 0), torch.bfloat16)]
+)
+def test_a_gpu_from_before_bfloat16_computes_in_float16_unless_another_is_asked_for(machine, capability, dtype):
+    machine(cuda=1, capability=capability)
+    assert place(Settings()).dtype == dtype
+    assert place(Settings(dtype="bfloat16")).dtype == torch.bfloat16
+
+
+def test_a_machine_whose_gpu_torch_cannot_use_says_so_once(machine, monkeypatch, tmp_path, caplog):
+    driver = tmp_path / "version"
+    monkeypatch.setattr(device, "NVIDIA_DRIVER", driver)
+    device._say_that_the_gpu_is_not_used.cache_clear()
+    machine()
+    place(Settings())
+    assert caplog.text == "", "there is none"
+    driver.touch()
+    place(Settings(device="cpu"))
+    assert caplog.text == "", "it was asked for"
+    place(Settings(), 0)
+    place(Settings(), 1)
+    assert caplog.text.count("models run on the processor: this machine has an NVIDIA driver, but torch") == 1
+    assert "or say --device cpu" in caplog.text
+    machine(cuda=1)
+    assert place(Settings()).device.type == "cuda"
+
+
+def test_the_fingerprint_of_a_gpu_names_the_card_its_software_and_the_attention_kernel(machine, monkeypatch):
+    machine(cuda=1, capability=(8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40S")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+    card = torch.device("cuda", 0)
+    assert device.described(card) == "NVIDIA L40S, compute capability 8.9"
+    software = {"CUDA": "13.0", "cuDNN": "91000"}
+    assert device.software(card, ["efficient", "math"]) == {**software, "attention kernel": "efficient, math"}
+    assert device.software(card, []) == software, "eager attention has no kernel of its own"
+    assert device.software(torch.device("cpu"), ["flash"]) == {}, "there torch's version says it"
+
+
+def test_the_kernels_that_torch_chooses_for_attention_are_seen():
+    query, mask = torch.zeros(2, 4, 1, 8), torch.ones(2, 1, 1, 16, dtype=torch.bool)
+    keys = torch.zeros(2, 4, 16, 8)
+    with AttentionKernels() as kernels:
+        torch.nn.functional.scaled_dot_product_attention(query, keys, keys, attn_mask=mask)
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.nn.functional.scaled_dot_product_attention(query, keys, keys, attn_mask=mask)
+    assert kernels.names == {"flash", "math"}
+
+
+def test_what_the_allocator_of_a_gpu_holds_for_nobody_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert memory.free_bytes(torch.device("cuda", 0)) == 10 + 50 - 30
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_an_unused_gpu_is_not_started_to_give_memory_back(monkeypatch, used):
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    device.give_back()
+    assert emptied == [True] * used
 
 
 def test_figures_are_computed_where_float64_is():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -470,12 +471,30 @@ def test_certification_catches_a_model_whose_rows_depend_on_each_other_and_steps
 
 
 def test_a_model_that_cannot_be_certified_says_so(monkeypatch):
-    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane: False)
+    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: False)
     with running(random_model()) as engine:
         assert not engine.certified
         assert not engine.info().certified
         assert "not certified" in engine.info().certification
         assert answer(engine, request([1]))[0][-1].reason == "length", "it still answers"
+
+
+def test_the_caches_of_a_level_that_failed_are_gone_before_those_of_the_next_are_made(monkeypatch):
+    """On a GPU that a pair fills there is no room for both."""
+    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: False)
+    made: list[tuple[certify.Level, weakref.ref]] = []
+    new_lane = Engine._new_lane
+
+    def counted(engine, size, *shared):
+        left = [level for level, lane in made if lane() is not None and level != engine.level]
+        assert left == [], "lanes of an earlier level are still there"
+        lane = new_lane(engine, size, *shared)
+        made.append((engine.level, weakref.ref(lane)))
+        return lane
+
+    monkeypatch.setattr(Engine, "_new_lane", counted)
+    with running(random_model()):
+        assert {level.together for level, _ in made} == {True, False}
 
 
 def test_levels_step_down_to_eager_then_one_thread_then_one_row():

@@ -106,3 +106,14 @@ def test_what_has_no_sdpa_is_tried_with_eager_attention():
     assert first_attention(transformers.LlamaConfig(), on_a_gpu) == "sdpa"
     assert first_attention(transformers.Gemma2Config(), on_a_gpu) == "eager", "it caps its attention scores"
     assert first_attention(transformers.LlamaConfig(), Placement(torch.device("cpu"), torch.float32)) == "eager"
+
+
+def test_rows_take_the_places_of_those_of_the_same_families():
+    page = families.PAGE.read_text("utf-8")
+    assert families.with_rows(page, []) == page
+    old = [line for line in page.splitlines() if line.startswith("| llama ")]
+    cells = {**dict.fromkeys(families.row_of("llama", "float32", ""), "-"), "family": "llama", "dtype": "float32"}
+    new = families.with_rows(page, [cells])
+    lines = new.splitlines()
+    assert len(lines) == len(page.splitlines()) - len(old) + 1
+    assert [line for line in lines if line.startswith("| llama ")] != old

@@ -36,13 +36,15 @@ class Memory:
         self.loads: list[str] = []
         self.present: list[str] = []
         self.broken: set[str] = set()
+        self.siblings: dict[str, object] = {}  # what each was loaded beside
         self.gate = threading.Event()
         self.gate.set()
 
-    def load(self, source, hub, settings, placement, report, patience) -> Checkpoint:
+    def load(self, source, hub, settings, placement, report, patience, sibling) -> Checkpoint:
         report(f"Loading {source.name}", None)
         assert self.gate.wait(30)
         self.loads.append(source.name)
+        self.siblings[source.name] = sibling
         if source.name in self.broken:
             raise UserError(f"{source.name} could not be loaded: it is broken.")
         if len(self.present) >= self.room:
@@ -58,7 +60,12 @@ class Memory:
             tokenizer=spelling,
             stop_ids=frozenset(),
             model=SimpleNamespace(),
-            engine=SimpleNamespace(close=lambda: self.present.remove(source.name), closed=False, hung=False),
+            engine=SimpleNamespace(
+                close=lambda: self.present.remove(source.name),
+                closed=False,
+                hung=False,
+                shape=f"the lanes of {source.name}",
+            ),
         )
 
 
@@ -83,7 +90,7 @@ def memory(home, monkeypatch) -> Memory:
             (home / name / file).touch()
     memory = Memory()
     monkeypatch.setattr(loading, "load", memory.load)
-    monkeypatch.setattr(loading, "check_kind", lambda source, hub, placement: None)
+    monkeypatch.setattr(loading, "check_kind", lambda source, hub, placement: f"what {source.name} needs")
     return memory
 
 
@@ -110,6 +117,42 @@ def test_a_pair_is_loaded_on_its_first_use_and_kept(pool, memory):
 def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
     assert pool.wait("a").base is pool.wait("a2").base
     assert memory.loads.count("a-base") == 1
+
+
+def test_a_model_is_loaded_beside_what_its_sibling_needs_or_in_the_lanes_that_it_has(pool, memory):
+    """The first one leaves room for the second, which gets lanes like the first's; so does one that comes later."""
+    use(pool, "a")
+    first, second = memory.loads
+    assert memory.siblings[first] == f"what {second} needs"
+    assert memory.siblings[second] == f"the lanes of {first}"
+    use(pool, "a2")
+    assert memory.siblings["a-other"] == "the lanes of a-base"
+    assert all(entry.sibling is None for entry in pool._entries.values()), "none keeps another's weights"
+
+
+def test_what_cannot_be_loaded_is_no_sibling(pool, memory, monkeypatch):
+    def check_kind(source, hub, placement):
+        if source.name == "b-chat":
+            raise UserError("b-chat is no decoder; choose another.")
+        return "needs"
+
+    monkeypatch.setattr(loading, "check_kind", check_kind)
+    with pytest.raises(UserError, match="b-chat is no decoder"):
+        use(pool, "b")
+    assert memory.siblings["b-base"] is None
+
+
+def test_what_is_unloaded_goes_back_to_the_machine(pool, memory, monkeypatch):
+    returned: list[list[str]] = []
+    monkeypatch.setattr("core.pool.give_back", lambda: returned.append(sorted(memory.present)))
+    use(pool, "a")
+    use(pool, "b")
+    assert returned == []
+    memory.room = 3
+    use(pool, "c")
+    assert returned[0] == ["a-chat", "b-base", "b-chat"], (
+        "when the engine of the one that was idle the longest has ended"
+    )
 
 
 def test_visitors_who_ask_at_once_share_one_load_and_see_its_progress(pool, memory):

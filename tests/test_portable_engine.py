@@ -1,6 +1,7 @@
 """The engine at its portable level: what it promises, what it says of itself, and what a replay makes of it."""
 
 import threading
+from dataclasses import replace
 from time import monotonic, sleep
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from core import receipts, replay, wording
-from core.checkpoints import memory
+from core.checkpoints import budget, memory
 from core.checkpoints.fingerprint import weights_sha256
 from core.compare import Run, compare
 from core.engine import device, exact, portable
@@ -188,15 +189,15 @@ def test_a_gpu_without_float64_is_refused_in_a_sentence(monkeypatch):
 
 
 def test_the_memory_that_it_takes_is_counted():
-    config = tiny.model().config
+    config, cpu = tiny.model().config, torch.device("cpu")
 
     def shape(placement: Placement, free: int) -> Shape:
-        needs = memory.Footprint(0, memory.footprint(config, placement).cache)
-        return memory.choose_shape(config, placement, Settings(context=256), needs, free)
+        needs = memory.need(config, placement)
+        needs = replace(needs, vocabulary=0, footprint=needs.footprint._replace(weights=0))
+        return budget.plan([needs], {cpu: free}, Settings(context=256)).shape
 
-    cpu = torch.device("cpu")
     per_token = memory.footprint(config, Placement(cpu, torch.float32)).cache.position
-    free = STORE_BYTES + memory.SPARE_BYTES + per_token * 256 * 6 - 1
+    free = STORE_BYTES + budget.SPARE_BYTES + per_token * 256 * 6 - 1
     assert shape(Placement(cpu, torch.bfloat16), free).sizes[-1] == 256
     with pytest.raises(UserError, match="free"):
         shape(Placement(cpu, torch.bfloat16, portable=True), free)

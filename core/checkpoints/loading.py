@@ -21,12 +21,14 @@ from transformers import (
 
 from ..engine import PATIENCE, Engine, Patience, portable
 from ..engine.device import Placement, deterministic_cuda
+from ..engine.engine import Shape
 from ..engine.slots import layer_kinds
 from ..errors import NotEnoughMemory, UserError
 from ..hub import Hub
 from ..settings import Settings
 from ..types import CheckpointInfo
 from . import memory, quantised
+from .budget import Need, plan
 from .fingerprint import weights_sha256
 from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
@@ -45,6 +47,7 @@ class Checkpoint:
     engine: Engine
 
     def close(self) -> None:
+        """End its engine. Its weights stay for whoever holds it."""
         self.engine.close()
 
     def again(self) -> "Checkpoint":
@@ -59,8 +62,12 @@ def load(
     placement: Placement,
     report: ReportProgress,
     patience: Patience = PATIENCE,
+    sibling: Need | Shape | None = None,
 ) -> Checkpoint:
     """Load, fingerprint and certify one model.
+
+    Args:
+        sibling: the other model of its pair, with which it shares the memory and has lanes in common: what it needs, or its shape where it is loaded.
 
     Raises:
         UserError: it cannot be loaded here; the sentence says why and what to do.
@@ -70,8 +77,9 @@ def load(
     on_the_whole = source.adapter_of is not None and any(".language_model." in name for name in tensor_names(place))
     config = read_config(weights_place, under.name, with_towers=on_the_whole)
     quantised.check(config, placement, under.name)
-    needs = memory.footprint(config, placement)
-    shape = memory.choose_shape(config, placement, settings, needs, memory.free_bytes(placement.device))
+    models = [memory.need(config, placement), *([sibling] if isinstance(sibling, Need) else [])]
+    free = {each.placement.device: memory.free_bytes(each.placement.device) for each in models}
+    shape = plan(models, free, settings, sibling if isinstance(sibling, Shape) else None).shape
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(place if (place / "tokenizer.json").exists() else weights_place, source.name)
     attention = first_attention(config, placement)
@@ -108,20 +116,25 @@ def load(
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
 
 
-def check_kind(source: Source, hub: Hub, placement: Placement) -> None:
-    """Raises UserError where no download could make a model of this source that can be served here."""
+def check_kind(source: Source, hub: Hub, placement: Placement) -> Need | None:
+    """What a model of this source would need here, where that can be known before its weights are here.
+
+    Raises:
+        UserError: no download could make one that can be served.
+    """
     under = source.adapter_of or source
     if under.is_gguf:  # its configuration is in the same file as its weights, the widest of which have four bytes
         if under.repository is not None:
             memory.check_bytes(
                 sum(under.repository.wanted().values()) * placement.dtype.itemsize // 4, placement, under.name
             )
-        return
+        return None
     config = read_config(configuration(under, hub), under.name)
     quantised.check(config, placement, under.name)
-    memory.footprint(config, placement)  # refuses what keeps its states in a place of its own
+    needs = memory.need(config, placement)  # refuses what keeps its states in a place of its own
     if under.repository is not None:
         memory.check_size(under.repository.files, config, placement, under.name)
+    return needs
 
 
 def read_config(place: Path, name: str, with_towers: bool = False) -> PreTrainedConfig:
@@ -182,7 +195,7 @@ def _text_alone(config: PreTrainedConfig) -> PreTrainedConfig:
 # What a number in a config may be, by its name, the first that fits; transformers makes lists and modules as long as it says.
 _BOUNDS = (
     (re.compile(r".*(_size|_dim|_rank|_length|_positions?|_embeddings|_ctx|_embd|_inner)"), 2**28),
-    (re.compile(r".*(layer|block).*|.*depth.*"), 1_000),
+    (re.compile(r"(?!.*_theta).*(layer|block).*|.*depth.*"), 1_000),
     (re.compile(r".*expert.*|.*group.*"), 4_096),
     (re.compile(r".*head.*"), 2**16),
 )

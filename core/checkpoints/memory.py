@@ -1,34 +1,31 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from ..engine import Engine
+from ..engine import Engine, experts
 from ..engine.device import Placement
-from ..engine.engine import STORE_BYTES, Shape, lane_sizes
-from ..engine.lane import GRAIN
 from ..engine.slots import RECURRENT, CacheBytes, Masks, SlotCache, layer_kinds, usable_context
 from ..engine.step import forward_pass
 from ..errors import NotEnoughMemory, UserError
-from ..settings import Settings, usable_cores
+from .budget import SPARE_BYTES, Footprint, Need
 from .whole import weight_files
 
 making = threading.Lock()  # transformers sets torch's default dtype while it makes a model, for the whole process
-SPARE_BYTES = 2**29  # left free when deciding whether something fits
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be taken: of the GPU, or of this process's share of the machine (a container's limit counts)."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # and what the allocator holds for nobody
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
@@ -45,13 +42,6 @@ def total_bytes(device: torch.device) -> int:
     return total if given == "max" else min(total, int(given))
 
 
-class Footprint(NamedTuple):
-    """What a model takes: bytes of its weights and of the tables beside them, and of its caches."""
-
-    weights: int
-    cache: CacheBytes
-
-
 def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
     """What a model would take here, from its shapes alone.
 
@@ -64,7 +54,26 @@ def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
     with making, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=placement.dtype, attn_implementation="eager").eval()
     weights = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))  # tied ones count once
-    return Footprint(weights, _cache_bytes(model, placement))
+    with experts.taken_down(model) as routes:
+        cache = _cache_bytes(model, placement)
+    copied = _copied_bytes(model, routes) if placement.device.type != "cpu" else 0  # experts.without_neighbours
+    return Footprint(weights, cache, copied)
+
+
+def need(config: PreTrainedConfig, placement: Placement) -> Need:
+    """What a model would need here. Raises UserError as `footprint` does."""
+    text = config.get_text_config()
+    return Need(footprint(config, placement), usable_context(text), text.vocab_size, placement)
+
+
+def _copied_bytes(model: PreTrainedModel, routes: Sequence[experts.Route]) -> int:
+    """Of the experts of one token, in the layer where they are the largest."""
+    layers = zip(experts.modules_of(model), routes, strict=False)
+    sizes = [
+        sum(whole.nbytes // len(whole) for whole in layer.parameters()) * route.experts.shape[1]
+        for layer, route in layers
+    ]
+    return max(sizes, default=0)
 
 
 def _cache_bytes(model: PreTrainedModel, placement: Placement) -> CacheBytes:
@@ -116,41 +125,6 @@ def check_bytes(needed: int, placement: Placement, name: str) -> None:
         raise UserError(
             f"The weights of {name} take {needed / 2**30:,.0f} GB and this machine has {there / 2**30:,.0f} GB of memory for them; choose a smaller model."
         )
-
-
-def choose_shape(
-    config: PreTrainedConfig, placement: Placement, settings: Settings, needs: Footprint, free: int
-) -> Shape:
-    """Slots, chunk and lane lengths: the longest context whose caches fit beside the weights.
-
-    Raises:
-        NotEnoughMemory: not even the shortest context fits; says how much is needed and how much is there.
-    """
-    text = config.get_text_config()
-    gpu = placement.device.type != "cpu"
-    slots = settings.slots or (16 if gpu else 4)
-    wanted = min(usable_context(text), settings.context or (16384 if gpu else 4096))
-    chunk = 256 if gpu else _chunk_of_a_processor(wanted, placement)
-    context = wanted
-    while True:
-        sizes = lane_sizes(context, chunk)
-        # The slots and the prompt that is read, of each lane; a reply that is scored.
-        caches = needs.cache.of(sum(sizes) * (slots + 1) + sizes[-1], len(sizes) * (slots + 1) + 1)
-        needed = needs.weights + caches + STORE_BYTES + SPARE_BYTES
-        if needed <= free:
-            return Shape(slots, chunk, sizes, settings.threads or max(1, usable_cores() // 2))
-        if context <= 1024:
-            raise NotEnoughMemory(
-                f"These weights need about {needed / 2**30:.1f} GB with their caches, and {free / 2**30:.1f} GB is free; choose a smaller pair, fewer --slots or a shorter --context."
-            )
-        context //= 2
-
-
-def _chunk_of_a_processor(context: int, placement: Placement) -> int:
-    """A longer one is read faster, token by token; none may cost some of the context. What portable arithmetic writes is kept by chunks, too."""
-    if placement.portable:
-        return GRAIN
-    return next(chunk for chunk in (4 * GRAIN, 2 * GRAIN, GRAIN) if chunk == GRAIN or context % chunk == 0)
 
 
 def check_room_for_another(engine: Engine) -> None:

@@ -6,7 +6,7 @@ and among different neighbours, bits compared. When it fails, the engine steps d
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,22 @@ class Level:
     attention: str
     threads: int
     together: bool
+    experts: str | None = None  # how decode passes compute them, where not as the library chooses
 
     @property
     def description(self) -> str:
         rows = "all slots in one pass" if self.together else "one pass for each slot"
+        rows += f", experts by {self.experts}" if self.experts else ""
         if self.attention == portable.NAME:
             return f"portable arithmetic, {self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
 
 
-def levels(preferred: str, threads: int) -> list[Level]:
+def levels(preferred: str, threads: int, experts: str | None = None) -> list[Level]:
     """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time.
+
+    A mixture of experts has another one behind the first, and keeps to it: the library groups the rows of all slots by the expert that they go to, and
+    there decode passes compute `experts` by an implementation that does not.
 
     Portable arithmetic is one level of its own: nothing steps down from a promise.
     """
@@ -40,14 +45,19 @@ def levels(preferred: str, threads: int) -> list[Level]:
         return [Level(preferred, threads, True)]
     steps = [
         Level(preferred, threads, True),
-        Level("eager", threads, True),
-        Level("eager", 1, True),
+        Level(preferred, threads, True, experts),
+        Level("eager", threads, True, experts),
+        Level("eager", 1, True, experts),
         Level("eager", 1, False),
     ]
     return list(dict.fromkeys(steps))
 
 
-def neighbours_do_not_matter(lane: Lane, steps: int = 4) -> bool:
+FILLINGS = ("empty", "short", "long")
+MIXTURE_FILLINGS = (*FILLINGS, "alike")  # tokens that go to the same experts are grouped: two, three, up to all of them
+
+
+def neighbours_do_not_matter(lane: Lane, steps: int = 4, fillings: Sequence[str] = FILLINGS) -> bool:
     """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
 
     The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
@@ -58,11 +68,12 @@ def neighbours_do_not_matter(lane: Lane, steps: int = 4) -> bool:
     prompt = [draw.randrange(lane.vocabulary) for _ in range(prompt_length)]
     forced = [draw.randrange(lane.vocabulary) for _ in range(steps)]
     references: tuple[torch.Tensor, torch.Tensor] | None = None
-    for filling in ("empty", "short", "long"):
+    for filling in fillings:
         others = _others(lane, filling, draw, steps)
         read = _read(lane, prompt)[0].clone()
         for slot in range(lane.slots):
-            written = _continue(lane, slot, prompt_length, forced, others, held=filling == "long")
+            like = range(slot) if filling == "alike" else range(0)  # they hold the same since their own turn
+            written = _continue(lane, slot, prompt_length, forced, others, filling == "long", like)
             references = references or (read, written)
             if not (torch.equal(references[0], read) and torch.equal(references[1], written)):
                 return False
@@ -83,10 +94,12 @@ def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Fillin
     return lambda step: (list(tokens[step]), [start + step] * lane.slots)
 
 
-def _continue(lane: Lane, slot: int, start: int, forced: list[int], others: Filling, held: bool) -> torch.Tensor:
+def _continue(
+    lane: Lane, slot: int, start: int, forced: list[int], others: Filling, held: bool, like: range
+) -> torch.Tensor:
     """Logits [steps, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on.
 
-    With `held` it waits for one pass before each token, as a reply in lock-step does.
+    With `held` it waits for one pass before each token, as a reply in lock-step does. The slots in `like` do what it does.
     """
     lane.adopt(slot)
     seen = []
@@ -95,7 +108,8 @@ def _continue(lane: Lane, slot: int, start: int, forced: list[int], others: Fill
         if held:
             tokens[slot], positions[slot] = 0, start + step
             lane.write(tokens, positions, [slot])
-        tokens[slot], positions[slot] = token, start + step
+        for each in (*like, slot):
+            tokens[each], positions[each] = token, start + step
         seen.append(lane.write(tokens, positions)[slot].clone())
     return torch.stack(seen)
 

@@ -1,8 +1,12 @@
 """On what a model runs: the device, the dtype, and the settings under which a GPU repeats its bits."""
 
+import gc
 import logging
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -11,6 +15,9 @@ from ..settings import Settings
 from . import exact
 
 log = logging.getLogger(__name__)
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere; GPUs before it compute in bfloat16 many times more slowly, or not at all
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,47 @@ def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Place
     kind = next(name for name in present if present[name]) if settings.device == "auto" else settings.device
     if not present[kind]:
         raise UserError(f"--device {kind} was asked for, but torch finds none here; use --device cpu.")
+    if settings.device == "auto" and kind == "cpu" and NVIDIA_DRIVER.exists():
+        _say_that_the_gpu_is_not_used()
     device = torch.device("cuda", index % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
     portable = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable" and _is_ieee(device)
     if settings.dtype != "auto":
         return Placement(device, getattr(torch, settings.dtype), portable)
+    if kind == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+        return Placement(device, torch.float16, portable)
     fast_bfloat16 = portable or kind != "cpu" or torch.cpu._is_avx512_bf16_supported()  # portable only stores in it
     return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32, portable)
+
+
+@cache
+def _say_that_the_gpu_is_not_used() -> None:
+    """Once: such a machine would be slow without a word."""
+    build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    log.warning(
+        "models run on the processor: this machine has an NVIDIA driver, but torch %s, built %s, finds no GPU that it can use; install another build of torch or driver, or say --device cpu",
+        torch.__version__,
+        build,
+    )
+
+
+def software(device: torch.device, attention: Sequence[str]) -> dict[str, str]:
+    """What of a GPU's software bits depend on, as the fingerprint names it; nothing for a processor, where torch's version says it.
+
+    Args:
+        attention: the kernels that sdpa is computed with.
+    """
+    if device.type != "cuda":
+        return {}
+    found = {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+    return found | ({"attention kernel": ", ".join(attention)} if attention else {})
+
+
+def described(device: torch.device) -> str:
+    """The device as the fingerprint names it."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 @cache
@@ -66,6 +108,13 @@ def _is_ieee(device: torch.device) -> bool:
 def figures_device(device: torch.device) -> torch.device:
     """Where logits are computed with: on their own device, but on the CPU where that has no float64 (Apple's GPUs)."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def give_back() -> None:
+    """Let go of what nobody refers to any more, back to the machine: the allocator of a GPU would keep it for this process."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def deterministic_cuda() -> None:

@@ -8,7 +8,6 @@ thread; nothing here waits for whoever listens.
 import atexit
 import logging
 import math
-import platform
 import sys
 import threading
 import traceback
@@ -27,7 +26,7 @@ from .. import __version__
 from ..errors import UserError
 from ..turns import asking
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
-from . import certify, exact, portable, reference, sampling
+from . import certify, device, exact, experts, portable, reference, sampling
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
@@ -163,6 +162,7 @@ class Engine:
         self.deviation: Deviation | None = None
         self.cache_bytes = CacheBytes(0, 0)  # of a row in any lane
         self._computed_sha256: str | None = None
+        self._kernels: list[str] = []
         self.device = next(model.get_input_embeddings().parameters()).device
         # On a GPU one draw for all slots: few launches, and one shape whoever is there. A CPU draws row by row.
         self._draw_all_slots = self.device.type == "cuda"
@@ -298,11 +298,6 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """The engine fingerprint."""
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"{self.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        )
         return EngineInfo(
             sampler=sampling.VERSION,
             draw="exact",
@@ -314,11 +309,12 @@ class Engine:
             lane_sizes=self.shape.sizes,
             chunk=self.shape.chunk,
             threads=self.level.threads,
-            device=name,
+            device=device.described(self.device),
             versions={
                 "same-seed": __version__,
                 "torch": str(torch.__version__),
                 "transformers": transformers.__version__,
+                **device.software(self.device, self._kernels),
             },
             certified=self.certified,
             certification=self.level.description
@@ -392,7 +388,10 @@ class Engine:
 
     def _build(self) -> Deviation:
         """Lanes at the first level that holds, or at the last; what they are off by."""
-        for level in certify.levels(self.level.attention, self.shape.threads):
+        without_neighbours = experts.without_neighbours(self.model)
+        fillings = certify.MIXTURE_FILLINGS if without_neighbours else certify.FILLINGS
+        levels = certify.levels(self.level.attention, self.shape.threads, without_neighbours)
+        for level in levels:
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
             if level.attention == portable.NAME:
@@ -404,14 +403,19 @@ class Engine:
             self._lanes = {size: self._new_lane(size, shared) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
             self.cache_bytes = lanes[0].cache_bytes
+            self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
                 self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
             else:
-                self.certified = all(certify.neighbours_do_not_matter(lane) for lane in lanes)
+                self.certified = all(certify.neighbours_do_not_matter(lane, fillings=fillings) for lane in lanes)
             self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
             if self.certified and measured.within:
                 break
             log.warning("certification failed with %s: %s", level.description, measured)
+            if level != levels[-1]:  # the caches of this level make room for those of the next
+                lanes.clear()
+                self._lanes.clear()
+                device.give_back()
         return measured
 
     def _new_lane(self, size: int, steps: dict[int, DecodeStep] | None = None) -> Lane:
@@ -423,6 +427,7 @@ class Engine:
             vocabulary=self.vocabulary,
             attention=self.level.attention,
             together=self.level.together,
+            experts=self.level.experts,
             store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
             steps=steps,
         )

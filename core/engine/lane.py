@@ -13,7 +13,8 @@ the longest row in use, rounded up to one of `lengths_in_use`.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
@@ -23,11 +24,16 @@ from .device import figures_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
-from .step import DecodeStep, forward_pass
+from .step import AttentionKernels, DecodeStep, forward_pass
 from .store import Chunk, PrefillStore, prefix_key
 
 SHORTEST = 128  # positions; a step over fewer takes hardly less time
 GRAIN = 64  # tokens
+
+
+def grain_of(device: torch.device, chunk: int) -> int:
+    """What is read has a multiple of so many tokens, and what is scored so many."""
+    return min(GRAIN, chunk) if device.type == "cpu" else chunk
 
 
 def lengths_in_use(length: int, chunk: int) -> list[int]:
@@ -48,6 +54,7 @@ class Lane:
         vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
+        experts: how decode passes compute experts, where not as the library chooses.
     """
 
     def __init__(
@@ -60,15 +67,15 @@ class Lane:
         vocabulary: int,
         attention: str,
         together: bool = True,
+        experts: str | None = None,
         store: PrefillStore | None = None,
         steps: dict[int, DecodeStep] | None = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
+        self.experts = experts
         self.device = next(model.get_input_embeddings().parameters()).device
-        self.grain = (
-            min(GRAIN, chunk) if self.device.type == "cpu" else chunk
-        )  # of what is read; a chunk is some of them
+        self.grain = grain_of(self.device, chunk)
         self._figures_device = figures_device(self.device)
         self.masks = Masks(config, model.dtype, attention)
         self.store = store or PrefillStore(0)
@@ -86,18 +93,21 @@ class Lane:
         self.has_states = bool(self._reading.states())
         self._token_by_token = self.has_states and not self._hands_on_states()
         self._lengths = lengths_in_use(length, chunk) if isinstance(model, Portable) else [length]
-        self._steps = {} if steps is None else steps
+        self._steps, self._unrecorded = {} if steps is None else steps, False
         for each in self._lengths:
             if each not in self._steps:
-                self._steps[each] = DecodeStep(model, self.masks, self._writing[0], each, vocabulary)
+                self._steps[each] = DecodeStep(model, self.masks, self._writing[0], each, vocabulary, experts)
         if not isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
             self.step(length).record()
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
+        kernels = AttentionKernels()
         for cache in (self._reading, *self._writing):
-            forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
+            with kernels:
+                forward_pass(self.model, self.masks, cache, torch.zeros_like(cache.positions))
             cache.clear()
+        self.attention_kernels = sorted(kernels.names)
 
     def _hands_on_states(self) -> bool:
         """Whether a pass over several tokens goes on from the states that are there: two that begin differently must end differently.
@@ -128,6 +138,15 @@ class Lane:
         """`step`, or until that is recorded one that is and looks farther: recorded is worth more than short."""
         steps = [self._steps[length] for length in self._lengths if end <= length]
         return next((step for step in steps if step.recorded), steps[0])
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Inside, steps call the model's modules, which a recording goes without; the bits are the same."""
+        self._unrecorded = True
+        try:
+            yield
+        finally:
+            self._unrecorded = False
 
     def begin(self) -> None:
         """Forget the prompt that was read last. Nothing of one request is left for the next, not even behind a mask."""
@@ -245,7 +264,7 @@ class Lane:
         where = torch.tensor(positions, device=self.device)[:, None]
         rows, step = self.slots // len(self._writing), self._recorded_step(max(positions) + 1)
         parts = [
-            step(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], cache)
+            step(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], cache, plain=self._unrecorded)
             for i, cache in enumerate(self._writing)
         ]
         for state, before in kept:

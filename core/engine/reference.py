@@ -8,14 +8,17 @@ How far the first is from the second is what the dtype itself does to this model
 may be `TOLERANCE` times as far from the second, and no farther; in portable arithmetic by `PORTABLE`. Some recurrent layers write
 otherwise than they read; how far the model's own writing is from its own reading counts as the first does. A lane that is too long to
 be read whole is checked at its end too, behind keys and values that stand in for what would have been read.
+
+In a narrow dtype rounding alone chooses among experts that are close, so there the tokens of a mixture are sent to the experts that the wider
+dtype chose (experts.py), in the plain pass and in the engine alike. What is left is bounded as it is for any other model.
 """
 
 import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +27,8 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLa
 
 from ..errors import UserError
 from ..types import Deviation
+from . import experts
+from .experts import Route
 from .lane import Lane
 from .portable import Portable
 from .slots import Holds, layer_kinds, what_layers_hold
@@ -46,11 +51,12 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 @dataclass(frozen=True)
 class Expected:
-    """A prompt, and the log-probabilities [places, vocabulary] that the model gives at some of its places."""
+    """A prompt, and the log-probabilities [places, vocabulary] that the model gives at some of its places; `routes` where it was sent along."""
 
     token_ids: list[int]
     places: list[int]
     logprobs: torch.Tensor
+    routes: list[Route] = field(default_factory=list)
 
 
 def deviation(model: PreTrainedModel, lanes: Sequence[Lane], new_lane: Callable[[int], Lane]) -> Deviation:
@@ -84,9 +90,9 @@ def longest_check(model: PreTrainedModel) -> int:
 
 
 def is_bounded(model: PreTrainedModel) -> bool:
-    """Whether a deviation beyond the bound is a fault. Where tokens choose among experts, in a narrow dtype the smallest one can choose others."""
-    experts = any(getattr(model.config.get_text_config(), name, None) for name in _EXPERTS)
-    return model.dtype == torch.float32 or not experts
+    """Whether a deviation beyond the bound is a fault. Where a narrow dtype chooses among experts that cannot be given, the smallest one can choose others."""
+    chooses = any(getattr(model.config.get_text_config(), name, None) for name in _EXPERTS)
+    return model.dtype == torch.float32 or not chooses or bool(experts.modules_of(model))
 
 
 def expected(model: Any, at_once: AtOnce, tokens: int = 64) -> tuple[Expected, float]:
@@ -97,7 +103,7 @@ def expected(model: Any, at_once: AtOnce, tokens: int = 64) -> tuple[Expected, f
     draw, vocabulary = random.Random(tokens), model.config.get_text_config().vocab_size
     prompt = [draw.randrange(vocabulary) for _ in range(tokens)]
     with torch.no_grad():
-        found, moved = _expected(model, prompt, set(), vocabulary, at_once)
+        found, moved = _expected(model, prompt, set(), vocabulary, at_once, sent=False)
     return found, max(TOLERANCE * moved, FLOOR)
 
 
@@ -120,12 +126,13 @@ def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longe
     ]
     moved = [moved for _, moved in prompts]
     if lanes[0].has_states:
-        moved.append(_writing_from_reading(model, second, vocabulary))
+        with experts.sent_along(model, prompts[1][0].routes):
+            moved.append(_writing_from_reading(model, second, vocabulary))
     bound = _bound(lanes[0], max(moved))
     differences = [
         found
         for lane, length in zip(lanes, lengths, strict=True)
-        for found in _differences(lane, [expected for expected, _ in prompts], length)
+        for found in _differences(model, lane, [expected for expected, _ in prompts], length)
     ]
     return _largest(model, differences, bound)
 
@@ -158,7 +165,19 @@ def _far_from_the_start(model: PreTrainedModel, lane: Lane) -> Deviation:
     behind = lane.repeat(start)
     expected, moved = _expected(model, last, _places(chunk, chunk), lane.vocabulary, behind=behind)
     rows = {start + place: row for place, row in zip(expected.places, expected.logprobs, strict=True)}
-    return _largest(model, list(_reading_and_writing(lane, token_ids, start, rows)), _bound(lane, moved))
+    with _sent_along(lane, model, expected.routes, start):
+        found = list(_reading_and_writing(lane, token_ids, start, rows))
+    return _largest(model, found, _bound(lane, moved))
+
+
+@contextmanager
+def _sent_along(lane: Lane, model: PreTrainedModel, routes: list[Route], start: int = 0) -> Iterator[None]:
+    """Inside, what the lane reads and writes goes to the experts that are given, if any are."""
+    with ExitStack() as inside:
+        if routes:
+            inside.enter_context(lane.unrecorded())
+            inside.enter_context(experts.sent_along(model, routes, start))
+        yield
 
 
 def _bound(lane: Lane, moved: float) -> float:
@@ -189,20 +208,40 @@ def _expected(
     vocabulary: int,
     at_once: AtOnce = (),
     behind: KeysAndValues = (),
+    sent: bool = True,
 ) -> tuple[Expected, float]:
-    """What the model gives for a prompt in the wider dtype, and by how many nats its own dtype is off there at most."""
+    """What the model gives for a prompt in the wider dtype, and by how many nats its own dtype is off there at most.
+
+    Unless it is not `sent`, a mixture in a narrow dtype is off from there by what it is when its tokens go to the same experts.
+    """
     at = sorted(places | set(range(0, len(token_ids), 16)))
-    plain = _logprobs(model, token_ids, at, vocabulary, behind)
-    if model.dtype == torch.float32 and len(token_ids) > LONG:
+    wide, routes = None, list[Route]()
+    if model.dtype != torch.float32 or len(token_ids) <= LONG:
+        wide, routes = _in_the_wider_dtype(model, token_ids, at, vocabulary, at_once, behind)
+    routes = routes if sent and model.dtype != torch.float32 else []
+    with experts.sent_along(model, routes, behind[0].shape[2] if behind else 0):
+        plain = _logprobs(model, token_ids, at, vocabulary, behind)
+    if wide is None:  # float32 is near enough; float64 takes long, or is not there: FLOOR is the bound then
         return Expected(token_ids, at, plain), 0.0
+    return Expected(token_ids, at, wide, routes), float((plain - wide).abs().max())
+
+
+def _in_the_wider_dtype(
+    model: PreTrainedModel,
+    token_ids: list[int],
+    at: list[int],
+    vocabulary: int,
+    at_once: AtOnce,
+    behind: KeysAndValues,
+) -> tuple[torch.Tensor | None, list[Route]]:
+    """Log-probabilities [places, vocabulary], and the experts that the tokens go to; None where float64 is lacking (Apple's GPUs, some models' code)."""
     try:
-        with _in_wider_arithmetic(model, at_once):
-            wide = _logprobs(model, token_ids, at, vocabulary, behind)
+        with _in_wider_arithmetic(model, at_once), experts.taken_down(model) as routes:
+            return _logprobs(model, token_ids, at, vocabulary, behind), routes
     except (RuntimeError, TypeError):
         if model.dtype != torch.float32:
             raise
-        wide = plain  # float64 is not everywhere: Apple's GPUs and some models' code lack it; FLOOR is the bound then
-    return Expected(token_ids, at, wide), float((plain - wide).abs().max())
+        return None, []
 
 
 class _Given(DynamicLayer):
@@ -272,9 +311,6 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
     belongs to another, or asks for its dtype.
     """
     narrow, wide = model.dtype, WIDER[model.dtype]
-    experts = model.config._experts_implementation
-    if experts is not None:
-        model.set_experts_implementation("eager")  # grouped products of matrices have no float64
     modules = list(model.modules())
     lists = [module for module in modules if isinstance(module, torch.nn.ModuleList)]
     convolves = any(isinstance(module, torch.nn.Conv1d) for module in modules)
@@ -299,25 +335,27 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
         for hook in (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
     ]
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        # Grouped products of matrices have no float64.
+        with experts.computed_by(model, "eager"), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for hook in hooks:
             hook.remove()
         for module in list(kept):
             after(module)
-        if experts is not None:
-            model.set_experts_implementation(experts)
 
 
-def _differences(lane: Lane, prompts: Sequence[Expected], length: int) -> Iterator[tuple[int, float]]:
+def _differences(
+    model: PreTrainedModel, lane: Lane, prompts: Sequence[Expected], length: int
+) -> Iterator[tuple[int, float]]:
     """Place by place, the largest difference of a log-probability, in nats; prompts in turn, then again from what is kept of them."""
     for expected in (*prompts, *prompts):
         token_ids = expected.token_ids[:length]
         lane.begin()
         start = lane.reusable(_read_part(token_ids))
         rows = dict(zip(expected.places, expected.logprobs, strict=True))
-        yield from _reading_and_writing(lane, token_ids, start, rows)
+        with _sent_along(lane, model, expected.routes):
+            yield from _reading_and_writing(lane, token_ids, start, rows)
     lane.store.clear()
 
 

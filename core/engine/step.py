@@ -18,11 +18,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from . import portable
+from . import experts, portable
 from .portable import GivenUp, Portable
 from .slots import Masks, SlotCache
 
@@ -56,15 +57,19 @@ def cache_argument(model: PreTrainedModel | Portable) -> str:
 
 
 class Forward(torch.nn.Module):
-    """The model's forward pass over the tensors of a cache like `pattern`, written in place."""
+    """The model's forward pass over the tensors of a cache like `pattern`, written in place; `by` is how its experts are computed."""
 
-    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, pattern: SlotCache):
+    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, pattern: SlotCache, by: str | None = None):
         super().__init__()
-        self.model, self.masks, self.pattern = model, masks, pattern
+        self.model, self.masks, self.pattern, self.by = model, masks, pattern, by
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         """Logits [rows, queries, vocabulary] for `ids` and `positions`, both int64 [rows, queries]."""
-        return forward_pass(self.model, self.masks, self.pattern.over(tensors, positions), ids)
+        cache = self.pattern.over(tensors, positions)
+        if isinstance(self.model, Portable):
+            return forward_pass(self.model, self.masks, cache, ids)
+        with experts.computed_by(self.model, self.by):
+            return forward_pass(self.model, self.masks, cache, ids)
 
 
 def record(forward: Forward, cache: SlotCache, vocabulary: int) -> StepFunction:
@@ -133,40 +138,66 @@ class _FixedShapes(TorchFunctionMode):
 _SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
 
 
+class AttentionKernels(TorchFunctionMode):
+    """Inside, `names` gets the kernels that torch chooses for sdpa: it goes by shapes, masks, the device and its software."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            chosen = SDPBackend(torch._fused_sdp_choice(*args, **(kwargs or {})))
+            self.names.add(chosen.name.removesuffix("_ATTENTION").lower())
+        return func(*args, **(kwargs or {}))
+
+
 class DecodeStep:
     """A decode step over the first `length` positions of a cache, before and after it is recorded; the bits are the same.
 
     Args:
         cache: of the shape that it is for.
         vocabulary: its recording is tried with ids below this.
+        by: as in `Forward`.
     """
 
-    def __init__(self, model: PreTrainedModel | Portable, masks: Masks, cache: SlotCache, length: int, vocabulary: int):
+    def __init__(
+        self,
+        model: PreTrainedModel | Portable,
+        masks: Masks,
+        cache: SlotCache,
+        length: int,
+        vocabulary: int,
+        by: str | None = None,
+    ):
         self.length, self.asked, self.recorded = length, False, False
-        self._model, self._masks, self._cache, self._vocabulary = model, masks, cache, vocabulary
-        self._run: StepFunction = Forward(model, masks, cache)
+        self._cache, self._vocabulary = cache, vocabulary
+        self._plain = Forward(model, masks, cache, by)
+        self._run: StepFunction = self._plain
 
-    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: SlotCache) -> torch.Tensor:
-        """Logits [rows, 1, vocabulary]; `ids` and `positions` are int64 [rows, 1], and `cache` is written into."""
-        return self._run(ids, positions, *cache.upto(self.length))
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, cache: SlotCache, plain: bool = False
+    ) -> torch.Tensor:
+        """Logits [rows, 1, vocabulary]; `ids` and `positions` are int64 [rows, 1], and `cache` is written into. `plain` goes without the recording."""
+        return (self._plain if plain else self._run)(ids, positions, *cache.upto(self.length))
 
     def record(self) -> None:
         """Record it over its own cache, which it leaves dirty."""
         self.asked = True
-        self._record(self._model, self._cache)
+        self._record(self._plain, self._cache)
 
     def record_beside(self, given_up: Callable[[], bool]) -> None:
         """Record a step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
 
         Nothing that they use is touched: caches are copied, and the mode is another one.
         """
-        assert isinstance(self._model, Portable)
+        model = self._plain.model
+        assert isinstance(model, Portable)
         cache = self._cache.over(self._cache.upto(self.length), self._cache.positions).blank()
         with suppress(GivenUp):
-            self._record(self._model.beside(given_up), cache)
+            self._record(Forward(model.beside(given_up), self._plain.masks, cache), cache)
 
-    def _record(self, model: PreTrainedModel | Portable, cache: SlotCache) -> None:
-        forward = Forward(model, self._masks, cache)
+    def _record(self, forward: Forward, cache: SlotCache) -> None:
         recorded = record(forward, cache, self._vocabulary)
         if recorded is not forward:
             self._run, self.recorded = recorded, True

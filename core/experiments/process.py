@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from .. import installation, pairs
 from ..checkpoints import memory
+from ..checkpoints.budget import SPARE_BYTES
 from ..errors import UserError
 from ..pool import Lease
 from ..settings import Settings
@@ -147,7 +148,7 @@ def _check_memory(lease: Lease) -> None:
         needed[checkpoint.engine.device] += memory.bytes_in_use(checkpoint.engine)
     for device, size in needed.items():
         free = memory.free_bytes(device)
-        spare = INTERPRETER_BYTES if device.type == "cpu" else memory.SPARE_BYTES
+        spare = INTERPRETER_BYTES if device.type == "cpu" else SPARE_BYTES
         if size + spare > free:
             raise UserError(
                 f"a second copy of this pair needs about {(size + spare) / 2**30:.1f} GB and {free / 2**30:.1f} GB is free"
