@@ -127,9 +127,12 @@ class _Writer:
         return self.first_at - self.started_at if self.first_at and self.started_at else None
 
     def _tokens_per_second(self) -> float | None:
-        """Decode speed: the first token belongs to reading the prompt, so it is not counted."""
-        seconds = self.last_at - self.first_at if self.first_at and self.last_at else 0.0
-        return (len(self.ids) - 1) / seconds if seconds > 0 else None
+        return speed(len(self.ids), self.last_at - self.first_at if self.first_at and self.last_at else 0.0)
+
+
+def speed(tokens: int, seconds: float) -> float | None:
+    """Tokens per second of decoding, None where no clock could measure it. The first token belongs to reading the prompt, so it is not counted."""
+    return (tokens - 1) / seconds if seconds >= 1e-9 else None
 
 
 class Run:

@@ -15,8 +15,10 @@ from core.pool import Lease
 from core.prompts import digest
 from core.receipts import side_receipt
 from core.types import SIDES, Conversation, Snapshot, Turn
+from core.ui.compare.render import finished_reply
 from tests.pairs import comparison, tiny_lease
 from tests.scripted import ScriptedPool
+from tests.values import record
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,14 @@ def test_speed_is_told_from_the_first_token_on_and_reading_from_the_start(lease)
     writer.started_at, writer.first_at, writer.last_at = 10.0, 12.0, 16.0
     writer.ids = [1] * 9
     assert (writer.reply().seconds_to_first_token, writer.reply().tokens_per_second) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 5e-324])
+def test_a_receipt_of_a_reply_that_took_no_time_has_no_speed(seconds):
+    shown = record("What?")
+    usage = shown.base.usage.model_copy(update={"seconds_decoding": seconds, "output_tokens": 9})
+    kept = shown.model_copy(update={"base": shown.base.model_copy(update={"usage": usage})})
+    assert finished_reply(kept, "base").tokens_per_second is None
 
 
 def test_a_replay_asks_with_the_settings_that_were_sent(lease):

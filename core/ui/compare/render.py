@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...checkpoints.loading import Checkpoint
+from ...compare import speed
 from ...prompts import Piece, Prompt
 from ...reasoning import Split
 from ...reproduce import Code
@@ -408,7 +409,6 @@ def finished_reply(record: Record, side: Side) -> Reply:
     if receipt is None:
         return Reply(phase="failed", text=text, reasoning=reasoning)
     usage = receipt.usage
-    speed = (usage.output_tokens - 1) / usage.seconds_decoding if usage.seconds_decoding > 0 else None
     return Reply(
         phase="done",
         text=text,
@@ -418,7 +418,7 @@ def finished_reply(record: Record, side: Side) -> Reply:
         finish_reason=receipt.finish_reason,
         usage=usage,
         seconds_to_first_token=usage.seconds_to_first_token,
-        tokens_per_second=speed,
+        tokens_per_second=speed(usage.output_tokens, usage.seconds_decoding),
     )
 
 
