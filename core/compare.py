@@ -5,6 +5,7 @@ stream, for whatever reason, cancels both requests. This file knows no widgets.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -359,3 +360,17 @@ def compare(lease: Lease, comparison: Comparison) -> Result:
     for _ in run.snapshots(lambda: 1.0):
         pass
     return run.result()
+
+
+def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop) -> SideResult:
+    """Write one side of a comparison to its end, for those who write many at once.
+
+    Raises:
+        Stopped: `stop` was pressed.
+        UserError: it cannot be run, or failed.
+    """
+    run = Run(lease, comparison, sides=(side,), check=stop.check)
+    with closing(run.snapshots(lambda: 0.25)) as snapshots:
+        for _ in snapshots:
+            stop.check()
+    return run.side_result(side)
