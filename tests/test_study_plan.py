@@ -65,6 +65,10 @@ def test_at_temperature_0_each_prompt_is_asked_once():
         ({"seeds": 1025}, "less than or equal to 1024"),
         ({"prompts": ()}, "at least 1 item"),
         ({"prompts": tuple(StudyPrompt(prompt=str(i)) for i in range(20)), "seeds": 1024}, "81,920 replies"),
+        (
+            {"prompts": (StudyPrompt(prompt="x" * 300_000), StudyPrompt(prompt="y" * 300_000))},
+            "at most 500,000 characters",
+        ),
     ],
 )
 def test_a_study_that_is_too_small_or_too_large_is_refused(changes, why):

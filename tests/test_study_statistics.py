@@ -120,6 +120,6 @@ def test_a_prompt_with_more_cells_counts_for_more():
     assert interval.low < 0.75 < interval.high and interval.high - interval.low < 0.35
 
 
-def test_one_prompt_alone_has_no_interval_over_prompts():
-    assert statistics.bootstrap([[1.0, 0.0]]) is None
-    assert statistics.bootstrap_unpaired([1.0], [2.0, 3.0]) is None
+def test_of_fewer_than_eight_there_is_no_bootstrap():
+    assert statistics.bootstrap([[1.0, 0.0]] * 7) is None and statistics.bootstrap([[1.0, 0.0]] * 8) is not None
+    assert statistics.bootstrap_unpaired([1.0] * 7, [2.0] * 8) is None

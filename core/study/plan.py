@@ -11,7 +11,7 @@ from .checks import Check
 
 FEWEST_SEEDS, DEFAULT_SEEDS, MOST_SEEDS = 8, 64, 1_024  # of one prompt alone; a suite may have fewer
 MOST_PROMPTS = 1_000
-MOST_CELLS = 50_000  # what a receipt of one study can hold
+MOST_CELLS, MOST_CHARACTERS, MOST_TURNS = 20_000, 500_000, 1_000  # what a receipt of one study holds
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -79,6 +79,12 @@ class StudyPlan(Value):
         if self.total > MOST_CELLS:
             raise ValueError(
                 f"it would be {self.total:,} replies, and at most {MOST_CELLS:,} fit into a study; take fewer prompts or seeds"
+            )
+        conversations = [row.conversation for row in self.prompts]
+        characters = sum(len(row.prompt) + row.conversation.characters for row in self.prompts)
+        if characters > MOST_CHARACTERS or sum(len(each.turns) for each in conversations) > MOST_TURNS:
+            raise ValueError(
+                f"at most {MOST_CHARACTERS:,} characters and {MOST_TURNS:,} earlier turns fit into a study; take fewer prompts"
             )
         return self
 

@@ -5,14 +5,15 @@ It does not know how a reply is written: that is a function that it is given.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import NamedTuple
 
 from ..steps import Steps, Stop
-from ..types import SIDES, Comparison, Side, SideResult, Value
+from ..types import Comparison, Side, SideResult, Value
 from .plan import Cell, StudyPlan
 from .store import Store
 
@@ -38,35 +39,49 @@ class StudyProgress(Value):
     seconds_left: float | None = None
 
 
-def run(
-    plan: StudyPlan, store: Store, sit_down: Callable[[str], AbstractContextManager[Desk]]
-) -> Steps[StudyProgress, None]:
-    """Write what is missing of a study, pair by pair. Closed, it ends what is being written; what was finished stays.
+SitDown = Callable[[str], AbstractContextManager[Desk]]  # loads a pair by its id
 
-    Args:
-        sit_down: what loads a pair by its id.
+
+def run(plan: StudyPlan, store: Store, sit_down: SitDown) -> Steps[StudyProgress, None]:
+    """Write what is missing of a study. Closed, it ends what is being written; what was finished stays.
 
     Raises:
         UserError: a pair cannot be loaded, or a reply failed.
     """
     store.begin(plan)
-    missing, total = store.missing(plan), plan.total
-    began, done = monotonic(), total - len(missing)
+    with closing(write(plan, store.missing(plan), sit_down, total=plan.total)) as coming:
+        for progress, cell, result in coming:
+            if cell is not None and result is not None:
+                store.keep(plan, cell, result)
+            yield progress
+
+
+class Came(NamedTuple):
+    """How far it is, and the reply that has come, if any."""
+
+    progress: StudyProgress
+    cell: Cell | None = None
+    result: SideResult | None = None
+
+
+def write(plan: StudyPlan, cells: list[Cell], sit_down: SitDown, total: int | None = None) -> Steps[Came, None]:
+    """Write these cells of a plan, pair by pair, so that one is in memory at a time. `total` counts those that are there already, too."""
+    total = len(cells) if total is None else total
+    began, new, before = monotonic(), 0, total - len(cells)
     for pair in plan.pairs:
-        cells = [cell for cell in missing if cell.arm.pair == pair]
-        if not cells:
+        mine = [cell for cell in cells if cell.arm.pair == pair]
+        if not mine:
             continue
-        with sit_down(pair) as desk:
-            for written in _write(plan, cells, store, desk):
-                done += written
-                new = done - (total - len(missing))
-                left = (monotonic() - began) / new * (total - done) if new > desk.slots else None
-                yield StudyProgress(done=done, total=total, seconds_left=left)
-    yield StudyProgress(done=total, total=total, seconds_left=0.0)
+        with sit_down(pair) as desk, closing(_write(plan, mine, desk)) as coming:
+            for came in coming:
+                new += came is not None
+                left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
+                yield Came(StudyProgress(done=before + new, total=total, seconds_left=left), *(came or ()))
+    yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 
-def _write(plan: StudyPlan, cells: list[Cell], store: Store, desk: Desk) -> Steps[int, None]:
-    """Writes the cells of a pair; each step says how many have come since the last one.
+def _write(plan: StudyPlan, cells: list[Cell], desk: Desk) -> Steps[tuple[Cell, SideResult] | None, None]:
+    """Writes the cells of a pair; None where nothing has come for a while.
 
     Each model has threads of its own, twice as many as slots: so neither waits for the other, and a slot that gets free
     is filled at the next step.
@@ -80,21 +95,21 @@ def _write(plan: StudyPlan, cells: list[Cell], store: Store, desk: Desk) -> Step
             came.put((cell, error))
 
     with ExitStack() as cleanup:
-        threads = {side: ThreadPoolExecutor(2 * desk.slots, thread_name_prefix=f"study {side}") for side in SIDES}
-        for executor in threads.values():
-            cleanup.callback(executor.shutdown, cancel_futures=True)
+        for side in {cell.arm.side for cell in cells}:
+            threads = ThreadPoolExecutor(2 * desk.slots, thread_name_prefix=f"study {side}")
+            cleanup.callback(threads.shutdown, cancel_futures=True)
+            for cell in cells:
+                if cell.arm.side == side:
+                    threads.submit(copy_context().run, work, cell)
         cleanup.callback(stop.press)
-        for cell in cells:
-            threads[cell.arm.side].submit(copy_context().run, work, cell)
         left = len(cells)
         while left:
             try:
                 cell, result = came.get(timeout=_PERIOD)
             except Empty:
-                yield 0
+                yield None
                 continue
             if isinstance(result, BaseException):
                 raise result
-            store.keep(plan, cell, result)
             left -= 1
-            yield 1
+            yield cell, result

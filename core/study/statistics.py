@@ -12,7 +12,9 @@ from typing import NamedTuple
 from ..types import Value
 
 _Z = NormalDist().inv_cdf(0.975)
-RESAMPLES = 2_000  # of a bootstrap; its limits then move by a few hundredths of their width from seed to seed
+RESAMPLES = 1_000  # of a bootstrap; its limits then move by a few hundredths of their width from seed to seed
+
+FEWEST = 8  # values, or clusters, of which a bootstrap says anything
 
 
 class Interval(Value):
@@ -109,16 +111,16 @@ def bootstrap(clusters: Sequence[Sequence[float]], seed: int = 0) -> Interval | 
     """Of the mean of all values, by the percentiles of resampled means (Efron and Tibshirani 1993, section 13.3).
 
     Whole clusters are drawn, since values of one prompt are not independent of each other (Davison and Hinkley 1997,
-    section 3.8; arXiv 2411.00640, section 2.2); values that are have a cluster each. None where there are fewer than two clusters.
+    section 3.8; arXiv 2411.00640, section 2.2); values that are have a cluster each. None where there are fewer than FEWEST.
     """
-    if len(clusters) < 2:
+    if len(clusters) < FEWEST:
         return None
     return _percentiles(list(_means(clusters, Random(seed))))
 
 
 def bootstrap_unpaired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Interval | None:
     """Of the second mean less the first, each side resampled by itself, as though nothing joined the values."""
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < FEWEST:
         return None
     random = Random(seed)
     means = zip(_means(singly(first), random), _means(singly(second), random), strict=True)
