@@ -18,8 +18,8 @@ from .. import apart
 from ..errors import UserError
 from ..types import Value
 
-Kind = Literal["contains", "equals", "number", "regex"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+CheckKind = Literal["contains", "equals", "number", "regex"]
+KINDS: tuple[CheckKind, ...] = get_args(CheckKind)
 _AT_ONCE = 1_000  # replies that share the seconds of one search
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 class Check(Value):
     """One test, as `KIND:VALUE` says it."""
 
-    kind: Kind
+    kind: CheckKind
     value: Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ class Contrast(Value):
         return self.base if side == "base" else self.post
 
 
-class Cell(NamedTuple):
+class StudyCell(NamedTuple):
     """One reply of a study: the prompt and the repetition by their indices, and whose reply."""
 
     prompt: int
@@ -117,13 +117,13 @@ class StudyPlan(Value):
         found = [arm for contrast in self.contrasts() for arm in (contrast.base, contrast.post)]
         return tuple(dict.fromkeys(found))
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[StudyCell]:
         """In the order in which they are run: pair by pair, so that one is in memory at a time; siblings side by side."""
         for pair in self.pairs:
             arms = [arm for arm in self.arms() if arm.pair == pair]
             for prompt in range(len(self.prompts)):
                 for repetition in range(self.repetitions):
-                    yield from (Cell(prompt, repetition, arm) for arm in arms)
+                    yield from (StudyCell(prompt, repetition, arm) for arm in arms)
 
     def seed(self, prompt: int, repetition: int) -> int:
         """The seed of a repetition, the same for every checkpoint: the first 52 bits of the sha256 of the study's seed, the conversation, the prompt and the index.
@@ -134,7 +134,7 @@ class StudyPlan(Value):
         named = [self.sampling.seed, canonical.dump(row.conversation), row.prompt, repetition]
         return int(canonical.sha256(named)[:13], 16) & MAX_SEED
 
-    def comparison(self, cell: Cell) -> Comparison:
+    def comparison(self, cell: StudyCell) -> Comparison:
         """What a cell's side is asked. The other side is framed likewise; only the cell's own is run."""
         row = self.prompts[cell.prompt]
         return Comparison(

@@ -16,9 +16,9 @@ from ..errors import UserError
 from ..receipts import MAX_BYTES
 from ..steps import Steps
 from ..types import SIDE_NAMES, Digest, Outcome, Side, Value, explain
-from .plan import Cell, StudyPlan
+from .plan import StudyCell, StudyPlan
 from .run import SitDown, StudyProgress, write
-from .store import Fingerprint, Store, Written
+from .store import CellReply, Fingerprint, Store
 
 _CellDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 # Where a report carries its receipt.
@@ -44,7 +44,7 @@ class StudyReceipt(Value):
     digests: tuple[_CellDigest | None, ...]
     sha256: Digest
 
-    def cells(self) -> dict[Cell, str]:
+    def cells(self) -> dict[StudyCell, str]:
         """The digest of every cell that was finished."""
         found = zip(self.plan.cells(), self.digests, strict=True)
         return {cell: digest for cell, digest in found if digest is not None}
@@ -64,7 +64,7 @@ class StudyVerdict(Value):
     reasons: tuple[str, ...] = ()
 
 
-def make(plan: StudyPlan, store: Store, written: Mapping[Cell, Written]) -> StudyReceipt:
+def make(plan: StudyPlan, store: Store, written: Mapping[StudyCell, CellReply]) -> StudyReceipt:
     writers = {(arm.pair, arm.side): store.fingerprint(arm) for arm in plan.arms()}
     body = {
         "schema_version": 1,
@@ -136,7 +136,7 @@ def replay(
                     return _not_replayable(recorded, cell, there, here)
                 if not here.gives_the_bits_of(there):
                     reasons[f"Another engine wrote {_whose(cell)}, so its rounding may be another."] = None
-                if Written.of(result).digest != recorded[cell]:
+                if CellReply.of(result).digest != recorded[cell]:
                     differ.append(
                         f"row {cell.prompt + 1}, repetition {cell.repetition + 1}, {_whose(cell)} under {cell.arm.framing}"
                     )
@@ -151,10 +151,12 @@ def replay(
     )
 
 
-def _not_replayable(recorded: Mapping[Cell, str], cell: Cell, there: Fingerprint, here: Fingerprint) -> StudyVerdict:
+def _not_replayable(
+    recorded: Mapping[StudyCell, str], cell: StudyCell, there: Fingerprint, here: Fingerprint
+) -> StudyVerdict:
     why = f"Other weights on {_whose(cell)}: {there.checkpoint.name} with fingerprint {there.weights_sha256[:16]} in the receipt, {here.checkpoint.name} with {here.weights_sha256[:16]} here."
     return StudyVerdict(outcome="not replayable", covered=0, cells=len(recorded), reasons=(why,))
 
 
-def _whose(cell: Cell) -> str:
+def _whose(cell: StudyCell) -> str:
     return f"the {SIDE_NAMES[cell.arm.side]} side of {cell.arm.pair}"

@@ -15,15 +15,15 @@ from ..judging import behaviour, does_not_loop, words
 from ..types import Side, Value
 from . import statistics
 from .checks import passes
-from .plan import Arm, Cell, Contrast, StudyPlan
+from .plan import Arm, Contrast, StudyCell, StudyPlan
 from .statistics import Interval, Paired
-from .store import Written
+from .store import CellReply
 
 EXPECT, ENDS, LOOPS = "expect", "ends by itself", "loops"
 BEHAVIOURS = ("answers", "declines", "asks more")
 JUDGED = (*BEHAVIOURS, LOOPS, ENDS)  # measured in every study
 
-Verdicts = Mapping[str, Mapping[Cell, bool]]
+_Verdicts = Mapping[str, Mapping[StudyCell, bool]]
 
 
 class Rate(Value):
@@ -104,7 +104,7 @@ class StudyResults(Value):
 PARTED = 12  # words that the histogram tells apart
 
 
-def results(plan: StudyPlan, written: Mapping[Cell, Written]) -> StudyResults:
+def results(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> StudyResults:
     """Raises UserError when a regular expression takes too much on a reply."""
     counting = _Counting(plan, written, verdicts(plan, written))
     everything = range(len(plan.prompts))
@@ -133,13 +133,13 @@ def _shortened(text: str, length: int = 90) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
 
 
-def verdicts(plan: StudyPlan, written: Mapping[Cell, Written]) -> Verdicts:
+def verdicts(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> _Verdicts:
     """By the name of each measure: own tests first, then what the suite expects, then what is measured in every study."""
     cells, texts = list(written), [reply.text for reply in written.values()]
-    found: dict[str, dict[Cell, bool]] = {
+    found: dict[str, dict[StudyCell, bool]] = {
         str(check): dict(zip(cells, passes(check, texts), strict=True)) for check in plan.checks
     }
-    expected: dict[Cell, bool] = {}
+    expected: dict[StudyCell, bool] = {}
     for index, row in enumerate(plan.prompts):
         if row.expect is not None:
             mine = [cell for cell in cells if cell.prompt == index]
@@ -156,7 +156,7 @@ def verdicts(plan: StudyPlan, written: Mapping[Cell, Written]) -> Verdicts:
 class _Counting:
     """Counts slices of one study."""
 
-    def __init__(self, plan: StudyPlan, written: Mapping[Cell, Written], verdicts: Verdicts):
+    def __init__(self, plan: StudyPlan, written: Mapping[StudyCell, CellReply], verdicts: _Verdicts):
         self.plan, self.written, self.verdicts = plan, written, verdicts
 
     def slice(self, title: str, prompts: Sequence[int]) -> Slice:
@@ -167,9 +167,11 @@ class _Counting:
             contrasts=tuple(self._contrast(contrast, prompts) for contrast in self.plan.contrasts()),
         )
 
-    def _cells(self, arm: Arm, prompts: Iterable[int]) -> list[list[Cell]]:
+    def _cells(self, arm: Arm, prompts: Iterable[int]) -> list[list[StudyCell]]:
         """Those that are there, prompt by prompt."""
-        rows = ([Cell(prompt, repetition, arm) for repetition in range(self.plan.repetitions)] for prompt in prompts)
+        rows = (
+            [StudyCell(prompt, repetition, arm) for repetition in range(self.plan.repetitions)] for prompt in prompts
+        )
         return [found for row in rows if (found := [cell for cell in row if cell in self.written])]
 
     def _arm(self, arm: Arm, prompts: Sequence[int]) -> ArmCount:
@@ -189,7 +191,7 @@ class _Counting:
             [
                 (cell, other)
                 for cell in cluster
-                if (other := Cell(cell.prompt, cell.repetition, contrast.post)) in self.written
+                if (other := StudyCell(cell.prompt, cell.repetition, contrast.post)) in self.written
             ]
             for cluster in self._cells(contrast.base, prompts)
         ]
@@ -214,7 +216,7 @@ class _Counting:
         )
 
 
-def _known(clusters: Sequence[Sequence[Cell]], verdicts: Mapping[Cell, bool]) -> list[list[bool]]:
+def _known(clusters: Sequence[Sequence[StudyCell]], verdicts: Mapping[StudyCell, bool]) -> list[list[bool]]:
     found = ([verdicts[cell] for cell in cluster if cell in verdicts] for cluster in clusters)
     return [cluster for cluster in found if cluster]
 

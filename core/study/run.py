@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..steps import Steps, Stop
 from ..types import Comparison, Side, SideResult, Value
-from .plan import Cell, StudyPlan
+from .plan import StudyCell, StudyPlan
 from .store import Store
 
 _PERIOD = 0.25  # seconds between two steps in which nothing was written
@@ -60,11 +60,11 @@ class Came(NamedTuple):
     """How far it is, and the reply that has come, if any."""
 
     progress: StudyProgress
-    cell: Cell | None = None
+    cell: StudyCell | None = None
     result: SideResult | None = None
 
 
-def write(plan: StudyPlan, cells: list[Cell], sit_down: SitDown, total: int | None = None) -> Steps[Came, None]:
+def write(plan: StudyPlan, cells: list[StudyCell], sit_down: SitDown, total: int | None = None) -> Steps[Came, None]:
     """Write these cells of a plan, pair by pair, so that one is in memory at a time. `total` counts those that are there already, too."""
     total = len(cells) if total is None else total
     began, new, before = monotonic(), 0, total - len(cells)
@@ -80,15 +80,15 @@ def write(plan: StudyPlan, cells: list[Cell], sit_down: SitDown, total: int | No
     yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 
-def _write(plan: StudyPlan, cells: list[Cell], desk: Desk) -> Steps[tuple[Cell, SideResult] | None, None]:
+def _write(plan: StudyPlan, cells: list[StudyCell], desk: Desk) -> Steps[tuple[StudyCell, SideResult] | None, None]:
     """Writes the cells of a pair; None where nothing has come for a while.
 
     Each model has threads of its own, twice as many as slots: so neither waits for the other, and a slot that gets free
     is filled at the next step.
     """
-    stop, came = Stop(), SimpleQueue[tuple[Cell, SideResult | BaseException]]()
+    stop, came = Stop(), SimpleQueue[tuple[StudyCell, SideResult | BaseException]]()
 
-    def work(cell: Cell) -> None:
+    def work(cell: StudyCell) -> None:
         try:
             came.put((cell, desk.write(plan.comparison(cell), cell.arm.side, stop)))
         except BaseException as error:

@@ -29,7 +29,7 @@ from ..types import (
     Whole,
     in_common,
 )
-from .plan import Arm, Cell, StudyPlan
+from .plan import Arm, StudyCell, StudyPlan
 
 _APPLICATION = 0x53734731  # what SQLite's header says of whose a file is
 _SCHEMA = """
@@ -58,7 +58,7 @@ class Fingerprint(Value):
         return same and self.weights_sha256 == other.weights_sha256
 
 
-class Written(Value):
+class CellReply(Value):
     """One reply, without what all replies of its checkpoint have in common."""
 
     prompt_tokens: Whole
@@ -73,7 +73,7 @@ class Written(Value):
     usage: Usage
 
     @classmethod
-    def of(cls, result: SideResult) -> "Written":
+    def of(cls, result: SideResult) -> "CellReply":
         return cls(
             prompt_tokens=len(result.prompt_token_ids),
             max_new_tokens=result.sampling.max_new_tokens,
@@ -85,7 +85,7 @@ class Written(Value):
         """Of the token ids that were sent and those that came back, and of how it ended."""
         return canonical.sha256([self.prompt_sha256, digest(self.token_ids), self.finish_reason])[:_DIGITS]
 
-    def side_receipt(self, plan: StudyPlan, cell: Cell, by: Fingerprint) -> SideReceipt:
+    def side_receipt(self, plan: StudyPlan, cell: StudyCell, by: Fingerprint) -> SideReceipt:
         """The same as one side of a comparison's receipt."""
         asked = plan.comparison(cell).sampling
         return SideReceipt(
@@ -114,7 +114,7 @@ class Store:
             self._connection.execute("DELETE FROM study")
             self._connection.execute("INSERT INTO study VALUES (?)", (canonical.text(canonical.dump(plan)),))
 
-    def keep(self, plan: StudyPlan, cell: Cell, result: SideResult) -> None:
+    def keep(self, plan: StudyPlan, cell: StudyCell, result: SideResult) -> None:
         """Keep a reply.
 
         Raises:
@@ -130,7 +130,7 @@ class Store:
             if kept is None:
                 who = (cell.arm.pair, cell.arm.side, mine.model_dump_json())
                 self._connection.execute("INSERT INTO fingerprint VALUES (?, ?, ?)", who)
-            row = (_key(plan, cell), Written.of(result).model_dump_json())
+            row = (_key(plan, cell), CellReply.of(result).model_dump_json())
             self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?)", row)
 
     def fingerprint(self, arm: Arm) -> Fingerprint | None:
@@ -139,14 +139,14 @@ class Store:
         ).fetchone()
         return Fingerprint.model_validate_json(row[0]) if row else None
 
-    def missing(self, plan: StudyPlan) -> list[Cell]:
+    def missing(self, plan: StudyPlan) -> list[StudyCell]:
         """What there is still to write."""
         return [cell for cell in plan.cells() if not self._has(_key(plan, cell))]
 
-    def written(self, plan: StudyPlan) -> dict[Cell, Written]:
+    def written(self, plan: StudyPlan) -> dict[StudyCell, CellReply]:
         """What there is of a study, in the order of its cells."""
         found = ((cell, self._value(_key(plan, cell))) for cell in plan.cells())
-        return {cell: Written.model_validate_json(value) for cell, value in found if value is not None}
+        return {cell: CellReply.model_validate_json(value) for cell, value in found if value is not None}
 
     def _has(self, key: str) -> bool:
         return self._connection.execute("SELECT 1 FROM cell WHERE key = ?", (key,)).fetchone() is not None
@@ -156,7 +156,7 @@ class Store:
         return row[0] if row else None
 
 
-def _key(plan: StudyPlan, cell: Cell) -> str:
+def _key(plan: StudyPlan, cell: StudyCell) -> str:
     return canonical.sha256([canonical.dump(plan.comparison(cell)), cell.arm.side])
 
 
