@@ -134,6 +134,8 @@ def test_its_receipt_replays_whole_or_in_part(pool, capsys, tmp_path):
     verdict = json.loads(capsys.readouterr().out)
     assert (verdict["covered"], verdict["cells"], verdict["sample_seed"]) == (5, 32, 3)
     assert app.main(["replay", file, "--sample", "0"]) == 2
+    report = str(tmp_path / "report.html")
+    assert app.main([*ASK, "--out", report]) == 0 and app.main(["replay", report]) == 0, "a report carries it"
     capsys.readouterr()
     pool.say("The capital is Lyon, I think.", "It is Rome.")
     assert app.main(["replay", file]) == 1

@@ -23,6 +23,7 @@ from ..study import export, receipt, store
 from ..study.checks import read_check, try_out
 from ..study.export import StudyReport
 from ..study.plan import DEFAULT_SEEDS, StudyCell, StudyPlan, StudyPrompt
+from ..study.report import html_report
 from ..study.results import read_bar, results
 from ..study.run import Desk, StudyProgress
 from ..study.run import run as run_study
@@ -34,7 +35,7 @@ from .files import read_file, write_file
 from .terminal import INTERRUPTED, Saying, say, stopped_by
 
 SAMPLING = DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 40})
-FORMATS = (".csv", ".jsonl")
+FORMATS = (".html", ".csv", ".jsonl")
 
 R = TypeVar("R")
 
@@ -77,7 +78,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="write every reply (.csv, .jsonl); may be given several times",
+        help="write the report (.html) or every reply (.csv, .jsonl); may be given several times",
     )
     parser.add_argument(
         "--receipt", metavar="FILE", help="write the receipt, from which `replay` runs all or some of it again"
@@ -98,7 +99,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     """Exit status 1 when a condition of --fail-if is true; 130 when Ctrl+C ended it, after what was counted until then."""
     for file in flags.out:
         if Path(file).suffix.lower() not in FORMATS:
-            raise UserError(f"--out {file!r} must end with {' or '.join(FORMATS)}.")
+            raise UserError(f"--out {file!r} must end with {', '.join(FORMATS)}.")
     stop = Stop()
     with store.opened(flags.keep) as kept, Pool(settings, HuggingFaceHub()) as pool:
         plan = _plan(flags, pool, kept.plan)
@@ -152,9 +153,11 @@ def _write_files(
 ) -> None:
     for file in flags.out:
         form = Path(file).suffix.lower()
-        if form == ".csv":
+        if form == ".html":
+            write_file(file, html_report(plan, written, report))
+        elif form == ".csv":
             write_file(file, export.comma_separated(plan, written, report.results.measures))
-        elif form == ".jsonl":
+        else:
             write_file(file, export.json_lines(plan, written))
     if flags.receipt is not None:
         write_file(flags.receipt, receipt.dump(report.receipt))
