@@ -362,14 +362,17 @@ def compare(lease: Lease, comparison: Comparison) -> Result:
     return run.result()
 
 
-def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop) -> SideResult:
+def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...] = ()) -> SideResult:
     """Write one side of a comparison to its end, for those who write many at once.
+
+    Args:
+        shared: a reply that somebody says came of this, as `Run` takes one.
 
     Raises:
         Stopped: `stop` was pressed.
         UserError: it cannot be run, or failed.
     """
-    run = Run(lease, comparison, sides=(side,), check=stop.check)
+    run = Run(lease, comparison, sides=(side,), shared={side: shared} if shared else None, check=stop.check)
     with closing(run.snapshots(lambda: 0.25)) as snapshots:
         for _ in snapshots:
             stop.check()

@@ -35,7 +35,7 @@ def study_verdict_lines(verdict: StudyVerdict) -> list[str]:
     )
     same = "every one the same" if not verdict.differ else f"{len(verdict.differ):,} of them not the same"
     head = "Identical" if verdict.outcome == "identical" else "Diverged"
-    told = [f"{head}: {covered} were written again, {same}.", *verdict.reasons]
+    told = [f"{head}: {covered} were run again, {same}.", *verdict.reasons]
     told += [f"Not the same: {name}." for name in verdict.differ[:MAX_WARNINGS]]
     left = len(verdict.differ) - MAX_WARNINGS
     return [*told, f"And {left:,} more."] if left > 0 else told

@@ -16,13 +16,14 @@ from tests.scripted import ScriptedPool
 
 
 class CountingPool(ScriptedPool):
-    """Counts how often the pair is asked for."""
+    """Counts how often the pair is asked for, and at which commits."""
 
-    loads = 0
+    loads, commits = 0, None
 
-    def wait(self, id, report=None):
+    def open(self, id, commits=None):
         self.loads += 1
-        return super().wait(id, report)
+        self.commits = commits
+        return super().open(id)
 
 
 @pytest.fixture
@@ -39,14 +40,14 @@ ASK = ["study", "--prompt", "What is the capital of France?", "--seeds", "8", "-
 def test_a_stranger_has_both_rates_and_their_intervals(pool, capsys):
     assert app.main(ASK) == 0
     printed = capsys.readouterr().out
-    assert "8 seeds each, 32 of 32 replies: What is the capital of France?" in printed
+    assert "8 seeds, 32 of 32 replies: What is the capital of France?" in printed
     assert printed.count("each under its own framing: 0 of 8 replies equal") == 1
     assert printed.count("both under") == 2
     [line] = {line for line in printed.splitlines() if line.startswith("  contains:Paris")}
     assert re.split(" {2,}", line.strip()) == [
         "contains:Paris", "0 of 8, 0% (0% to 32%)", "8 of 8, 100% (68% to 100%)", "+100 (+54 to +100), p 0.0078"
     ]  # fmt: skip
-    assert "Two overlapping intervals are no test" in printed
+    assert "Two overlapping intervals are no test" in printed and "ended early" not in printed
 
 
 def test_results_and_receipt_are_one_json_object_and_rows_go_into_files(pool, capsys, tmp_path):
@@ -129,18 +130,21 @@ def test_its_receipt_replays_whole_or_in_part(pool, capsys, tmp_path):
     assert app.main([*ASK, "--receipt", file]) == 0
     capsys.readouterr()
     assert app.main(["replay", file]) == 0
-    assert capsys.readouterr().out == "Identical: all 32 replies were written again, every one the same.\n"
+    assert capsys.readouterr().out == "Identical: all 32 replies were run again, every one the same.\n"
     assert app.main(["replay", file, "--sample", "5", "--sample-seed", "3", "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert (verdict["covered"], verdict["cells"], verdict["sample_seed"]) == (5, 32, 3)
+    keep = ["--keep", str(tmp_path / "study.sqlite")]
+    assert app.main([*ASK, *keep]) == 0 and app.main(["replay", file, *keep]) == 0
     assert app.main(["replay", file, "--sample", "0"]) == 2
+    assert app.main(["replay", file, "--keep", str(tmp_path / "none.sqlite")]) == 2 and not list(tmp_path.glob("none*"))
     report = str(tmp_path / "report.html")
     assert app.main([*ASK, "--out", report]) == 0 and app.main(["replay", report]) == 0, "a report carries it"
     capsys.readouterr()
     pool.say("The capital is Lyon, I think.", "It is Rome.")
     assert app.main(["replay", file]) == 1
     printed = capsys.readouterr().out
-    assert printed.startswith("Diverged: all 32 replies were written again, 16 of them not the same.\n")
+    assert printed.startswith("Diverged: all 32 replies were run again, 16 of them not the same.\n")
     assert "Not the same: row 1, repetition 1, the post-trained side of scripted under chat.\n" in printed
     assert printed.endswith("And 4 more.\n")
 
@@ -155,4 +159,5 @@ def test_what_was_counted_until_it_was_stopped_is_printed(pool, capsys, monkeypa
 
     monkeypatch.setattr(command, "follow", follow)
     assert app.main(ASK) == 130
-    assert "4 of 32 replies" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 of 32 replies" in printed and "It was ended early" in printed

@@ -27,6 +27,7 @@ def replayed(made: receipts.StudyReceipt, typist: Typist, **options) -> receipts
 def test_a_receipt_names_its_writers_once_and_every_cell_by_a_digest(made):
     assert [(writer.pair, writer.side) for writer in made.writers] == [("embedded", "base"), ("embedded", "post")]
     assert len(made.cells()) == made.plan.total == 32
+    assert made.commits("embedded") == {"base": "c" * 40, "post": "c" * 40} and made.commits("other") == {}
     assert receipts.read(receipts.dump(made).encode()) == made and receipts.is_one(receipts.dump(made).encode())
     report = f"<!doctype html><p>x</p>{receipts.EMBEDDED}{receipts.dump(made)}</script>".encode()
     assert receipts.is_one(report) and receipts.read(report) == made, "a report carries it"
@@ -50,6 +51,15 @@ def test_all_cells_replay(made):
     verdict = replayed(made, typist := Typist())
     assert (verdict.outcome, verdict.covered, verdict.cells, verdict.sample_seed) == ("identical", 32, 32, None)
     assert len(typist.asked) == 32 and not verdict.differ and not verdict.reasons
+
+
+def test_replies_that_were_kept_are_handed_to_be_read(made):
+    with store.opened(None) as kept:
+        perform(made.plan, kept, Typist())
+        known = dict(list(kept.written(made.plan).items())[:4])
+    verdict = replayed(made, typist := Typist(), known=known)
+    assert verdict.outcome == "identical" and verdict.covered == 32
+    assert sorted(filter(None, typist.shared)) == sorted(reply.token_ids for reply in known.values())
 
 
 def test_a_sample_is_chosen_by_its_seed_and_says_what_it_covered(made):

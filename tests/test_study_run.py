@@ -49,6 +49,7 @@ class Typist:
     ):
         self.say, self.slots, self.options = say, slots, options
         self.asked: list[tuple[str, Side, str, int]] = []
+        self.shared: list[tuple[int, ...]] = []
         self.at_once = self.most_at_once = 0
         self.pairs: list[str] = []
         self._lock = threading.Lock()
@@ -58,8 +59,9 @@ class Typist:
         self.pairs.append(pair)
         yield Desk(self.slots, self.write)
 
-    def write(self, comparison: Comparison, side: Side, stop: Stop) -> SideResult:
+    def write(self, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...]) -> SideResult:
         stop.check()
+        self.shared.append(shared)
         with self._lock:
             self.asked.append((comparison.prompt, side, comparison.framing(side), comparison.sampling.seed))
             self.at_once += 1
@@ -139,7 +141,7 @@ def test_a_cell_that_fails_ends_the_study_in_its_sentence_and_the_others_stay():
 def test_a_stop_ends_what_is_being_written():
     started, stop = threading.Event(), Stop()
 
-    def write(comparison, side, stop):
+    def write(comparison, side, stop, shared):
         started.set()
         while not stop.pressed:
             time.sleep(0.01)

@@ -3,6 +3,7 @@
 import argparse
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from .. import receipts, wording
 from ..errors import UserError
@@ -13,6 +14,7 @@ from ..settings import Settings, add_model_flags
 from ..steps import Stop, finish
 from ..study import receipt as study_receipts
 from ..study.receipt import StudyVerdict
+from ..study.store import opened
 from ..types import Verdict
 from .files import read_file
 from .study import follow, sit_down
@@ -28,6 +30,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sample", type=int, metavar="N", help="of a study: only N of its replies (default: all)")
     parser.add_argument("--sample-seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
+    parser.add_argument(
+        "--keep",
+        metavar="FILE.sqlite",
+        help="of a study: the file that keeps its replies; in portable arithmetic they are read, which gives the same bits sooner",
+    )
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
     add_model_flags(parser)
 
@@ -60,8 +67,18 @@ def _study(flags: argparse.Namespace, settings: Settings, data: bytes) -> StudyV
     receipt, stop = study_receipts.read(data), Stop()
     if flags.sample is not None and flags.sample < 1:
         raise UserError("--sample must be 1 or more.")
+    known = {}
+    if flags.keep is not None and not Path(flags.keep).is_file():
+        raise UserError(f"There is no file {flags.keep!r}; name the one that `study --keep` wrote.")
+    if flags.keep is not None and not flags.again:
+        with opened(flags.keep) as kept:
+            known = kept.written(receipt.plan)
     with Pool(settings, HuggingFaceHub()) as pool, stopped_by(stop, signal.SIGINT):
         again = study_receipts.replay(
-            receipt, lambda pair: sit_down(pool, pair), sample=flags.sample, sample_seed=flags.sample_seed
+            receipt,
+            lambda pair: sit_down(pool, pair, receipt.commits(pair)),
+            sample=flags.sample,
+            sample_seed=flags.sample_seed,
+            known=known,
         )
         return follow(again, stop)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from ..study.run import Desk, StudyProgress
 from ..study.run import run as run_study
 from ..study.store import CellReply
 from ..study.suite import MOST_BYTES, read_suite
-from ..types import DEFAULT_SAMPLING, SIDES, Conversation, Sampling, explain
+from ..types import DEFAULT_SAMPLING, SIDES, Conversation, Sampling, Side, explain
 from .compare import add_settings_flags, given, standard_input, switches
 from .files import read_file, write_file
 from .terminal import INTERRUPTED, Saying, say, stopped_by
@@ -120,13 +121,13 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
 
 
 @contextmanager
-def sit_down(pool: Pool, pair: str) -> Iterator[Desk]:
-    """A pair in memory, for as long as a study writes with it."""
+def sit_down(pool: Pool, pair: str, commits: Mapping[Side, str] | None = None) -> Iterator[Desk]:
+    """A pair in memory, at these commits of the Hub or its own, for as long as a study writes with it."""
     with Saying() as progress:
-        lease = pool.wait(pair, progress)
+        lease = finish(pool.open(pair, commits), progress)
     with lease:
         slots = min(lease.side(side).engine.info().slots for side in SIDES)
-        yield Desk(slots, lambda comparison, side, stop: compare.write(lease, comparison, side, stop))
+        yield Desk(slots, partial(compare.write, lease))
 
 
 def follow(steps: Steps[StudyProgress, R], stop: Stop) -> R | None:

@@ -108,17 +108,23 @@ def arm_name(arm: Arm, plan: StudyPlan) -> str:
 def plain(plan: StudyPlan, found: StudyResults) -> str:
     """The rates as a person reads them on a terminal."""
     times = f"{plan.repetitions} seeds" if plan.repetitions > 1 else "once"
-    head = f"{len(plan.prompts)} prompts, " if len(plan.prompts) > 1 else ""
-    lines = [f"{head}{times} each, {found.done} of {found.total} replies: {found.whole.title}"]
+    asked = f"{len(plan.prompts)} prompts, {times} each" if len(plan.prompts) > 1 else times
+    lines = [f"{asked}, {found.done} of {found.total} replies: {found.whole.title}"]
     lines += _table(plan, found.whole, found.measures)
     if found.prompts:
         lines += ["", "Prompts at which verdicts flip most:"]
         lines += [
             f"  row {each.rows[0]}, {each.flips} flips: {each.title}" for each in found.prompts[:10] if each.flips
         ]
-    return "\n".join([*lines, "", OVERLAP])
+    return "\n".join([*lines, "", *told(found)])
 
 
+def told(found: StudyResults) -> list[str]:
+    """What must be said beside the numbers."""
+    return [OVERLAP] if found.done == found.total else [UNFINISHED, OVERLAP]
+
+
+UNFINISHED = "It was ended early: the replies that were being written are missing, and long ones are more often among these, so lengths and rates may lean."
 OVERLAP = "Intervals are of 95%. Two overlapping intervals are no test: the difference, in percentage points, and p say whether the two differ."
 
 

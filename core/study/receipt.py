@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from random import Random
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -21,6 +22,7 @@ from .run import SitDown, StudyProgress, write
 from .store import CellReply, Fingerprint, Store
 
 _CellDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # Where a report carries its receipt.
 EMBEDDED = '<script type="application/json" id="receipt">'
 
@@ -43,6 +45,13 @@ class StudyReceipt(Value):
     writers: tuple[StudyWriter, ...] = Field(max_length=100)
     digests: tuple[_CellDigest | None, ...]
     sha256: Digest
+
+    def commits(self, pair: str) -> dict[Side, str]:
+        """Those of a pair's models that came from the Hub; none for folders."""
+        revisions = {
+            writer.side: writer.fingerprint.checkpoint.revision for writer in self.writers if writer.pair == pair
+        }
+        return {side: commit for side, commit in revisions.items() if commit and _COMMIT.fullmatch(commit)}
 
     def cells(self) -> dict[StudyCell, str]:
         """The digest of every cell that was finished."""
@@ -116,8 +125,13 @@ def replay(
     *,
     sample: int | None = None,
     sample_seed: int = 0,
+    known: Mapping[StudyCell, CellReply] = MappingProxyType({}),
 ) -> Steps[StudyProgress, StudyVerdict]:
-    """Write the replies of a study again, all or a sample of them, and compare their digests.
+    """Run a study again, all of it or a sample of its replies, and compare digests.
+
+    Args:
+        known: replies that were kept of it. In portable arithmetic these are read, which gives the bits of writing sooner; they are
+            believed in nothing.
 
     Raises:
         UserError: a pair cannot be loaded, or a reply failed.
@@ -128,7 +142,8 @@ def replay(
         chosen = sorted(Random(sample_seed).sample(chosen, sample), key=chosen.index)
     writers = {(writer.pair, writer.side): writer.fingerprint for writer in receipt.writers}
     differ, reasons = list[str](), dict[str, None]()
-    with closing(write(receipt.plan, chosen, sit_down)) as coming:
+    ids = {cell: reply.token_ids for cell, reply in known.items()}
+    with closing(write(receipt.plan, chosen, sit_down, known=ids)) as coming:
         for progress, cell, result in coming:
             if cell is not None and result is not None:
                 there, here = writers[cell.arm.pair, cell.arm.side], Fingerprint.of(result)

@@ -69,7 +69,7 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main><h1>{html.escape(title)}</h1>"
-        f"<p>{found.done:,} of {found.total:,} replies. {html.escape(export.OVERLAP)}</p>"
+        f"<p>{found.done:,} of {found.total:,} replies. {html.escape(' '.join(export.told(found)))}</p>"
         f"{body}{missing if left_out else ''}</main></body></html>\n"
     )
 

@@ -3,13 +3,14 @@
 It does not know how a reply is written: that is a function that it is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..steps import Steps, Stop
@@ -24,11 +25,12 @@ _PERIOD = 0.25  # seconds between two steps in which nothing was written
 class Desk:
     """A pair that is in memory: how many replies each of its models writes at once, and what writes one to its end.
 
-    `write` raises UserError when it fails, and ends early when the stop that it is given is pressed.
+    `write` raises UserError when it fails, and ends early when the stop that it is given is pressed. The token ids are those that
+    somebody says will come of it, if any: where reading gives the bits of writing they are read.
     """
 
     slots: int
-    write: Callable[[Comparison, Side, Stop], SideResult]
+    write: Callable[[Comparison, Side, Stop, tuple[int, ...]], SideResult]
 
 
 class StudyProgress(Value):
@@ -64,15 +66,27 @@ class Came(NamedTuple):
     result: SideResult | None = None
 
 
-def write(plan: StudyPlan, cells: list[StudyCell], sit_down: SitDown, total: int | None = None) -> Steps[Came, None]:
-    """Write these cells of a plan, pair by pair, so that one is in memory at a time. `total` counts those that are there already, too."""
+def write(
+    plan: StudyPlan,
+    cells: list[StudyCell],
+    sit_down: SitDown,
+    *,
+    total: int | None = None,
+    known: Mapping[StudyCell, tuple[int, ...]] = MappingProxyType({}),
+) -> Steps[Came, None]:
+    """Write these cells of a plan, pair by pair, so that one is in memory at a time.
+
+    Args:
+        total: counts those that are there already, too.
+        known: the token ids of cells that somebody has written before.
+    """
     total = len(cells) if total is None else total
     began, new, before = monotonic(), 0, total - len(cells)
     for pair in plan.pairs:
         mine = [cell for cell in cells if cell.arm.pair == pair]
         if not mine:
             continue
-        with sit_down(pair) as desk, closing(_write(plan, mine, desk)) as coming:
+        with sit_down(pair) as desk, closing(_write(plan, mine, desk, known)) as coming:
             for came in coming:
                 new += came is not None
                 left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
@@ -80,7 +94,9 @@ def write(plan: StudyPlan, cells: list[StudyCell], sit_down: SitDown, total: int
     yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 
-def _write(plan: StudyPlan, cells: list[StudyCell], desk: Desk) -> Steps[tuple[StudyCell, SideResult] | None, None]:
+def _write(
+    plan: StudyPlan, cells: list[StudyCell], desk: Desk, known: Mapping[StudyCell, tuple[int, ...]]
+) -> Steps[tuple[StudyCell, SideResult] | None, None]:
     """Writes the cells of a pair; None where nothing has come for a while.
 
     Each model has threads of its own, twice as many as slots: so neither waits for the other, and a slot that gets free
@@ -90,7 +106,7 @@ def _write(plan: StudyPlan, cells: list[StudyCell], desk: Desk) -> Steps[tuple[S
 
     def work(cell: StudyCell) -> None:
         try:
-            came.put((cell, desk.write(plan.comparison(cell), cell.arm.side, stop)))
+            came.put((cell, desk.write(plan.comparison(cell), cell.arm.side, stop, known.get(cell, ()))))
         except BaseException as error:
             came.put((cell, error))
 
