@@ -92,9 +92,14 @@ def test_the_receipt_in_it_is_the_receipt(one):
         assert receipts.is_one(text.encode()) and receipts.read(text.encode()) == made.receipt
 
 
-def test_a_suite_has_its_categories_and_prompts():
+@pytest.fixture(scope="module")
+def suite():
     rows = tuple(StudyPrompt(prompt=f"Question {i}?", category="ab"[i % 2], expect=PARIS) for i in range(12))
-    made, text = reported(plan(prompts=rows, seeds=2, crossed=False))
+    return reported(plan(prompts=rows, seeds=2, crossed=False))
+
+
+def test_a_suite_has_its_categories_and_prompts(suite):
+    made, text = suite
     read = Reader(text)
     assert "By category" in read.text and "By prompt, those at which verdicts flip most first" in read.text
     assert [f"Row {each.rows[0]}" for each in made.results.prompts] == re.findall(r"<h3>(Row \d+)</h3>", text)
@@ -120,10 +125,10 @@ def test_a_report_of_long_replies_that_all_differ_is_whole():
     assert receipts.read(text.encode()) == made.receipt and "Left out" not in text and "And 8 more." in text
 
 
-def test_axe_finds_nothing_and_no_request_leaves(one, browser, tmp_path):
+def test_axe_finds_nothing_and_no_request_leaves(one, suite, browser, tmp_path):
     file = tmp_path / "report.html"
-    file.write_text(one[1], "utf-8")
-    for scheme in ("light", "dark"):
+    for scheme, (_, text) in (("light", one), ("dark", suite)):
+        file.write_text(text, "utf-8")
         with browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 800}) as context:
             page = context.new_page()
             asked: list[str] = []

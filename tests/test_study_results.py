@@ -10,6 +10,7 @@ from core.study import results, statistics, store
 from core.study.checks import read_check
 from core.study.plan import StudyPlan, StudyPrompt
 from core.study.results import read_bar
+from core.study.statistics import Paired
 from core.types import DEFAULT_SAMPLING
 from tests.test_study_plan import plan
 from tests.test_study_run import Typist, perform
@@ -99,6 +100,19 @@ def test_over_many_prompts_intervals_draw_prompts():
     assert (
         found.categories[1].rows == tuple(range(2, 21, 2)) and found.categories[0].arms[0].rates["expect"].trials == 0
     )
+
+
+def test_where_drawing_prompts_tells_nothing_each_prompt_counts_as_one_cell():
+    """All of them agree, or there are few: an interval without width would be a promise that nobody can keep."""
+    _, found = counted(suite(), lambda comparison, side: "It is Paris." if side == "post" else "I do not know.")
+    base, post = (arm.rates["declines"].interval for arm in found.whole.arms)
+    assert base == statistics.wilson(20, 20) and post == statistics.wilson(0, 20)
+    assert found.whole.contrasts[0].gaps["declines"].interval == statistics.paired_difference(Paired(0, 20, 0, 0))
+    assert found.whole.contrasts[0].gaps["loops"].interval == statistics.paired_difference(Paired(0, 0, 0, 20))
+    few = suite()
+    _, found = counted(few.model_copy(update={"prompts": few.prompts[:4]}))
+    rate = found.whole.arms[0].rates["answers"]
+    assert rate.trials == 16 and rate.interval == statistics.wilson(rate.passed / 4, 4)
 
 
 def test_of_one_cell_for_each_prompt_the_prompts_are_the_sample():

@@ -85,6 +85,12 @@ def test_the_exact_p_is_statsmodels(table):
     assert statistics.mcnemar(table) == pytest.approx(theirs, rel=1e-9)
 
 
+def test_pairs_that_repeat_each_other_are_worth_fewer():
+    four = Paired(*(4 * count for count in TABLES[4]))
+    assert statistics.paired_difference(four, TABLES[4].trials) == statistics.paired_difference(TABLES[4])
+    assert statistics.paired_difference(four, four.trials) == statistics.paired_difference(four)
+
+
 def test_verdicts_are_counted_in_pairs():
     table = Paired.of([True, True, False, False, False], [True, False, True, True, False])
     assert table == Paired(both=1, first=1, second=2, neither=1) and table.passed == (2, 3) and table.trials == 5

@@ -250,7 +250,7 @@ def _slices(title: str, what: str, plan: StudyPlan, found: StudyResults, slices:
                 (each.title, *rates, export.gap(counted.gaps[measure]), flips, f"{counted.equal} of {counted.pairs}")
             )
         head = [what, "base", "post-trained", "difference, points", "flips, all measures", "equal replies"]
-        tables.append(_table(f"{measure}, {_title(plan, contrast)}", head, rows))
+        tables.append(_table(f"By {what}: {measure}, {_title(plan, contrast)}", head, rows))
     more = f"<p>The first {_MOST_ROWS} of {len(slices):,}.</p>" if len(slices) > _MOST_ROWS else ""
     return f"<section><h2>{html.escape(title)}</h2>{more}{''.join(tables)}</section>"
 

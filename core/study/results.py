@@ -1,7 +1,8 @@
 """What a study found: verdicts on its replies, counted for all prompts, for each category and for each prompt.
 
 Cells of one prompt are not independent of each other, so where there are several prompts with several cells each, intervals
-are made by drawing prompts; else the cells are the sample. One cell alone has no interval.
+are made by drawing prompts; else the cells are the sample. One cell alone has no interval. Where drawing prompts tells
+nothing, because there are few of them or all of them agree, each prompt counts as one cell, which is the most careful view.
 """
 
 import operator
@@ -239,10 +240,18 @@ def _mean(clusters: Iterable[Iterable[float]]) -> float:
 
 def _rate(clusters: Sequence[Sequence[bool]]) -> Rate:
     passed, trials = sum(map(sum, clusters)), sum(map(len, clusters))
+    share = passed / trials if trials else None
     interval = None
-    if trials > 1:
-        interval = statistics.wilson(passed, trials) if _are_the_sample(clusters) else statistics.bootstrap(clusters)
-    return Rate(passed=passed, trials=trials, share=passed / trials if trials else None, interval=interval)
+    if share is not None and trials > 1:
+        worth = trials if _are_the_sample(clusters) else len(clusters)
+        interval = _drawn(clusters) or statistics.wilson(share * worth, worth)
+    return Rate(passed=passed, trials=trials, share=share, interval=interval)
+
+
+def _drawn(clusters: Sequence[Sequence[float]]) -> Interval | None:
+    """By drawing prompts, where that tells anything."""
+    drawn = None if _are_the_sample(clusters) else statistics.bootstrap(clusters)
+    return drawn if drawn is not None and drawn.low < drawn.high else None
 
 
 def _gap(clusters: Sequence[Sequence[tuple[bool, bool]]]) -> Gap:
@@ -263,8 +272,8 @@ def _gap(clusters: Sequence[Sequence[tuple[bool, bool]]]) -> Gap:
     if _are_the_sample(clusters):
         interval, unpaired = statistics.paired_difference(table), statistics.unpaired_difference(table)
         return gap.model_copy(update={"interval": interval, "unpaired": unpaired, "p": statistics.mcnemar(table)})
-    drawn = statistics.bootstrap([[float(b) - float(a) for a, b in cluster] for cluster in clusters])
-    return gap.model_copy(update={"interval": drawn})
+    drawn = _drawn([[float(b) - float(a) for a, b in cluster] for cluster in clusters])
+    return gap.model_copy(update={"interval": drawn or statistics.paired_difference(table, len(clusters))})
 
 
 def _mean_gap(clusters: Sequence[Sequence[tuple[float, ...]]]) -> Gap:

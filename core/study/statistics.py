@@ -48,7 +48,7 @@ class Paired(NamedTuple):
 # --- rates --------------------------------------------------------------------------------------------
 
 
-def wilson(successes: float, trials: int) -> Interval:
+def wilson(successes: float, trials: float) -> Interval:
     """The score interval of a rate (Wilson 1927; equation 4 of Brown, Cai and DasGupta 2001). All rates where nothing was tried."""
     if not trials:
         return Interval(low=0.0, high=1.0)
@@ -58,26 +58,29 @@ def wilson(successes: float, trials: int) -> Interval:
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
-def paired_difference(table: Paired) -> Interval:
+def paired_difference(table: Paired, worth: int | None = None) -> Interval:
     """Of the second rate less the first, where both were tried on the same: Newcombe's score interval.
 
     Method 10 of Newcombe 1998, Statistics in Medicine 17:2635-2650: Wilson's limits of both rates, joined by the
     correlation phi of the verdicts, which is corrected for continuity where it is positive.
+
+    Args:
+        worth: of how many independent pairs these tell, where they repeat each other; as many as there are by default.
     """
-    return _square_and_add(table, _phi(table))
+    scale = worth / table.trials if worth is not None and table.trials else 1.0
+    return _square_and_add(table, scale, _phi(table, scale))
 
 
 def unpaired_difference(table: Paired) -> Interval:
     """The same as though each had been tried on seeds of its own: method 10 of Newcombe 1998, Statistics in Medicine 17:873-890."""
-    return _square_and_add(table, 0.0)
+    return _square_and_add(table, 1.0, 0.0)
 
 
-def _square_and_add(table: Paired, phi: float) -> Interval:
-    trials = table.trials
-    if not trials:
+def _square_and_add(table: Paired, scale: float, phi: float) -> Interval:
+    if not table.trials:
         return Interval(low=-1.0, high=1.0)
-    first, second = (passed / trials for passed in table.passed)
-    one, two = (wilson(passed, trials) for passed in table.passed)
+    first, second = (passed / table.trials for passed in table.passed)
+    one, two = (wilson(passed * scale, table.trials * scale) for passed in table.passed)
 
     def distance(a: float, b: float) -> float:
         return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
@@ -88,12 +91,12 @@ def _square_and_add(table: Paired, phi: float) -> Interval:
     )
 
 
-def _phi(table: Paired) -> float:
-    both, first, second, neither = table
+def _phi(table: Paired, scale: float) -> float:
+    both, first, second, neither = (count * scale for count in table)
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
-    covariance = float(both * neither - first * second)
+    covariance = both * neither - first * second
     if covariance > 0:
-        covariance = max(0.0, covariance - table.trials / 2)
+        covariance = max(0.0, covariance - table.trials * scale / 2)
     return covariance / sqrt(margins) if margins else 0.0
 
 
