@@ -17,7 +17,7 @@ from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt
 from .reasoning import ReplyReader, Split
-from .steps import Steps, Stop, apart
+from .steps import Steps, Stop, Stopped, apart
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -369,11 +369,14 @@ def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop, shared: 
         shared: a reply that somebody says came of this, as `Run` takes one.
 
     Raises:
-        Stopped: `stop` was pressed.
+        Stopped: `stop` was pressed, or the reply was stopped otherwise, so that it is not whole.
         UserError: it cannot be run, or failed.
     """
     run = Run(lease, comparison, sides=(side,), shared={side: shared} if shared else None, check=stop.check)
     with closing(run.snapshots(lambda: 0.25)) as snapshots:
         for _ in snapshots:
             stop.check()
-    return run.side_result(side)
+    result = run.side_result(side)
+    if result.finish_reason == "stopped":  # its engine was closed
+        raise Stopped("Stopped.")
+    return result

@@ -220,3 +220,19 @@ def test_one_side_is_written_as_a_comparison_writes_it():
     pressed.press()
     with pytest.raises(Stopped):
         compare.write(lease, asked, "base", pressed)
+
+
+def test_a_reply_whose_engine_was_closed_is_not_taken_for_a_whole_one(monkeypatch):
+    pool = ScriptedPool("Paris, of course", "It is Paris.", pause=0.01)
+    engine = pool.engines["base"]
+    submit = engine.submit
+
+    def closing_down(request, emit):
+        ticket = submit(request, emit)
+        ticket.cancel()
+        return ticket
+
+    monkeypatch.setattr(engine, "submit", closing_down)
+    asked = Comparison(pair="scripted", prompt="Where?", sampling=DEFAULT_SAMPLING, today="2026-01-02")
+    with pytest.raises(Stopped):
+        compare.write(pool.lease, asked, "base", Stop())

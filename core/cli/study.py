@@ -117,7 +117,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     failed = [sentence for bar in bars for sentence in bar.met(found)]
     for sentence in failed:
         say(sentence, sys.stderr)
-    return INTERRUPTED if stop.pressed else 1 if failed else 0
+    return INTERRUPTED if found.done < found.total else 1 if failed else 0
 
 
 @contextmanager
