@@ -2,7 +2,8 @@
 
 A chat template is a program, and no sandbox inside this process can end one that loops or builds a string of
 gigabytes. So templates run in a few processes that are kept (core/template_process.py), are watched while they work, and
-are ended and started anew when they take too much. The patterns by which a tokenizer cuts texts are tried there first. A template that was ended once has a process of its own from then
+are ended and started anew when they take too much. The patterns by which a tokenizer cuts texts are tried there first, and the regular
+expressions of a study run there alone. A template that was ended once has a process of its own from then
 on, so that whoever uses another one waits for nobody.
 """
 

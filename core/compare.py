@@ -5,6 +5,7 @@ stream, for whatever reason, cancels both requests. This file knows no widgets.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -16,7 +17,7 @@ from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt
 from .reasoning import ReplyReader, Split
-from .steps import Steps, Stop, apart
+from .steps import Steps, Stop, Stopped, apart
 from .types import (
     SIDE_NAMES,
     SIDES,
@@ -362,3 +363,23 @@ def compare(lease: Lease, comparison: Comparison) -> Result:
     for _ in run.snapshots(lambda: 1.0):
         pass
     return run.result()
+
+
+def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...] = ()) -> SideResult:
+    """Write one side of a comparison to its end, for those who write many at once.
+
+    Args:
+        shared: a reply that somebody says came of this, as `Run` takes one.
+
+    Raises:
+        Stopped: `stop` was pressed, or the reply was stopped otherwise, so that it is not whole.
+        UserError: it cannot be run, or failed.
+    """
+    run = Run(lease, comparison, sides=(side,), shared={side: shared} if shared else None, check=stop.check)
+    with closing(run.snapshots(lambda: 0.25)) as snapshots:
+        for _ in snapshots:
+            stop.check()
+    result = run.side_result(side)
+    if result.finish_reason == "stopped":  # its engine was closed
+        raise Stopped("Stopped.")
+    return result

@@ -10,6 +10,9 @@ from pydantic import BaseModel
 from .difference import Difference
 from .experiments.values import ExperimentVerdict
 from .installation import DATA
+from .study.export import ReplyRow, StudyReport
+from .study.plan import StudyPlan
+from .study.receipt import StudyReceipt, StudyVerdict
 from .types import Answer, Comparison, LensReport, Receipt, Verdict
 
 FOLDER = DATA / "docs" / "schemas"
@@ -21,6 +24,11 @@ DESCRIBED: tuple[type[BaseModel], ...] = (
     Difference,
     LensReport,
     ExperimentVerdict,
+    StudyPlan,
+    StudyReport,
+    StudyReceipt,
+    StudyVerdict,
+    ReplyRow,
 )
 
 

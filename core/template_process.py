@@ -1,4 +1,4 @@
-"""What runs in the process that core/apart.py starts: chat templates, which are other people's programs, and their patterns.
+"""What runs in the process that core/apart.py starts: chat templates, which are other people's programs, and patterns.
 
 It reads requests, which it trusts, and writes answers, which nobody has to trust: whether it went well, and a text.
 It is started by its path, with nothing of this product around it.
@@ -77,8 +77,22 @@ def encode(template: str, texts: list[str]) -> str:
     return ""
 
 
+def search(template: str, texts: list[str]) -> str:
+    """For each text whether this regular expression finds something in it, as 1 or 0."""
+    import re
+
+    pattern = re.compile(template)
+    return "".join("01"[pattern.search(text) is not None] for text in texts)
+
+
 def answer(do: str, **request: Any) -> bytes:
-    known: dict[str, Callable[..., str]] = {"prepare": prepare, "render": render, "names": names, "encode": encode}
+    known: dict[str, Callable[..., str]] = {
+        "prepare": prepare,
+        "render": render,
+        "names": names,
+        "encode": encode,
+        "search": search,
+    }
     try:
         return DONE + known[do](**request).encode("utf-8", "surrogatepass")
     except MemoryError:

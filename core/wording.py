@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from .difference import Difference, InputDifference, ReplyDivergence, Stretch, shorten
+from .study.receipt import StudyVerdict
 from .types import SIDE_NAMES, SIDES, Divergence, LensReport, Shift, Side, SideVerdict, Verdict
 
 MAX_WARNINGS = 12
@@ -20,6 +21,24 @@ def headline(verdict: Verdict) -> str:
         where = ": in portable arithmetic any machine gives these bits" if verdict.portable else ""
         return f"Identical, bit for bit{where}."
     return "Identical: every token is the same."
+
+
+def study_verdict_lines(verdict: StudyVerdict) -> list[str]:
+    """What came of the replay of a study, and what it covered."""
+    if verdict.outcome == "not replayable":
+        return ["Not replayable here.", *verdict.reasons]
+    whole = verdict.covered == verdict.cells
+    covered = (
+        f"all {verdict.cells:,} replies"
+        if whole
+        else f"{verdict.covered:,} of {verdict.cells:,} replies, chosen by the seed {verdict.sample_seed}"
+    )
+    same = "every one the same" if not verdict.differ else f"{len(verdict.differ):,} of them not the same"
+    head = "Identical" if verdict.outcome == "identical" else "Diverged"
+    told = [f"{head}: {covered} were run again, {same}.", *verdict.reasons]
+    told += [f"Not the same: {name}." for name in verdict.differ[:MAX_WARNINGS]]
+    left = len(verdict.differ) - MAX_WARNINGS
+    return [*told, f"And {left:,} more."] if left > 0 else told
 
 
 def side_sentences(side: Side, verdict: SideVerdict) -> list[str]:

@@ -437,13 +437,6 @@ def test_marks_are_counted_with_their_interval():
 
 
 @pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"), [(0, 10, 0, 0.2775), (9, 10, 0.5958, 0.9821), (50, 100, 0.4038, 0.5962)]
-)
-def test_the_interval_is_wilsons(successes, trials, low, high):
-    assert session.wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
-
-
-@pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"branch": {"side": "neither", "step": 0, "token": 1}}, "Choose one of the tokens"),

@@ -43,12 +43,6 @@ def test_the_table_counts_shares_and_turns_slips_around(lease):
     assert line in evaluate.markdown(list(rows.values()))
 
 
-def test_the_interval_of_a_rate_is_that_of_wilson():
-    assert evaluate.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert evaluate.wilson(0.0, 200) == pytest.approx((0.0, 0.0188), abs=1e-4)
-    assert evaluate.wilson(1.0, 200) == pytest.approx((0.9812, 1.0), abs=1e-4)
-
-
 def test_silence_is_counted_turn_by_turn_in_chats_of_three_turns():
     silent = ScriptedPool(base="  ", post="Yes.").lease
     probe = Probe("fact", ("One?", "Two?", "Three?"), expected={"value": "Paris"})

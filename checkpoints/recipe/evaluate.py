@@ -24,6 +24,7 @@ from core.hub import HuggingFaceHub
 from core.pairs import HOME
 from core.pool import Lease, Pool
 from core.settings import EMBEDDED, Settings
+from core.study.statistics import wilson
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, Side, Turn
 
 LONGEST_REPLY = 200  # tokens
@@ -161,14 +162,6 @@ def first_line(reply: str) -> str:
     return next((line.strip() for line in reply.splitlines() if line.strip()), "")
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson, 1927): of all rates, those that such a sample does not speak against."""
-    z = 1.959964
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def held_out_loss(lease: Lease, tokens: Path, mixture: dict[str, float]) -> list[Row]:
     """Loss on the held-out documents of the corpus, kinds weighted as in pre-training.
 
@@ -198,8 +191,8 @@ def shown(row: Row, value: float) -> str:
         return f"{value:.3f}"
     if row.kind == "share":
         return f"{value:.1%}"
-    low, high = wilson(value, row.count)
-    return f"{value:.1%} ({low:.0%} to {high:.0%})"
+    likely = wilson(value * row.count, row.count)
+    return f"{value:.1%} ({likely.low:.0%} to {likely.high:.0%})"
 
 
 def markdown(rows: Sequence[Row]) -> str:

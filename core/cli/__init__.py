@@ -6,6 +6,7 @@ python app.py replay FILE         run a receipt again and say whether the replie
 python app.py diff A B            say which inputs of two receipts differ, and where the replies diverge
 python app.py lens RECEIPT        say, token by token, what post-training changed in a reply
 python app.py experiment NAME     run a guided experiment (or all of them) and print what it found
+python app.py study --prompt X    ask over many seeds, or many prompts, and count with intervals
 python app.py pairs               list the model pairs
 python app.py download PAIR       fetch a pair ahead of a lesson, and check its files
 python app.py --version           say which version this is
@@ -36,6 +37,7 @@ COMMANDS = {
     "diff": "say which inputs of two receipts differ, and where the replies diverge",
     "experiment": "run a guided experiment, or all, and print what it found",
     "lens": "say, token by token, what post-training changed in a reply",
+    "study": "ask over many seeds, or many prompts, and count with intervals; a report and a receipt",
     "pairs": "list the model pairs",
     "download": "fetch a pair ahead of a lesson, and check its files",
 }

@@ -57,7 +57,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help='earlier turns: a list of {"prompt": ..., "base": ..., "post": ...}, or a whole conversation; reasoning_base and reasoning_post may hold what the replies thought',
     )
-    for name, value in DEFAULT_SAMPLING:
+    add_settings_flags(parser, DEFAULT_SAMPLING)
+    parser.add_argument("--receipt", metavar="FILE", help="also write the receipt of this run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, receipt included")
+    add_model_flags(parser)
+
+
+def add_settings_flags(parser: argparse.ArgumentParser, defaults: Sampling) -> None:
+    """Everything that can change a reply beside the models and the words."""
+    for name, value in defaults:
         metavar = "N" if isinstance(value, int) else "X"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -78,9 +86,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help='switches that the chat template reads, as {"enable_thinking": false}',
     )
     parser.add_argument("--today", metavar="DATE", help="the date that a chat template may write (default: today)")
-    parser.add_argument("--receipt", metavar="FILE", help="also write the receipt of this run")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, receipt included")
-    add_model_flags(parser)
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
@@ -125,27 +130,27 @@ def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
     if flags.comparison is not None:
         return _whole(flags, pair)
     conversation = read_history(flags.history) if flags.history is not None else Conversation()
-    prompt = _standard_input() if flags.prompt == "-" else flags.prompt
+    prompt = standard_input() if flags.prompt == "-" else flags.prompt
     if not prompt.strip():
         raise UserError("The prompt is empty; write what both models shall be sent.")
     try:
         if flags.system is not None:
             conversation = Conversation(system=flags.system, turns=conversation.turns)
-        sampling = Sampling.model_validate({**dict(DEFAULT_SAMPLING), **_given(flags, *Sampling.model_fields)})
+        sampling = Sampling.model_validate({**dict(DEFAULT_SAMPLING), **given(flags, *Sampling.model_fields)})
         return Comparison(
             pair=pair,
             conversation=conversation,
             prompt=prompt,
             sampling=sampling,
             today=flags.today or date.today().isoformat(),
-            chat_template_kwargs=_switches(flags.chat_template_kwargs),
-            **_given(flags, "framing_base", "framing_post"),
+            chat_template_kwargs=switches(flags.chat_template_kwargs),
+            **given(flags, "framing_base", "framing_post"),
         )
     except ValidationError as error:
         raise explain(error) from None
 
 
-def _given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
+def given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
 
 
@@ -156,11 +161,11 @@ def _whole(flags: argparse.Namespace, pair: str) -> Comparison:
         UserError: it is none, or a flag says a part of it again.
     """
     framings = ("framing_base", "framing_post")
-    again = _given(flags, "system", "history", *Sampling.model_fields, *framings, "chat_template_kwargs", "today")
+    again = given(flags, "system", "history", *Sampling.model_fields, *framings, "chat_template_kwargs", "today")
     for name in again:
         raise UserError(f"--comparison holds everything that is asked; leave out --{name.replace('_', '-')}.")
-    given = _standard_input().encode() if flags.comparison == "-" else read_file(flags.comparison)
-    data = canonical.parse(given, "comparison", receipts.MAX_BYTES)
+    whole = standard_input().encode() if flags.comparison == "-" else read_file(flags.comparison)
+    data = canonical.parse(whole, "comparison", receipts.MAX_BYTES)
     try:
         comparison = Comparison.model_validate(data)
     except ValidationError as error:
@@ -168,7 +173,7 @@ def _whole(flags: argparse.Namespace, pair: str) -> Comparison:
     return comparison.model_copy(update={"pair": pair}) if flags.pair or flags.base else comparison
 
 
-def _switches(text: str | None) -> dict[str, Any]:
+def switches(text: str | None) -> dict[str, Any]:
     """Raises UserError when it is not a JSON object."""
     try:
         found = json.loads(text or "{}")
@@ -181,7 +186,7 @@ def _switches(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
     """Raises UserError when it is not text."""
     try:
         return sys.stdin.read()

@@ -6,11 +6,11 @@ from .. import receipts
 from ..errors import UserError
 
 
-def read_file(file: str) -> bytes:
-    """Raises UserError when there is no such file; no more is read than would be too large to be a receipt."""
+def read_file(file: str, most: int = receipts.MAX_BYTES) -> bytes:
+    """Raises UserError when there is no such file; no more is read than a byte over what is too large."""
     try:
         with Path(file).open("rb") as stream:
-            return stream.read(receipts.MAX_BYTES + 1)
+            return stream.read(most + 1)
     except OSError as error:
         raise UserError(f"{file!r} cannot be read: {error.strerror}.") from None
 

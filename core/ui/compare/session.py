@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from math import sqrt
-from statistics import NormalDist
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -23,6 +21,7 @@ from ...prompts import Prompt, Tokenizer
 from ...reasoning import ReplyReader, Split
 from ...receipts import side_receipt
 from ...steps import Stop, finish, watch
+from ...study.statistics import wilson
 from ...types import (
     MAX_CHARACTERS,
     SIDE_NAMES,
@@ -299,17 +298,8 @@ def tally(chat: Chat) -> str:
     )
     if not decided:
         return said
-    low, high = wilson(better, decided)
-    return f"{said} The post-trained reply is better in {better} of {decided} ({low:.0%} to {high:.0%} with 95% confidence)."
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% score interval of a share (Wilson 1927, equation 10 of Brown, Cai and DasGupta 2001)."""
-    z = NormalDist().inv_cdf(0.975)
-    share, scale = successes / trials, 1 + z * z / trials
-    middle = (share + z * z / (2 * trials)) / scale
-    half = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
+    likely = wilson(better, decided)
+    return f"{said} The post-trained reply is better in {better} of {decided} ({likely.low:.0%} to {likely.high:.0%} with 95% confidence)."
 
 
 # --- what came from elsewhere -------------------------------------------------------------------------
