@@ -50,9 +50,7 @@ def test_decode_passes_alone_compute_experts_row_by_row(monkeypatch):
     first.register_forward_pre_hook(
         lambda module, given: seen.add((len(given[0]), module.config._experts_implementation))
     )
-    monkeypatch.setattr(
-        "core.engine.certify.neighbours_do_not_matter", lambda lane, **given: lane.experts is not None
-    )
+    monkeypatch.setattr("core.engine.certify.neighbours_do_not_matter", lambda lane, **given: lane.experts is not None)
     usual = model.config._experts_implementation
     with running(model, sizes=(64,)) as engine:
         assert engine.info().certification == "eager attention, 1 thread, all slots in one pass, experts by row_by_row"
