@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM
 from benchmarks import families
 from core.checkpoints import loading, memory
 from core.checkpoints.sources import Source
-from core.engine import reference
+from core.engine import reference, slots
 from core.engine.certify import neighbours_do_not_matter
 from core.engine.device import Placement
 from core.engine.lane import Lane
 from core.errors import UserError
 from core.hub import HuggingFaceHub
-from tests.engines import LAYERED, VOCABULARY, answer, bits, naive_reply, request, running, tokens
+from tests.engines import LAYERED, VOCABULARY, answer, bits, naive_reply, random_model, request, running, tokens
 
 QUICK = ("Qwen3.5", "Gemma 4", "Mamba 2")  # the other families are tried too, but not before every commit
 CLAMPED = ("Nemotron-H", "Zamba 2")  # the library clamps their time step when it reads, and not when it writes
@@ -175,3 +175,12 @@ def test_a_model_that_writes_otherwise_than_it_reads_is_given_as_much_and_no_mor
     own = reference._writing_from_reading(model_of(name, clamped=True), ids, VOCABULARY)
     without = reference._writing_from_reading(model_of(name), ids, VOCABULARY)
     assert without < 1e-4 < own < 5e-3
+
+
+def test_settings_that_are_one_for_all_layers_are_those_of_each(monkeypatch):
+    """As transformers 5.17 gives them, with which `make gpu` runs too."""
+    config = random_model().config
+    expected = slots.what_layers_hold(config)
+    kinds = ["full_attention"] * config.num_hidden_layers
+    monkeypatch.setattr(slots, "get_layer_types_and_kwargs", lambda config: (kinds, {}))
+    assert slots.what_layers_hold(config) == expected

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from ..errors import UserError
 from ..types import Deviation
@@ -31,7 +31,7 @@ from . import experts
 from .experts import Route
 from .lane import Lane
 from .portable import Portable
-from .slots import Holds, layer_kinds, what_layers_hold
+from .slots import DummyLayer, Holds, layer_kinds, what_layers_hold
 from .step import cache_argument
 
 TOLERANCE = 3.0  # no family of docs/families.md needs more than 2, and the mildest planted fault exceeds 4

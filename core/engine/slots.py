@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DummyLayer, LinearAttentionLayer, StaticLayer, get_layer_types_and_kwargs
+from transformers import PreTrainedConfig, cache_utils
+from transformers.cache_utils import Cache, LinearAttentionLayer, StaticLayer, get_layer_types_and_kwargs
 
 from ..errors import UserError
 from .portable import keys_and_values
@@ -102,6 +102,9 @@ class CacheBytes(NamedTuple):
         return positions * self.position + rows * self.row
 
 
+DummyLayer: Any = getattr(cache_utils, "DummyLayer", object)  # transformers 5.17 has none, nor layers that need it
+
+
 class NoLayer(DummyLayer):
     """A layer that keeps nothing: it reads the keys of another, or does not look back at all."""
 
@@ -121,6 +124,7 @@ class Holds(NamedTuple):
 def what_layers_hold(config: PreTrainedConfig) -> list[Holds]:
     """What each layer keeps."""
     kinds, settings = get_layer_types_and_kwargs(config)
+    settings = [settings] * len(kinds) if isinstance(settings, dict) else settings  # one for all in transformers 5.17
     return [
         Holds(kind not in ("dummy", "conv", "linear_attention"), each.get("number_of_states", 0))
         for kind, each in zip(kinds, settings, strict=True)
