@@ -26,6 +26,7 @@ from benchmarks.soak.book import MARK, OUTCOMES, Book, Crossed, Left, Told, is_s
 from benchmarks.soak.process import Server
 from benchmarks.soak.server import FAULTS
 from benchmarks.soak.visitors import KINDS, Visit, reads
+from core.ui import memory
 
 HANG = 5  # seconds that a step may take on this server
 HANG_AGAIN = 90  # seconds in which a second one ends it
@@ -134,8 +135,9 @@ def faults(server: Server, book: Book, seconds: float) -> None:
     time.sleep(max(0.0, until - time.monotonic()))
 
 
-def at_rest(server: Server) -> dict[str, int]:
-    time.sleep(2)
+def at_rest(server: Server, seconds: float) -> dict[str, int]:
+    """What the server has when nobody asks; after so long a rest it has given back what it had and did not use."""
+    time.sleep(seconds)
     return server.measure()
 
 
@@ -215,6 +217,7 @@ def campaign(minutes: float, chromium: bool, out: report.Report) -> bool:
     """The tables; whether nothing happened that must not."""
     book, seconds = Book(), 60 * minutes
     mixed = min(240.0, max(5.0, 0.1 * seconds))
+    rest = memory.PERIOD + 5 if minutes >= 10 else 2.0
     scenario = min(60.0, seconds / 4)
     with Server(FLAGS) as server:
         starts = [server.start()]
@@ -226,11 +229,11 @@ def campaign(minutes: float, chromium: bool, out: report.Report) -> bool:
             time.sleep(mixed / 2)
         with everybody(server, book, 1_000, chromium):
             time.sleep(mixed / 2)
-        before = at_rest(server)
-        steady = max(12.0, seconds - sum(starts) - 2 * mixed - scenario - 12)
+        before = at_rest(server, rest)
+        steady = max(12.0, seconds - sum(starts) - 2 * mixed - scenario - 2 * rest - 8)
         with everybody(server, book, 2_000, chromium):
             faults(server, book, steady)
-        after = at_rest(server)
+        after = at_rest(server, rest)
         scene = newcomers(server, book, scenario)
         again = asked_again(server, book)
         status = two_hangs(server, book) if minutes >= 2 else None

@@ -1,7 +1,8 @@
 """The app with a hook for faults, which is here and not in the app: `python -m benchmarks.soak.server`, and flags as for `app.py`.
 
 A line on standard input says what happens to the next decode step of either model: `fail`, `nan`, `memory`, or `hang`,
-which lasts until `release`. What is kept of prompts is less than in the app, so that it is full long before memory is looked at.
+which lasts until `release`. Of prompts and of sessions less is kept than in the app, so that as much as may be is there long before
+memory is looked at, and what grows from then on leaks.
 """
 
 import os
@@ -15,6 +16,7 @@ import torch
 import app
 from core.engine import engine
 from core.engine.lane import Lane
+from core.ui import sessions
 
 FAULTS = ("fail", "nan", "memory", "hang")
 
@@ -51,12 +53,12 @@ class Hook:
         return torch.full_like(logits, torch.nan) if fault == "nan" else logits
 
 
-STORE_BYTES = 2**25
+STORE_BYTES, MAX_SESSIONS = 2**25, 300
 
 
 def main() -> int:
     hook = Hook()
-    engine.STORE_BYTES = STORE_BYTES
+    engine.STORE_BYTES, sessions.MAX_SESSIONS = STORE_BYTES, MAX_SESSIONS
     Lane.write = lambda lane, *given: hook.write(lane, *given)  # type: ignore[method-assign]  # noqa: PLW0108 - binds the lane
     threading.Thread(target=hook.listen, daemon=True).start()
     return app.main(["serve", *sys.argv[1:]])
