@@ -78,6 +78,8 @@ def test_a_suite_is_told_by_the_prompts_that_flip_most(pool, capsys, tmp_path):
     assert "2 prompts, 4 seeds each, 16 of 16 replies: All prompts" in printed
     assert "  row 1, 4 flips: Where?" in printed and "row 2" not in printed
     assert rows.read_text("utf-8").splitlines()[-1].endswith(",,1,0,0,0,1"), "no verdict where nothing is expected"
+    assert app.main(["study", "claims", "--seeds", "1", "--own-framings"]) == 0
+    assert "30 prompts, once each, 60 of 60 replies" in capsys.readouterr().out, "one that comes with the app"
     file.write_text("prompt\n\nWhere?,x\n", "utf-8")
     assert app.main(["study", str(file)]) == 2
     assert "Row 1 of suite.csv: it has more fields" in capsys.readouterr().err

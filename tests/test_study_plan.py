@@ -200,3 +200,17 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(suite, "MOST_BYTES", 10)
     with pytest.raises(UserError, match="has 11 bytes, and at most 10 are read"):
         suite.read_suite("a.csv", b"prompt\nfour")
+
+
+@pytest.mark.parametrize("name, prompts, categories", [("everyday", 60, 10), ("claims", 30, 7)])
+def test_the_suites_that_come_with_the_app_can_be_asked(name, prompts, categories):
+    rows = suite.own_suite(name)
+    assert name in suite.NAMES
+    assert (len({row.prompt + str(row.conversation) for row in rows}), len({row.category for row in rows})) == (
+        prompts,
+        categories,
+    )
+    assert (
+        StudyPlan(prompts=rows, pairs=("embedded",), seeds=4, sampling=DEFAULT_SAMPLING, today="2026-11-29").total
+        == prompts * 4 * 4
+    )

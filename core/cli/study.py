@@ -29,7 +29,7 @@ from ..study.results import read_bar, results
 from ..study.run import Desk, StudyProgress
 from ..study.run import run as run_study
 from ..study.store import CellReply
-from ..study.suite import MOST_BYTES, read_suite
+from ..study.suite import MOST_BYTES, NAMES, own_suite, read_suite
 from ..types import DEFAULT_SAMPLING, SIDES, Conversation, Sampling, Side, explain
 from .compare import add_settings_flags, given, standard_input, switches
 from .files import read_file, write_file
@@ -42,7 +42,12 @@ R = TypeVar("R")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", metavar="FILE", nargs="?", help="a suite of prompts: CSV, else JSON Lines")
+    parser.add_argument(
+        "suite",
+        metavar="FILE",
+        nargs="?",
+        help=f"a suite of prompts: CSV, else JSON Lines; or one that comes with the app: {', '.join(NAMES)}",
+    )
     parser.add_argument("--prompt", help="one prompt instead of a suite; - reads standard input")
     parser.add_argument("--system", help="system prompt, with --prompt")
     parser.add_argument(
@@ -194,6 +199,8 @@ def _plan(flags: argparse.Namespace, pool: Pool, kept: StudyPlan | None) -> Stud
 
 
 def _prompts(flags: argparse.Namespace) -> tuple[StudyPrompt, ...]:
+    if flags.suite in NAMES and not Path(flags.suite).exists():
+        return own_suite(flags.suite)
     if flags.suite is not None:
         return read_suite(Path(flags.suite).name, read_file(flags.suite, MOST_BYTES))
     prompt = standard_input() if flags.prompt == "-" else flags.prompt

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,13 @@ from .plan import MOST_PROMPTS, StudyPrompt
 COLUMNS = ("prompt", "system", "category", "expect", "history", "messages")
 MOST_BYTES = 16 * 2**20  # of a file
 _MOST_OF_A_ROW = 4 * 2**20
+_OWN = Path(__file__).with_name("suites")
+NAMES = tuple(sorted(file.stem for file in _OWN.glob("*.csv")))  # of the suites that come with the app
+
+
+def own_suite(name: str) -> tuple[StudyPrompt, ...]:
+    """The rows of one of `NAMES`."""
+    return read_suite(f"{name}.csv", (_OWN / f"{name}.csv").read_bytes())
 
 
 def read_suite(name: str, data: bytes) -> tuple[StudyPrompt, ...]:
