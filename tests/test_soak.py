@@ -53,7 +53,8 @@ def test_a_turn_is_counted_once_under_what_became_of_it_and_what_must_not_happen
 
 
 def test_tracebacks_that_no_fault_explains_are_found_in_the_log(tmp_path, monkeypatch):
-    log = "Traceback (most recent call last):\n  File x\n    y()\nRuntimeError: an injected fault\nTraceback (most recent call last):\n  File x\nKeyError: 5\n"
+    caused = "RuntimeError: an injected fault\n\nThe above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n  File z\nUserError: no\n"
+    log = f"Traceback (most recent call last):\n  File x\n    y()\n{caused}Traceback (most recent call last):\n  File x\nKeyError: 5\n"
     monkeypatch.setattr(Server, "log", lambda self: log)
     with Server(()) as server:
         assert server.surprises() == ["KeyError: 5"]
