@@ -123,7 +123,7 @@ def certification(subject: "Subject", placement: "Placement", dry: bool) -> list
     from core.engine.slots import usable_context
 
     shape = subject.shape(placement)
-    context = min(usable_context(subject.models[0].config), 320 if dry else 16384)
+    context = min(usable_context(subject.models[0].config), 512 if dry else 16384)
     rows = []
     for size in lane_sizes(context, shape.chunk):
         began = time.perf_counter()
