@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 
 from benchmarks.report import Row, table
+from benchmarks.subjects import qwen3
 from core.checkpoints.budget import plan
 from core.checkpoints.memory import need
 from core.engine.device import Placement
@@ -36,25 +37,11 @@ CARDS = {
 }
 
 
-def _qwen3(hidden: int, inner: int, layers: int, heads: int, tied: bool) -> Qwen3Config:
-    return Qwen3Config(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151_936,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=tied,
-    )
-
-
 PAIRS: dict[str, PreTrainedConfig] = {
-    "Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, True),
-    "Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, True),
-    "Qwen3-4B": _qwen3(2560, 9728, 36, 32, True),
-    "Qwen3-8B": _qwen3(4096, 12288, 36, 32, False),
+    "Qwen3-0.6B": qwen3(1024, 3072, 28, 16, True),
+    "Qwen3-1.7B": qwen3(2048, 6144, 28, 16, True),
+    "Qwen3-4B": qwen3(2560, 9728, 36, 32, True),
+    "Qwen3-8B": qwen3(4096, 12288, 36, 32, False),
     "SmolLM2-1.7B": LlamaConfig(
         hidden_size=2048,
         intermediate_size=8192,

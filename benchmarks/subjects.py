@@ -120,7 +120,7 @@ def _smollm2_135m() -> PreTrainedConfig:
     )
 
 
-def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -> PreTrainedConfig:
+def qwen3(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -> PreTrainedConfig:
     return Qwen3Config(
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -139,6 +139,6 @@ SUBJECTS: dict[str, Callable[[Placement], Subject]] = {
     "embedded": _embedded,
     "tiny": _random("random 0.05M", _tiny, 6),
     "135m": _random("random 135M (SmolLM2 shape)", _smollm2_135m, 48),
-    "0.6b": _random("random 0.6B (Qwen3 shape)", lambda: _qwen3(1024, 3072, 28, 16, True), 200),
-    "8b": _random("random 8B (Qwen3 shape)", lambda: _qwen3(4096, 12288, 36, 32, False), 100),
+    "0.6b": _random("random 0.6B (Qwen3 shape)", lambda: qwen3(1024, 3072, 28, 16, True), 200),
+    "8b": _random("random 8B (Qwen3 shape)", lambda: qwen3(4096, 12288, 36, 32, False), 100),
 }

@@ -2,7 +2,9 @@
 
 import threading
 from dataclasses import replace
+from queue import SimpleQueue
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from core.checkpoints.fingerprint import weights_sha256
 from core.compare import Run, compare
 from core.engine import device, exact, portable
 from core.engine.device import Placement, place
-from core.engine.engine import STORE_BYTES, Shape
+from core.engine.engine import HUNG, STORE_BYTES, Shape
 from core.engine.operations import current
+from core.engine.reading import Rereading
 from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pairs import Pair
@@ -23,9 +26,9 @@ from core.pool import Pool
 from core.receipts import engine_changes
 from core.settings import Settings
 from core.steps import finish
-from core.types import SIDES, Dial, EngineInfo, Receipt, Result
+from core.types import SIDES, Dial, EngineInfo, Failure, Receipt, Result
 from tests import tiny
-from tests.engines import answer, bits, random_model, request, running, tokens
+from tests.engines import VOCABULARY, answer, bits, random_model, request, running, tokens
 from tests.test_replay import asked, resealed, settings_for
 
 PROMPT = tuple(range(1, 40))
@@ -373,6 +376,19 @@ def test_a_reading_that_is_closed_frees_the_engine(pool, original):
     next(replaying)
     replaying.close()
     assert finish(replay.replay(pool, original)).outcome == "identical"
+
+
+def test_a_pass_that_fails_while_a_reply_is_read_is_the_engines_own_sentence(caplog):
+    """It has been logged where it failed, and is no fault of whoever reads."""
+
+    def score(ids, first, take):
+        take(Failure(message=HUNG))
+        return SimpleNamespace(more=lambda: None, cancel=lambda: None)
+
+    said: SimpleQueue = SimpleQueue()
+    failing = SimpleNamespace(vocabulary=VOCABULARY, context=64, score=score)
+    Rereading(failing, request([1, 2]).model_copy(update={"expected": (3, 4)}), said.put, goes_on=False)
+    assert said.get(timeout=60) == Failure(message=HUNG) and not caplog.records
 
 
 # --- what was shared -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 
 import torch
 
+from ..errors import UserError
 from ..types import EngineInfo, Event, Failure, Finish, FinishReason, Request, Started, Token
 from . import sampling
 from .dial import nothing_done, on_a_thread
@@ -118,7 +119,7 @@ class Rereading:
                 except Empty:
                     continue
                 if isinstance(heard, Failure):
-                    raise RuntimeError(heard.message)
+                    raise UserError(heard.message)
                 if isinstance(heard, Started):
                     self.emit(heard)
                     continue

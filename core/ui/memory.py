@@ -1,7 +1,7 @@
 """Memory that nothing uses any more goes back to the system, once a minute.
 
 Replies are written and prompts are built on dozens of threads, and glibc keeps what they free in as many places as there are
-threads, in the hope that it is needed again: after a quarter of an hour of a soak a third of what the process had.
+threads, in the hope that it is needed again.
 """
 
 import asyncio
