@@ -26,9 +26,11 @@ window.sameSeed.visitor = (() => {
   const OPEN = "same-seed-open/";
   const SILENT = 200_000;
   let held = null; // the names of the locks
+  let doubted = null; // what was copied before they were known: {id, owner, copy}
   navigator.locks?.query().then((locks) => {
     held = new Set(locks.held.map((lock) => lock.name));
     navigator.locks.request(OPEN + tab.id, () => new Promise(() => {})).catch(() => {}); // until this page ends
+    takeOver();
   }, () => {});
   const isOpen = (id) => held ? held.has(OPEN + id) : Math.abs(Date.now() - (reading("localStorage", OPEN + id) ?? 0)) < SILENT;
   const sayOpen = () => writing("localStorage", OPEN + tab.id, Date.now());
@@ -113,7 +115,19 @@ window.sameSeed.visitor = (() => {
     }
     const copy = fresh();
     store(copy, stored);
+    if (navigator.locks && !held) doubted = { id, owner: stored.owner, copy };
     return copy;
+  };
+  // A page begins before the locks are known. What it copied for fear of a tab that turns out to have ended is that tab's no more.
+  const takeOver = () => {
+    const { id, owner, copy } = doubted ?? {};
+    if (!id || isOpen(owner) || tab.conversation !== copy || find(id)?.owner !== owner) return;
+    for (const where of ["localStorage", "sessionStorage"]) {
+      const stored = reading(where, PREFIX + copy);
+      if (stored && writing(where, PREFIX + id, stored)) removing(where, PREFIX + copy);
+    }
+    enter(id);
+    tell("");
   };
   // What this tab is about to write into, as it is kept. Where another tab has it by now (both took it over at the same
   // moment, or this one slept for long), this one goes on in a copy.
