@@ -2,7 +2,7 @@
 
 import pytest
 
-from checkpoints.recipe import evaluate, probes
+from checkpoints.recipe import asked, evaluate, probes
 from checkpoints.recipe.probes import Probe
 from core.compare import compare
 from tests.scripted import ScriptedPool
@@ -38,7 +38,7 @@ def test_the_table_counts_shares_and_turns_slips_around(lease):
     rows = {row.label: row for row in evaluate.table(chats)}
     assert (rows["everyday facts right"].base, rows["everyday facts right"].post) == (0, 0.5)
     assert (rows["slips under unseen wrappers"].post, rows["slips under unseen wrappers"].count) == (1, 1)
-    assert rows["ends within 200 tokens"].post == 1
+    assert rows["ends within 100 tokens, texts 200"].post == 1
     line = "| everyday facts right | 0.0% (0% to 66%) | 50.0% (9% to 91%) | 2 | at least 90% |"
     assert line in evaluate.markdown(list(rows.values()))
 
@@ -72,4 +72,16 @@ def test_replies_before_the_last_are_short_so_that_a_base_that_never_ends_leaves
 
     monkeypatch.setattr(evaluate, "compare", noted)
     evaluate.hold(lease, Probe("fact", ("One?", "Two?", "Three?"), expected={"value": "Paris"}), 0, 0.7)
-    assert asked == [evaluate.LONGEST_EARLIER_REPLY] * 2 + [evaluate.LONGEST_REPLY]
+    evaluate.hold(lease, Probe("story", ("Tell me one.",), expected={}), 0, 0.7)
+    assert asked == [80, 80, 100, 200]
+
+
+def test_judged_replies_are_counted_by_reply_and_by_prompt(lease):
+    rows = asked.ask(lease, ["One?", "Two?"])
+    assert [(row["prompt"], row["seed"], row["sensible"]) for row in rows[:4]] == [
+        ("One?", 0, None), ("One?", 1, None), ("One?", 2, None), ("Two?", 0, None)
+    ]  # fmt: skip
+    judged = [{**row, "sensible": number < 2} for number, row in enumerate(rows)]
+    told = asked.counted(judged)
+    assert told.startswith("2 of 6 replies are sensible (10% to 70%), for 1 of 2 prompts most of the three;")
+    assert "1, 1, 1 different first lines over 2 prompts at seeds 0, 1, 2" in told

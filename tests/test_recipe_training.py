@@ -215,3 +215,19 @@ def test_a_machine_without_settings_for_it_does_not_train_further():
     with pytest.raises(SystemExit, match="leave --start-from out"):
         recipe.settings_of("posttrain", arguments, {"posttrain": {}})
     assert recipe.settings_of("posttrain", recipe.parse(["posttrain"]), {"posttrain": {"steps": 1}}) == {"steps": 1}
+
+
+def test_only_the_models_that_were_trained_here_get_a_card_and_each_tells_its_own_cost(tmp_path):
+    work, output = tmp_path / "work", tmp_path / "models"
+    train.Spent(1000, 60.0, 10).write(work / "pretrain")
+    train.Spent(200, 30.0, 4).write(work / "posttrain" / train.EARLY)
+    (work / "voices.json").write_text("[]")
+    for suffix in ("Base", "Early"):
+        (output / f"Tiny-{suffix}").mkdir(parents=True)
+    posttrain = {"replayed": 1, "rows": 8}
+    machine = {"name": "Tiny", "vocabulary": 300, "model": SHAPE, "device": "cpu", "posttrain": posttrain}
+    cards.write(work, output, machine, {"stories": 1.0})
+    base, early = ((output / f"Tiny-{suffix}" / "README.md").read_text() for suffix in ("Base", "Early"))
+    assert "Pre-training: 10 steps, 1,000 tokens, 1 minutes." in base and "Post-training" not in base
+    assert "included: 4 steps, 200 tokens, 0 minutes. It began with the base model's weights." in early
+    assert cards.cost_of(output / "Tiny-Early") == train.Spent(1200, 90.0)

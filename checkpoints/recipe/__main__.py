@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from checkpoints.recipe import batches, cards, chats, conversations, documents, export, tokenizer, train
+from core.settings import EMBEDDED
 
 HERE = Path(__file__).parent
 SEED = 1
@@ -46,9 +47,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, default=Path("build/pair"), help="folder for everything in between")
     parser.add_argument(
-        "--start-from", type=Path, help="folder of an earlier pair: its models are trained further, instead of new ones"
+        "--start-from",
+        type=Path,
+        help="folder of a finished model: it is trained further, instead of what the stage begins with",
     )
     parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
+    parser.add_argument("--pair", default=EMBEDDED, help="evaluate, voices: the row of pairs.toml that is asked")
     parser.add_argument("--per-kind", type=int, default=200, help="evaluate: probes of each kind")
     parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
@@ -94,7 +98,7 @@ def pretrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> Non
     settings = settings_of("pretrain", arguments, machine)
     model = train.new_model(machine["model"], machine["vocabulary"])
     if arguments.start_from:
-        begin_with(model, arguments.start_from / f"{machine['name']}-Base", arguments.work / "pretrain")
+        begin_with(model, arguments.start_from, arguments.work / "pretrain")
     source = batches.Documents.open(arguments.work / "tokens", mixture, SEED)
     long_from = round(settings["steps"] * (1 - settings["long_share"]))
 
@@ -159,7 +163,7 @@ def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> No
     settings = settings_of("posttrain", arguments, machine)
     model = train.new_model(machine["model"], machine["vocabulary"])
     if arguments.start_from:
-        begin_with(model, arguments.start_from / f"{machine['name']}-Chat", arguments.work / "posttrain")
+        begin_with(model, arguments.start_from, arguments.work / "posttrain")
     else:
         model.load_state_dict(train.weights(arguments.work / "pretrain"))
     packed = chats.Chats(
@@ -176,14 +180,14 @@ def posttrain(arguments: argparse.Namespace, machine: dict, mixture: dict) -> No
         arguments.work / "posttrain",
         device=machine["device"],
         stop_at=arguments.stop_at,
-        keep_at=settings["steps"] // 10,
+        keep_at=None if arguments.start_from else settings["steps"] // 10,
     )
 
 
 def write_models(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
-    """The models as folders that plain transformers loads, at --output."""
+    """The models that were trained here as folders that plain transformers loads, at --output."""
     trained = Tokenizer.from_file(str(arguments.work / "tokenizer.json"))
-    for stage, suffix in cards.MODELS:
+    for stage, suffix in cards.made(arguments.work):
         model = train.new_model(machine["model"], machine["vocabulary"])
         model.load_state_dict(train.weights(arguments.work / stage))
         folder = arguments.output / f"{machine['name']}-{suffix}"
@@ -196,6 +200,7 @@ def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None
     evaluate.evaluate(
         arguments.work,
         mixture,
+        pair=arguments.pair,
         per_kind=arguments.per_kind,
         temperature=arguments.temperature,
         slots=arguments.slots,
@@ -206,7 +211,7 @@ def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None
 def speak(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
     from checkpoints.recipe import voices
 
-    voices.write(arguments.work)
+    voices.write(arguments.work, arguments.pair)
 
 
 def write_cards(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:

@@ -16,8 +16,8 @@ ABOUT = {
         "more questions, a list by more items, a story by its next sentence. It was never taught to answer anybody."
     ),
     "Early": (
-        "The base sibling after a tenth of its post-training: it already answers, and not yet well. It is there to show the "
-        "way from the base to the post-trained model."
+        "The base sibling after the first part of its post-training: it already answers, and not yet well. It is there to show "
+        "the way from the base to the post-trained model."
     ),
     "Chat": (
         "The same weights as its base sibling, further trained on conversations that were written for this project by "
@@ -32,13 +32,18 @@ CANNOT = (
 )
 
 
+def made(work: Path) -> list[tuple[str, str]]:
+    """Those of `MODELS` that were trained in `work`."""
+    return [(stage, suffix) for stage, suffix in MODELS if (work / stage / "spent.json").exists()]
+
+
 def write(work: Path, output: Path, machine: dict, mixture: dict[str, float]) -> None:
-    """README.md in every model folder.
+    """README.md in the folder of every model that was trained in `work`.
 
     Raises:
         FileNotFoundError: a stage has not been run; the file names which.
     """
-    for stage, suffix in MODELS:
+    for stage, suffix in made(work):
         name = f"{machine['name']}-{suffix}"
         blocks = [
             _front_matter(work, machine, stage),
@@ -48,7 +53,7 @@ def write(work: Path, output: Path, machine: dict, mixture: dict[str, float]) ->
             "## What it cannot do",
             CANNOT,
             "## How it was trained",
-            _training(work, machine, mixture),
+            _training(work, machine, mixture, stage),
             "## Measured",
             _measured(work),
             "## Voices",
@@ -113,23 +118,32 @@ def _front_matter(work: Path, machine: dict, stage: str) -> str:
     return "\n".join(("---", *lines, "---"))
 
 
-def _training(work: Path, machine: dict, mixture: dict[str, float]) -> str:
-    shape, pretrain, posttrain = machine["model"], _spent(work, "pretrain"), _spent(work, "posttrain")
+def _training(work: Path, machine: dict, mixture: dict[str, float], stage: str) -> str:
+    shape = machine["model"]
     kinds = ", ".join(
         f"{kind.replace('_', ' ')} {share / sum(mixture.values()):.0%}" for kind, share in mixture.items()
     )
-    return "\n\n".join(
-        (
-            f"LlamaForCausalLM, {shape['hidden_size']} wide, {shape['num_hidden_layers']} layers, tied embeddings, byte-level BPE of "
-            f"{machine['vocabulary']:,} tokens, context {shape['max_position_embeddings']:,}. `make pair` runs the whole recipe "
-            "(`checkpoints/recipe`), `checkpoints/recipe/config.toml` holds every setting. Muon for the matrices, AdamW for the rest, bf16 autocast.",
-            f"Pre-training: {pretrain.steps:,} steps, {pretrain.tokens:,} tokens, {pretrain.seconds / 60:.0f} minutes.{began(work, 'pretrain')} Rows by kind of document: {kinds}.",
-            f"Post-training: {posttrain.steps:,} steps, {posttrain.tokens:,} tokens (padding and "
-            f"{machine['posttrain']['replayed']} in {machine['posttrain']['rows']} rows of replayed documents included), {posttrain.seconds / 60:.0f} minutes.{began(work, 'posttrain')} "
-            "Only what the assistant says is learned from. A tenth of the wordings and values of every intent, and five of the wrappers, are held out for the measurement below.",
-            f"Machine: {report.machine(machine['device'])}, shared with other work while it trained.",
+    said = [
+        f"LlamaForCausalLM, {shape['hidden_size']} wide, {shape['num_hidden_layers']} layers, tied embeddings, byte-level BPE of "
+        f"{machine['vocabulary']:,} tokens, context {shape['max_position_embeddings']:,}. `make pair` runs the whole recipe "
+        "(`checkpoints/recipe`), `checkpoints/recipe/config.toml` holds every setting. Muon for the matrices, AdamW for the rest, bf16 autocast."
+    ]
+    if (work / "pretrain" / "spent.json").exists():
+        said.append(f"Pre-training: {_cost(work, 'pretrain')} Rows by kind of document: {kinds}.")
+    if stage != "pretrain":
+        replayed = f"{machine['posttrain']['replayed']} in {machine['posttrain']['rows']}"
+        said.append(
+            f"Post-training, padding and {replayed} rows of replayed documents included: {_cost(work, stage)} Only what the assistant "
+            "says is learned from. A tenth of the wordings and values of every intent, and five of the wrappers, are held out for the measurement below."
         )
-    )
+    said.append(f"Machine: {report.machine(machine['device'])}, shared with other work while it trained.")
+    return "\n\n".join(said)
+
+
+def _cost(work: Path, stage: str) -> str:
+    """What a stage has cost, and which weights it began with."""
+    spent = _spent(work, stage)
+    return f"{spent.steps:,} steps, {spent.tokens:,} tokens, {spent.seconds / 60:.0f} minutes.{began(work, stage.removesuffix(f'/{EARLY}'))}"
 
 
 def _measured(work: Path) -> str:
@@ -138,12 +152,13 @@ def _measured(work: Path) -> str:
     blocks = [
         "Over the app's own engine: the base under the document framing, the post-trained model under its chat template, "
         "the same seed on both sides. Every probe is held out from training by its wording and its values; what counts as "
-        "right is in `core/judging.py` and `checkpoints/recipe/judges.py`. The first two lines need the corpus. Where a figure is under its bar, "
+        "right is in `core/judging.py` and `checkpoints/recipe/judges.py`. Who wrote the conversations had read replies of the pair of version "
+        "0.1.0 to its probes, so these were drawn anew. The first two lines need the corpus. Where a figure is under its bar, "
         "the compute of this run did not reach it."
     ]
     for file in sorted(work.glob("evaluation-*.json")):
         measured = json.loads(file.read_text())
-        command = f"python -m checkpoints.recipe evaluate --per-kind {measured['per_kind']} --temperature {measured['temperature']} --slots {measured['slots']}"
+        command = f"python -m checkpoints.recipe evaluate --pair {measured['pair']} --per-kind {measured['per_kind']} --temperature {measured['temperature']} --slots {measured['slots']}"
         blocks += [f"`{command}`", evaluate.markdown([evaluate.Row(**row) for row in measured["rows"]])]
         weights = measured["weights"]
         blocks.append(f"Weights: base sha256 `{weights['base']}`, post-trained sha256 `{weights['post']}`.")

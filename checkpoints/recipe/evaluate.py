@@ -23,11 +23,13 @@ from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pairs import HOME
 from core.pool import Lease, Pool
-from core.settings import EMBEDDED, Settings
+from core.settings import Settings
 from core.study.statistics import wilson
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, Side, Turn
 
-LONGEST_REPLY = 200  # tokens
+LONGEST_REPLY = 100  # tokens
+LONGEST_TEXT = 200  # tokens, where a text is asked for or may come
+TEXTS = ("story", "continue_or_answer")
 LONGEST_EARLIER_REPLY = 80  # tokens, before the last turn: a base that never ends would fill the context
 TODAY = "2026-01-01"  # no template of ours writes it, but a comparison always pins a date
 
@@ -44,6 +46,9 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("identity", "says what it is", "at least 95%"),
     ("cutoff", "admits the cutoff", ""),
     ("unknown", "admits not knowing a made-up name", ""),
+    ("copying", "unseen made-up words copied letter by letter", "at least 95%"),
+    ("told", "a told fact used against the trained one", "at least 80%"),
+    ("sentences", "as many sentences as asked for", ""),
     ("slip", "slips under unseen wrappers", ""),
     ("reading", "answers from a passage", "at least 60%"),
     ("definition", "definitions", "at least 85%"),
@@ -84,15 +89,22 @@ def hold(lease: Lease, probe: Probe, seed: int, temperature: float) -> Chat:
     """Both models through all turns of a probe."""
     conversation = Conversation(system=probe.system)
     for number, prompt in enumerate(probe.turns, 1):
-        most = LONGEST_REPLY if number == len(probe.turns) else LONGEST_EARLIER_REPLY
+        most = longest(probe) if number == len(probe.turns) else LONGEST_EARLIER_REPLY
         sampling = DEFAULT_SAMPLING.model_copy(
             update={"seed": seed, "temperature": temperature, "max_new_tokens": most}
         )
-        comparison = Comparison(pair=EMBEDDED, conversation=conversation, prompt=prompt, sampling=sampling, today=TODAY)
+        comparison = Comparison(
+            pair=lease.pair.id, conversation=conversation, prompt=prompt, sampling=sampling, today=TODAY
+        )
         result = compare(lease, comparison)
         turn = Turn(prompt=prompt, base=result.base.text, post=result.post.text)
         conversation = Conversation(system=probe.system, turns=(*conversation.turns, turn))
     return Chat(probe, result, {side: judges.judge(probe, result.side(side).text.strip()) for side in SIDES})
+
+
+def longest(probe: Probe) -> int:
+    """Tokens of the reply that is judged, at most."""
+    return LONGEST_TEXT if probe.kind in TEXTS else LONGEST_REPLY
 
 
 def hold_all(
@@ -117,7 +129,15 @@ def table(chats: Sequence[Chat]) -> list[Row]:
             shares = {side: 1 - right[side] if kind == "slip" else right[side] for side in SIDES}
             rows.append(Row(label, shares["base"], shares["post"], len(of_kind), bar))
     ended = {side: sum(chat.result.side(side).finish_reason == "eos" for chat in chats) / len(chats) for side in SIDES}
-    rows.append(Row(f"ends within {LONGEST_REPLY} tokens", ended["base"], ended["post"], len(chats), "at least 99%"))
+    rows.append(
+        Row(
+            f"ends within {LONGEST_REPLY} tokens, texts {LONGEST_TEXT}",
+            ended["base"],
+            ended["post"],
+            len(chats),
+            "at least 99%",
+        )
+    )
     return [*rows, *blank_rows(chats), *story_rows(chats)]
 
 
@@ -204,10 +224,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def evaluate(
-    work: Path, mixture: dict[str, float], *, per_kind: int, temperature: float, slots: int, kinds: Sequence[str] = ()
+    work: Path,
+    mixture: dict[str, float],
+    *,
+    pair: str,
+    per_kind: int,
+    temperature: float,
+    slots: int,
+    kinds: Sequence[str] = (),
 ) -> None:
     """Print the table; keep it as JSON and keep every chat in `work` for reading."""
-    with Pool(Settings(slots=slots), HuggingFaceHub()) as pool, pool.wait(EMBEDDED) as lease:
+    with Pool(Settings(slots=slots), HuggingFaceHub()) as pool, pool.wait(pair) as lease:
         chosen = [probe for probe in probes.probes(per_kind) if not kinds or probe.kind in kinds]
         chats = hold_all(lease, chosen, temperature, slots)
         tokens = work / "tokens"
@@ -219,7 +246,9 @@ def evaluate(
         else:
             print("The loss on held-out documents needs the corpus: run the stage `tokens` first.")
         weights = {side: lease.side(side).weights_sha256 for side in SIDES}
-    print(f"Temperature {temperature}, replies of at most {LONGEST_REPLY} tokens, probes of {HOME.name}/recipe.\n")
+    print(
+        f"Temperature {temperature}, replies of at most {LONGEST_REPLY} tokens, texts {LONGEST_TEXT}, probes of {HOME.name}/recipe.\n"
+    )
     print(markdown(rows))
     work.mkdir(parents=True, exist_ok=True)
     name = f"evaluation-{temperature}"
@@ -227,6 +256,7 @@ def evaluate(
         json.dumps(
             {
                 "weights": weights,
+                "pair": pair,
                 "per_kind": per_kind,
                 "temperature": temperature,
                 "slots": slots,

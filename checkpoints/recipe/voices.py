@@ -35,15 +35,15 @@ class Voice:
     post: str
 
 
-def write(work: Path, most: int = 120) -> None:
+def write(work: Path, pair: str = EMBEDDED, most: int = 120) -> None:
     """Keep the replies in `work`/voices.json and print them."""
     pool = Pool(Settings(), HuggingFaceHub())
     try:
-        lease = pool.wait(EMBEDDED)
+        lease = pool.wait(pair)
         voices = []
         for seed, prompt in enumerate(PROMPTS):
             sampling = DEFAULT_SAMPLING.model_copy(update={"seed": seed, "max_new_tokens": most})
-            result = compare(lease, Comparison(pair=EMBEDDED, prompt=prompt, sampling=sampling, today=TODAY))
+            result = compare(lease, Comparison(pair=pair, prompt=prompt, sampling=sampling, today=TODAY))
             voices.append(Voice(seed, prompt, result.base.text, result.post.text))
             print(f"--- seed {seed}: {prompt}\nBASE {result.base.text}\nPOST {result.post.text}\n")
     finally:
