@@ -90,9 +90,10 @@ gpu-packages:
 		--platform manylinux2014_x86_64 --only-binary=:all: $$(sed -n 's/^\(pydantic==[^ ]*\).*/\1/p' locks/run.txt)
 
 # What is installed. Wheels alone, each of a sha256 that the lock names; torch by its version, since its builds differ by
-# platform (docs/install.md), and last, so that it finds here what it shares with the others.
-INSTALL = pip install --quiet --require-hashes --no-deps --only-binary :all:
-INSTALL_TORCH = pip install --quiet -r locks/torch.txt
+# platform (docs/install.md), and last, so that it finds here what it shares with the others. Python compiles what it
+# imports when it first does; pip would compile all of it beforehand, on one core, and most is never imported.
+INSTALL = pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all:
+INSTALL_TORCH = pip install --quiet --no-compile -r locks/torch.txt
 
 # uv reads of torch only what it needs, never a build of it. It is then asked whether every package has a wheel everywhere.
 COMPILE = $(BIN)/uv pip compile --quiet --no-build --custom-compile-command "make lock" $(FLAGS)
@@ -118,7 +119,7 @@ lowest:
 	$(LOWEST)/$(INSTALL) -r locks/run.txt
 	$(LOWEST)/$(INSTALL) -r locks/dev.txt
 	$(LOWEST)/$(INSTALL_TORCH)
-	$(LOWEST)/pip install --quiet $$(sed -n 's/^\(pydantic\)>=\([0-9.]*\),.*/\1==\2/p' requirements.txt)
+	$(LOWEST)/pip install --quiet --no-compile $$(sed -n 's/^\(pydantic\)>=\([0-9.]*\),.*/\1==\2/p' requirements.txt)
 	$(LOWEST)/pytest -n 2 --dist worksteal -m "not browser and not slow" --ignore tests/test_locks.py
 
 # The recipe of the embedded pair, whole: FLAGS="--corpus FOLDER --config gpu" for another folder, a large GPU.

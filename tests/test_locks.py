@@ -147,8 +147,8 @@ def test_every_line_of_a_lock_has_its_hashes_and_names_no_address(lock):
 
 def test_make_installs_from_the_locks_and_nothing_else():
     assert re.findall(r"^(INSTALL\w*) = (.*)$", MAKEFILE, re.MULTILINE) == [
-        ("INSTALL", "pip install --quiet --require-hashes --no-deps --only-binary :all:"),
-        ("INSTALL_TORCH", "pip install --quiet -r locks/torch.txt"),
+        ("INSTALL", "pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all:"),
+        ("INSTALL_TORCH", "pip install --quiet --no-compile -r locks/torch.txt"),
     ]
     run, dev = recipe_of(r"\$\(VENV\)/run.stamp"), recipe_of(r"\$\(VENV\)/dev.stamp")
     assert run[:2] == ["locks/run.txt", "locks/torch.txt"] and run[-3:-1] == [
