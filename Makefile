@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Many tests start the app anew: what Python compiled is kept, whatever the caller's environment says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: advisories run check test style format docs pictures browser mutants bench soak real other-machine gpu gpu-packages lock lowest wheel pair clean
+.PHONY: advisories run check test measured style format docs pictures browser mutants bench soak real other-machine gpu gpu-packages lock lowest wheel pair clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python app.py $(FLAGS)
@@ -34,10 +34,14 @@ QUICK := -m "not browser and not slow"
 check: style
 	$(PYTEST) $(QUICK) $(TESTS)
 
-# What the quick tests run of core is measured; measuring the others would make them slower by half and tell little more.
-test: browser style
-	$(PYTEST) $(if $(TESTS),$(TESTS),$(QUICK) --cov)
+# Types are checked on one core, so the quick tests run beside.
+test: browser $(VENV)/dev.stamp
+	$(MAKE) --jobs 2 style measured
 	$(if $(TESTS),,$(PYTEST) -m "browser or slow")
+
+# What the quick tests run of core is measured; measuring the others would make them slower by half and tell little more.
+measured: $(VENV)/dev.stamp
+	$(PYTEST) $(if $(TESTS),$(TESTS),$(QUICK) --cov)
 
 style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
