@@ -24,10 +24,11 @@ torch.set_num_threads(1)  # tiny models: threads that wait for each other cost m
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What drives a browser, by whatever fixture, is marked as such."""
+    """What drives a browser, by whatever fixture, is marked as such; what is to come first comes first."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_collection_finish() -> None:

@@ -12,7 +12,7 @@ from benchmarks import arithmetic, engine, gpu, lens, real, report, subjects
 from core.engine.device import Placement
 from tests import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.first]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ OTHER_MACHINES = [
 
 
 @pytest.mark.slow
+@pytest.mark.first
 @pytest.mark.parametrize("machine", OTHER_MACHINES, ids=lambda machine: " ".join(machine.values()))
 def test_the_example_is_written_again_to_the_last_bit_with_other_instruction_sets(machine):
     command = [sys.executable, "app.py", "replay", str(EXAMPLE), "--again", "--json", "--context", "256"]

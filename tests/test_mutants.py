@@ -97,6 +97,7 @@ def test_equal_changes_do_not_count_and_every_other_that_survives_does(monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_what_is_noticed_is_told_from_what_is_not_and_from_what_hangs():
     script = """
 from tools.mutants import ROOT, Mutant, Trial, run

@@ -15,6 +15,7 @@ MINE, THEIRS = "mark0123456789ab", "markfedcba987654"
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_a_minute_of_visitors_and_faults_loses_nothing_and_mixes_nothing_up():
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "1", "--no-browser"]  # which has tests of its own
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

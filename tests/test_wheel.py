@@ -27,7 +27,7 @@ from tests.test_examples import EXAMPLE
 from tests.test_house import ROOT, tracked
 from tests.test_locks import requirements
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.first]
 
 # The lines of the Dockerfiles; here no index is asked, and what builds is what the lock brought.
 OFFLINE = ["--quiet", "--no-index", "--no-build-isolation"]
