@@ -70,10 +70,27 @@ def quiet(caplog):
 
 @pytest.mark.filterwarnings("ignore")  # some families are announced as deprecated
 @pytest.mark.parametrize("family", SERVED)
-def test_a_family_is_served_and_right(family):
+def test_a_family_is_served_and_right(family, monkeypatch):
+    monkeypatch.setattr(families, "_portably", lambda model: "")  # an engine more, of which the next test tells
     row = families.examine(family, "float32")
     assert row["verdict"] == "served", row
     assert float(row["differs"]) <= float(row["bound"]) == 0.001
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "gpt_oss"])
+def test_how_far_a_family_is_in_portable_arithmetic_stands_in_its_row(family):
+    row = families.examine(family, "float32")
+    assert row["verdict"] == "served" and 0 < float(row["portable"]) < 1e-3, row
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "lacking"), [("bloom", "the attention of its own that it has"), ("mamba2", "layers that keep a state")]
+)
+def test_what_portable_arithmetic_lacks_for_a_family_stands_in_its_row(family, lacking):
+    row = families.examine(family, "float32")
+    assert row["verdict"] == "served" and row["portable"].startswith(f"no: {lacking}"), row
 
 
 @pytest.mark.filterwarnings("ignore")
