@@ -46,6 +46,7 @@ from core.ui.compare.session import PERIOD
 from core.ui.line import Blocks
 from core.ui.visitor import Kept
 from tests import browser
+from tests.ports import free_port
 from tests.scripted import PAIR, ScriptedPool
 from tests.values import record
 
@@ -210,7 +211,7 @@ def bare_generator(text: str, count: int) -> Blocks:
 @contextmanager
 def served(demo: Blocks) -> Iterator[str]:
     """Its address. Its queue looks for work once a second, not 1000 times: that would cost more than the views."""
-    settings = Settings(port=browser.free_port())
+    settings = Settings(port=free_port())
     _, url, _ = whole_page.launch(demo, settings, prevent_thread_lock=True, quiet=True)
     demo._queue.sleep_when_free = 1.0
     try:

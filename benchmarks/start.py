@@ -20,7 +20,7 @@ from gradio_client import Client
 
 from benchmarks import report
 from core.types import DEFAULT_SAMPLING, Comparison
-from tests import browser
+from tests.ports import free_port
 
 APP = Path(__file__).parent.parent / "app.py"
 PATIENCE = 600  # seconds
@@ -28,7 +28,7 @@ PATIENCE = 600  # seconds
 
 def start(flags: Sequence[str]) -> tuple[float, float]:
     """Seconds until the page is served, and until a reply of one token has come back."""
-    port = browser.free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, str(APP), "--port", str(port), *flags], stdout=subprocess.DEVNULL)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from playwright.sync_api import Page, Request, expect
 
 from core.settings import Settings
 from core.ui import page as whole_page
+from tests.ports import free_port
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -29,12 +29,6 @@ ARGUMENTS = [
 
 def executable() -> str:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager

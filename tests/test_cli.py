@@ -24,7 +24,7 @@ from core.prompts import digest
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison
 from tests import tiny
-from tests.browser import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 

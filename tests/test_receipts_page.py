@@ -21,6 +21,7 @@ from core.ui import page as whole_page
 from tests import browser as chromium
 from tests import tiny
 from tests.browser import Watch, ask, at_most, ended, open_page, reload, reply, writing
+from tests.ports import free_port
 from tests.test_replay import resealed
 
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
@@ -287,7 +288,7 @@ def test_without_a_clipboard_the_link_is_shown_for_copying(visitor, url):
 def served_as(pool, **settings):
     demo = whole_page.build(pool)
     _, address, _ = whole_page.launch(
-        demo, Settings(port=chromium.free_port(), **settings), prevent_thread_lock=True, quiet=True
+        demo, Settings(port=free_port(), **settings), prevent_thread_lock=True, quiet=True
     )
     try:
         yield demo, re.findall(r"^http://127\.0\.0\.1:\d+", address)[0]

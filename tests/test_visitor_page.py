@@ -12,6 +12,7 @@ from core.settings import Settings
 from core.ui import line, sessions
 from tests import browser as chromium
 from tests.browser import Watch, ask, ended, open_page, reload, writing
+from tests.ports import free_port
 from tests.scripted import PAIR, ScriptedPool
 from tests.values import COMPARISON
 
@@ -374,7 +375,7 @@ def test_a_browser_without_room_says_so(open_tab, scripted):
 
 
 def test_every_tab_goes_on_when_the_server_was_started_again(browser):
-    pool, port = ScriptedPool("a base reply", "a post-trained reply"), chromium.free_port()
+    pool, port = ScriptedPool("a base reply", "a post-trained reply"), free_port()
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     with ExitStack() as running:
@@ -407,7 +408,7 @@ def test_every_tab_goes_on_when_the_server_was_started_again(browser):
 def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
     pool, context = ScriptedPool("a base reply", "a post-trained reply"), browser.new_context()
     page = context.new_page()
-    demo, url = chromium._serve(pool, Settings(port=chromium.free_port()))
+    demo, url = chromium._serve(pool, Settings(port=free_port()))
     open_page(page, url)
     say(page, "One")
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 0)
@@ -421,7 +422,7 @@ def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
 
 
 def test_a_server_that_is_gone_in_mid_reply_gives_the_prompt_back_and_the_next_one_answers_it(browser):
-    pool, settings = ScriptedPool("a base reply", "a post-trained reply"), Settings(port=chromium.free_port())
+    pool, settings = ScriptedPool("a base reply", "a post-trained reply"), Settings(port=free_port())
     context = browser.new_context()
     page = context.new_page()
     demo, url = chromium._serve(pool, settings)

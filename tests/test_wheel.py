@@ -21,7 +21,7 @@ from core import __version__
 from core.receipts import read
 from core.replay import replay
 from core.steps import finish
-from tests.browser import free_port
+from tests.ports import free_port
 from tests.test_containers import BUILD, INSTALL, commands
 from tests.test_examples import EXAMPLE
 from tests.test_house import ROOT, tracked
@@ -165,6 +165,7 @@ def test_the_health_check_of_the_containers_tells_whether_the_page_is_served(bin
         deadline = time.monotonic() + 180
         while not healthy():
             assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)  # each check is a process, and the server has work to do
     finally:
         server.kill()
         server.wait()

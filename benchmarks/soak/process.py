@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks import page
-from tests import browser
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 HEADER = "X-Forwarded-For"  # each visitor has an address of their own
@@ -22,7 +22,7 @@ class Server:
     """`generation` is how often it was started, `down` whether it is known not to answer. Left as a `with` block, it has ended."""
 
     def __init__(self, flags: Sequence[str]):
-        self.port = browser.free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.generation, self.down = 0, True
         self.events: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,9 @@
+"""A port of this machine that nobody listens on."""
+
+import socket
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
