@@ -1,4 +1,4 @@
-"""A minute of `make soak`: nothing is lost, nobody sees another's words, every refusal is a sentence. How fast is not tested."""
+"""Half a minute of `make soak`: nothing is lost, nobody sees another's words, every refusal is a sentence. How fast is not tested."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ MINE, THEIRS = "mark0123456789ab", "markfedcba987654"
 
 @pytest.mark.slow
 @pytest.mark.first
-def test_a_minute_of_visitors_and_faults_loses_nothing_and_mixes_nothing_up():
-    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "1", "--no-browser"]  # which has tests of its own
+def test_half_a_minute_of_visitors_and_faults_loses_nothing_and_mixes_nothing_up():
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0.5", "--no-browser"]  # it has tests of its own
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     turns, server, newcomers, again, end = (
