@@ -1,4 +1,4 @@
-"""Every state of the page in which something else is to be seen, light and dark: axe finds nothing.
+"""Every state of the page in which something else is to be seen, on a phone and on a desk, light and dark: axe finds nothing.
 
 The states of the other rooms (experiments with results, receipts with a verdict, the lens with its card) are in their
 own files.
@@ -14,6 +14,11 @@ from tests.browser import ask, ended, writing
 
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 SAYS = "A reply with **markdown**, `code` and\n\n- a list\n- of two"
+# Colours fade from one scheme to the other, and a sidebar slides: each is put where it ends.
+FADED = """() => document.getAnimations().forEach((each) => {
+  if (each.effect.getComputedTiming().endTime !== Infinity) each.finish();
+})"""
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 844}
 
 
 def empty(page: Page) -> None:
@@ -51,6 +56,10 @@ def card(page: Page) -> None:
     """The lens in place, with the card of a token pinned."""
     finished(page)
     page.get_by_role("switch", name="Lens").first.click()
+    pin(page)
+
+
+def pin(page: Page) -> None:
     page.locator(".reply.post .read-token").nth(2).click()
     expect(page.locator(".token-card [data-do=branch]").first).to_be_visible()
 
@@ -131,19 +140,30 @@ STATES: tuple[Callable[[Page], None], ...] = (
 )  # fmt: skip
 
 
-def axe(page: Page) -> None:
-    for scheme in ("light", "dark"):
+def axe(page: Page, schemes: tuple[str, ...] = ("light", "dark")) -> None:
+    for scheme in schemes:
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(f"() => document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}")
-        page.wait_for_timeout(300)  # colours fade from one scheme to the other
+        page.evaluate(FADED)
         found = Axe().run(page)
         assert found.violations_count == 0, (scheme, found.generate_report())
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_axe_finds_nothing(visitor, scripted, state, width):
-    url = scripted(SAYS * 40, pause=0.02) if state is streaming else scripted(SAYS)
-    page = visitor(url, viewport={"width": width, "height": 844}, reduced_motion="reduce", **CLIPBOARD)
-    state(page)
+def on_a_phone_and_a_desk(page: Page, again: Callable[[Page], None] = lambda page: None) -> None:
+    """The same page, opened on a PHONE; `again` does what the other width has undone."""
     axe(page)
+    page.set_viewport_size(DESK)
+    unfold_sidebar(page)  # as it is from the start where there is room for it
+    again(page)
+    axe(page)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_axe_finds_nothing(visitor, scripted, state):
+    url = scripted(SAYS * 40, pause=0.05) if state is streaming else scripted(SAYS)  # for longer than axe takes
+    page = visitor(url, viewport=PHONE, reduced_motion="reduce", **CLIPBOARD)
+    state(page)
+    if state is card:
+        on_a_phone_and_a_desk(page, again=pin)
+    else:
+        on_a_phone_and_a_desk(page)

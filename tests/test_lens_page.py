@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from core.types import DEFAULT_SAMPLING, LensReport
 from tests.browser import ask, at_most, ended, reload, reply
+from tests.test_axe import axe
 
 GLOSSARY = (Path(__file__).parent.parent / "docs" / "glossary.md").read_text("utf-8")
 PLANTS = "Plants are tiny chefs that cook with sunshine!\n\n1. **Sip** water from the soil.\n2. Breathe in air.\n"
@@ -332,16 +332,10 @@ def test_what_can_do_nothing_yet_cannot_be_pressed_and_says_why(visitor, scripte
     expect(page.locator("#lens_open")).to_be_enabled()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("dark", 1440)])
-def test_axe_finds_nothing_on_the_lens(visitor, scripted, scheme, width):
+@pytest.mark.parametrize(("width", "schemes"), [(390, ("light", "dark")), (1440, ("dark",))])
+def test_axe_finds_nothing_on_the_lens(visitor, scripted, width, schemes):
     touch = {"is_mobile": True, "has_touch": True} if width == 390 else {}
-    page = visitor(
-        scripted(PLANTS),
-        color_scheme=scheme,
-        viewport={"width": width, "height": 844},
-        reduced_motion="reduce",
-        **touch,
-    )
+    page = visitor(scripted(PLANTS), viewport={"width": width, "height": 844}, reduced_motion="reduce", **touch)
     ask(page, "Explain plants")
     ended(page)
     open_lens(page)
@@ -351,9 +345,7 @@ def test_axe_finds_nothing_on_the_lens(visitor, scripted, scheme, width):
     expect(page.locator(".lens-card")).to_contain_text("Token 7 of")
     page.locator("#lens_hand_over").click()
     finished(page)
-    page.wait_for_timeout(300)
     for colour in ("rank", "kl", "ratio"):
         page.locator(f"[data-colour={colour}]").click()
-        found = Axe().run(page)
-        assert found.violations_count == 0, (colour, found.generate_report())
+        axe(page, schemes)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

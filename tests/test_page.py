@@ -6,7 +6,6 @@ import time
 from contextvars import copy_context
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from playwright.sync_api import Route, expect
 
@@ -17,7 +16,7 @@ from core.ui.compare import render
 from tests.browser import ask, at_most, ended, open_page, quiet, reload, reply, writing
 from tests.pairs import loaded
 from tests.scripted import PAIR
-from tests.test_axe import axe
+from tests.test_axe import PHONE, axe, on_a_phone_and_a_desk, unfold_sidebar
 from tests.values import COMPARISON
 
 
@@ -430,6 +429,7 @@ def test_a_handover_and_a_dial_are_made_where_the_reply_is_and_are_versions_of_i
 
 def test_a_reload_keeps_the_conversation_and_its_settings(visitor, url):
     page = visitor(url)
+    at_most(page, 40)
     page.locator("#seed input").fill("77")
     page.locator("#system textarea").fill("You are Captain Nora.")
     page.locator("#system textarea").press("Tab")
@@ -881,34 +881,20 @@ def test_code_has_colours_and_formulas_are_set(visitor, scripted):
 # --- for everybody -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-def test_axe_finds_nothing(visitor, scripted, width):
+def test_axe_finds_nothing_in_all_that_a_reply_is_formatted_with(visitor, scripted):
     url = scripted(f"A reply with **markdown**, `code` and\n\n- a list\n\n{CODE}{FORMULAS}{WIDE}")
-    page = visitor(url, viewport={"width": width, "height": 844}, reduced_motion="reduce")
-    for state in ("empty", "answered"):
-        if state == "answered":
-            ask(page, "Hello")
-            ended(page)
-            page.locator(".turn").last.locator("[data-do=sent]").click()
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            page.wait_for_function(
-                f"() => document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}"
-            )
-            page.wait_for_timeout(300)  # colours fade from one scheme to the other
-            found = Axe().run(page)
-            assert found.violations_count == 0, (state, scheme, found.generate_report())
+    page = visitor(url, viewport=PHONE, reduced_motion="reduce")
+    ask(page, "Hello")
+    ended(page)
+    do(page, "sent")
+    on_a_phone_and_a_desk(page)
 
 
-def test_it_fits_a_phone(visitor, slow):
-    page = visitor(slow, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing scrolls sideways"
-    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport()
-
-
-def test_on_a_phone_what_was_kept_is_in_sight_and_actions_have_words(visitor, scripted):
+def test_it_fits_a_phone_where_what_was_kept_is_in_sight_and_actions_have_words(visitor, scripted):
     url = scripted("a base reply", "a post-trained reply")
-    page = visitor(url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = visitor(url, viewport=PHONE, is_mobile=True, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "nothing scrolls sideways"
+    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport()
     ask(page, "Hello")
     ended(page)
     for name in ("Retry", "Copy link", "Delete"):
@@ -924,18 +910,22 @@ def test_on_a_phone_what_was_kept_is_in_sight_and_actions_have_words(visitor, sc
     expect(again.locator(".turn .words")).to_have_text("Hello")
 
 
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
-def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no_room(visitor, scripted, width, height):
-    page = visitor(scripted("One reply"), viewport={"width": width, "height": height})
+def test_the_foot_says_the_version_and_with_what_the_pair_was_built_and_takes_no_room(visitor, scripted):
+    page = visitor(scripted("One reply"), viewport=PHONE)
     ask(page, "Hello")
     ended(page)
     expect(page.locator("#foot p").first).to_have_text(
         f"Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama"
     )
-    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.locator("#foot").scroll_into_view_if_needed()
-    expect(page.locator("#foot")).to_be_in_viewport(ratio=1)
+    for width, height in ((390, 844), (1024, 768), (1440, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        if width > 768:
+            unfold_sidebar(page)
+        page.evaluate("scrollTo(0, 0)")
+        expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("#foot").scroll_into_view_if_needed()
+        expect(page.locator("#foot")).to_be_in_viewport(ratio=1)
 
 
 def test_the_first_tab_stop_leads_past_the_settings(visitor, scripted):
@@ -950,18 +940,21 @@ def test_the_first_tab_stop_leads_past_the_settings(visitor, scripted):
     expect(page.locator("#prompt textarea")).to_be_focused()
 
 
-@pytest.mark.parametrize("width", [720, 360, 320])
-def test_it_is_usable_at_a_zoom_of_two_and_four(visitor, scripted, width):
+def test_it_is_usable_at_a_zoom_of_two_and_four(visitor, scripted):
     """1440 CSS pixels at 200% and 400%, and the narrowest width that WCAG 1.4.10 asks for."""
-    page = visitor(scripted("a base reply " * 20, "a post-trained reply"), viewport={"width": width, "height": 450})
+    page = visitor(scripted("a base reply " * 20, "a post-trained reply"), viewport={"width": 720, "height": 450})
     ask(page, "Hello")
     ended(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
-    do(page, "sent")
-    expect(page.locator(".was-sent .sent")).to_have_count(2)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("#prompt textarea").bounding_box()["width"] > 100
+    for width in (720, 360, 320):
+        page.set_viewport_size({"width": width, "height": 450})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        expect(page.locator("#prompt").get_by_role("button", name="Compare")).to_be_in_viewport(ratio=1)
+        do(page, "sent")
+        expect(page.locator(".was-sent .sent")).to_have_count(2)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("#prompt textarea").bounding_box()["width"] > 100
+        do(page, "sent")
+        expect(page.locator(".was-sent .sent")).to_have_count(0)
 
 
 def test_a_page_whose_app_was_updated_says_so_and_keeps_its_chat(visitor, scripted):
