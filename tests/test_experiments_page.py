@@ -5,13 +5,25 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from core import experiments, receipts
 from core.compare import compare
-from core.experiments import EXPERIMENTS, ExperimentVerdict, Lab, NewProcesses, costume
+from core.experiments import (
+    EXPERIMENTS,
+    ExperimentVerdict,
+    Lab,
+    NewProcesses,
+    answers,
+    correction,
+    costume,
+    cutoff,
+    inputs,
+    ledger,
+    repeat,
+    weights,
+)
 from core.experiments.values import Exhibit, Finding, Plot, PlotMark, Series, Table
 from core.hub import HuggingFaceHub
 from core.pool import Pool
@@ -22,15 +34,20 @@ from core.ui.experiments import render as experiments_render
 from tests import browser as chromium
 from tests import tiny
 from tests.browser import ask, ended
+from tests.ports import free_port
+from tests.test_axe import axe
 
 PATIENCE = 240_000  # milliseconds; a busy machine takes its time
 CLASS = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_repeats():
+def few_and_short():
+    """How much is written does not matter to the page."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.experiments.repeat.REPEATS", 1)
+        for module in (answers, correction, costume, cutoff, inputs, ledger, repeat, weights):
+            patch.setattr(module, "REPLY_TOKENS", 8)
         yield
 
 
@@ -61,14 +78,9 @@ def run(page: Page, name: str) -> None:
     expect(page.locator(".exp-verdict")).to_be_visible(timeout=PATIENCE)
 
 
-def drawn_well(page: Page, schemes=("light", "dark")) -> None:
+def drawn_well(page: Page) -> None:
     """Axe finds nothing in either scheme, and nothing but marked regions scrolls sideways."""
-    for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
-        page.wait_for_function(f"() => document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}")
-        page.wait_for_timeout(300)  # colours fade from one scheme to the other
-        found = Axe().run(page)
-        assert found.violations_count == 0, (scheme, found.generate_report())
+    axe(page)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
@@ -102,14 +114,15 @@ def test_cards_and_verdicts_are_accessible_and_fit(visitor, url, width, name):
     drawn_well(page)
 
 
-@pytest.mark.parametrize("width", [390, 320])
-def test_tables_fit_a_phone_and_a_reply_is_whole_on_a_press(visitor, url, width):
-    page = visitor(url, viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
+def test_tables_fit_a_phone_and_a_reply_is_whole_on_a_press(visitor, url):
+    page = visitor(url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page.evaluate("location.hash = 'lesson=costume'")  # the tabs of so narrow a page are in a menu
     page.locator("#exp_start").click()
     expect(page.locator(".exp-verdict")).to_be_visible(timeout=PATIENCE)
-    for region in page.locator(".exp-table .scroll").all():
-        assert region.evaluate("(box) => box.scrollWidth <= box.clientWidth"), region.inner_text()
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        for region in page.locator(".exp-table .scroll").all():
+            assert region.evaluate("(box) => box.scrollWidth <= box.clientWidth"), (width, region.inner_text())
     row = page.locator(".exp-table tbody tr").first
     named = row.locator("td").first.evaluate("(cell) => getComputedStyle(cell, '::before').content")
     assert named == '"Rung"'
@@ -172,7 +185,7 @@ def test_a_link_to_a_lesson_opens_its_text_and_runs_nothing(visitor, url):
 
 def test_the_flag_lesson_opens_the_page_on_it(browser, pool):
     demo = whole_page.build(pool, experiments.find("repeat"))
-    _, address, _ = whole_page.launch(demo, Settings(port=chromium.free_port()), prevent_thread_lock=True, quiet=True)
+    _, address, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
     try:
         page = browser.new_page()
         page.goto(address)
