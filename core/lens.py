@@ -303,11 +303,9 @@ class Luck:
 
     def warped(self, side: Side, step: int, logits: torch.Tensor) -> torch.Tensor:
         """What the draws choose from: warped logits, float64 [rows, vocabulary]."""
-        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        if self.settings.repetition_penalty != 1:
-            for row in range(len(seen)):
-                ids = {*self.asked[side], *self.reply[: step + row]}
-                seen[row, torch.tensor([id for id in ids if id < seen.shape[1]], device=seen.device)] = True
+        penalised, before = self.settings.repetition_penalty != 1, self.asked[side]
+        ids = [{*before, *self.reply[: step + row]} if penalised else set[int]() for row in range(len(logits))]
+        seen = sampling.marked(logits, ids)
         return sampling.warp(logits, seen, [self.settings] * len(logits))
 
 

@@ -10,6 +10,7 @@ from core.engine.device import Placement, deterministic_cuda, figures_device, pl
 from core.engine.step import AttentionKernels
 from core.settings import Settings
 from tests import tiny
+from tests.pretend_gpu import settings_kept
 
 
 @pytest.fixture
@@ -128,26 +129,14 @@ def test_figures_are_computed_where_float64_is():
 
 def test_a_gpu_is_asked_to_repeat_its_bits():
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        matmul.allow_bf16_reduced_precision_reduction,
-        matmul.allow_fp16_reduced_precision_reduction,
-        cudnn.benchmark,
-    )
-    try:
+    with settings_kept():
         cudnn.benchmark = True
         deterministic_cuda()
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+        assert not torch.are_deterministic_algorithms_enabled(), "under it caches are copied to be written"
         assert not matmul.allow_bf16_reduced_precision_reduction
         assert not matmul.allow_fp16_reduced_precision_reduction
-        assert not cudnn.benchmark
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]  # type: ignore[attr-defined]
-        matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction = before[2:4]
-        cudnn.benchmark = before[4]
+        assert cudnn.deterministic and not cudnn.benchmark
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 # --- memory -------------------------------------------------------------------------------------------

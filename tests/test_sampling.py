@@ -272,8 +272,10 @@ def test_top_p_of_a_row_does_not_look_where_another_row_makes_it_look():
     """One flat row needs more than the candidates; the peaked row beside it keeps the bits it has alone."""
     peaked = torch.randn(1, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4
     flat = torch.zeros(1, 3000, dtype=torch.float64)
-    p = torch.tensor([[0.9], [0.9]], dtype=torch.float64)
-    together = sampling.top_p(torch.cat([peaked, flat]), p)
-    assert torch.equal(together[:1], sampling.top_p(peaked, p[:1]))
-    assert torch.equal(together[1:], sampling.top_p(flat, p[1:]))
+    logits, row = torch.cat([peaked, flat]), settings_of(top_p=0.9)
+    together = sampling.warp(logits, nothing_seen(logits), [row, row])
+    for place, alone in enumerate((peaked, flat)):
+        assert torch.equal(together[place], sampling.warp(alone, nothing_seen(alone), [row])[0])
+        drawn = [sampling.draw(logits, nothing_seen(logits), [row, row], [step] * 2)[place] for step in range(3)]
+        assert drawn == [draw_one(alone[0], row, step) for step in range(3)]
     assert together[1].isfinite().sum() in (2700, 2701)  # a sum of 2,700 equal parts rounds

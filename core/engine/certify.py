@@ -2,7 +2,8 @@
 
 Whether a matrix product gives one row the same bits whatever is in the other rows is a property of the
 kernels that this machine picks for these shapes, so it is tried: the same prompt in every slot, alone
-and among different neighbours, bits compared. When it fails, the engine steps down a level, and says so.
+and among different neighbours, bits compared. Where one draw is made for all slots, its token, log-probability and
+margin are compared too. When it fails, the engine steps down a level, and says so.
 """
 
 import random
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from . import portable
+from ..types import Sampling
+from . import portable, sampling
 from .lane import Lane
 
 
@@ -57,25 +59,29 @@ FILLINGS = ("empty", "short", "long")
 MIXTURE_FILLINGS = (*FILLINGS, "alike")  # tokens that go to the same experts are grouped: two, three, up to all of them
 
 
-def neighbours_do_not_matter(lane: Lane, steps: int = 4, fillings: Sequence[str] = FILLINGS) -> bool:
+def neighbours_do_not_matter(
+    lane: Lane, steps: int = 4, fillings: Sequence[str] = FILLINGS, draw_together: bool = False
+) -> bool:
     """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
 
-    The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
+    And the same draws, where one is made for all slots (`draw_together`). The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
     purpose: what an earlier occupant left in a slot is one of the fillings.
     """
     draw = random.Random(lane.length)
     prompt_length = min(lane.chunk + 7, lane.length - steps)
     prompt = [draw.randrange(lane.vocabulary) for _ in range(prompt_length)]
     forced = [draw.randrange(lane.vocabulary) for _ in range(steps)]
-    references: tuple[torch.Tensor, torch.Tensor] | None = None
+    references: tuple[torch.Tensor, torch.Tensor, list[sampling.Draw]] | None = None
     for filling in fillings:
         others = _others(lane, filling, draw, steps)
         read = _read(lane, prompt)[0].clone()
         for slot in range(lane.slots):
             like = range(slot) if filling == "alike" else range(0)  # they hold the same since their own turn
             written = _continue(lane, slot, prompt_length, forced, others, filling == "long", like)
-            references = references or (read, written)
-            if not (torch.equal(references[0], read) and torch.equal(references[1], written)):
+            draws = _draws(lane, slot, written, forced) if draw_together else []
+            references = references or (read, written[:, slot], draws)
+            same = torch.equal(references[0], read) and torch.equal(references[1], written[:, slot])
+            if not same or references[2] != draws:
                 return False
     return True
 
@@ -97,7 +103,7 @@ def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Fillin
 def _continue(
     lane: Lane, slot: int, start: int, forced: list[int], others: Filling, held: bool, like: range
 ) -> torch.Tensor:
-    """Logits [steps, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on.
+    """Logits [steps, slots, vocabulary] after the prompt that was just read, in `slot`, with forced tokens from position `start` on.
 
     With `held` it waits for one pass before each token, as a reply in lock-step does. The slots in `like` do what it does.
     """
@@ -110,8 +116,23 @@ def _continue(
             lane.write(tokens, positions, [slot])
         for each in (*like, slot):
             tokens[each], positions[each] = token, start + step
-        seen.append(lane.write(tokens, positions)[slot].clone())
+        seen.append(lane.write(tokens, positions).clone())
     return torch.stack(seen)
+
+
+_WARPED = Sampling(seed=1, temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.2, max_new_tokens=1)
+_PLAIN = Sampling(seed=2, temperature=1, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
+
+
+def _draws(lane: Lane, slot: int, written: torch.Tensor, forced: list[int]) -> list[sampling.Draw]:
+    """What is drawn in `slot` at each step, once with every warper and once with none, while the others draw in the other way."""
+    found = []
+    for own, theirs in ((_WARPED, _PLAIN), (_PLAIN, _WARPED)):
+        rows = [own if row == slot else theirs for row in range(lane.slots)]
+        for step, logits in enumerate(written):
+            seen = sampling.marked(logits, [forced[: step + 1]] * lane.slots)
+            found.append(sampling.draw(logits, seen, rows, [step] * lane.slots)[slot])
+    return found
 
 
 def _read(lane: Lane, token_ids: list[int]) -> torch.Tensor:

@@ -3,10 +3,12 @@
 import gc
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -118,9 +120,46 @@ def give_back() -> None:
 
 
 def deterministic_cuda() -> None:
-    """CUDA settings under which a kernel gives the same bits every time. Set once, before anything is served."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it did not write
+    """CUDA settings under which a kernel gives the same bits every time. Set once, before anything is served.
+
+    torch.use_deterministic_algorithms is not among them. For every write into a cache it would sort the places, and copy the
+    whole cache there and back, though none is written twice. `make gpu` holds replies against those that are written under it.
+    """
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # nor would that flag let it be chosen
+
+
+def on_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers as a tensor there. A GPU takes them from pinned memory, so that nobody waits for it."""
+    gpu = device.type == "cuda"
+    return torch.tensor(values, dtype=dtype, pin_memory=gpu).to(device, non_blocking=gpu)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Inside, what this thread asks of a GPU does not queue behind what other threads ask of it.
+
+    It comes after what was asked of the GPU before, and is done at the end.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))  # on which weights were loaded, or mixed
+    with torch.cuda.stream(stream):
+        try:
+            yield
+        finally:
+            stream.synchronize()
+
+
+def handed_over(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, for threads that compute on the default stream: there it is waited for, and its memory is not given away before they are done."""
+    if tensor.device.type == "cuda":
+        others = torch.cuda.default_stream(tensor.device)
+        others.wait_stream(torch.cuda.current_stream(tensor.device))
+        tensor.record_stream(others)
+    return tensor

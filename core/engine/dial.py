@@ -126,8 +126,7 @@ class LockStep:
     def _draw(self, base: torch.Tensor, post: torch.Tensor, ids: list[int], step: int) -> sampling.Draw:
         known = min(base.shape[1], post.shape[1])
         logits = mix(base[:, :known].to(post.device).double(), post[:, :known].double(), self.dial.amount)
-        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        seen[0, torch.tensor(ids, device=logits.device)] = True
+        seen = sampling.marked(logits, [ids])
         drawn = sampling.draw(logits, seen, [self.request.sampling], [step])[0]
         if math.isnan(drawn.logprob):
             raise ArithmeticError("the mix of their outputs is not a number here; try --dtype float32")

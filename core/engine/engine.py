@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from .. import __version__
 from ..errors import UserError
 from ..turns import asking
-from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Sampling, Started, Token
+from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Started, Token
 from . import certify, device, exact, experts, portable, reference, sampling
 from .lane import Lane
 from .portable import Portable
@@ -327,7 +327,11 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            with (
+                device.own_stream(self.device),
+                torch.inference_mode(),
+                torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+            ):
                 if self.patience.start is not None:
                     self._watch.begin(self.patience.start)
                 self._watch.run(self._certify)
@@ -405,9 +409,12 @@ class Engine:
             self.cache_bytes = lanes[0].cache_bytes
             self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
-                self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1)
+                self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1, draw_together=self._draw_all_slots)
             else:
-                self.certified = all(certify.neighbours_do_not_matter(lane, fillings=fillings) for lane in lanes)
+                self.certified = all(
+                    certify.neighbours_do_not_matter(lane, fillings=fillings, draw_together=self._draw_all_slots)
+                    for lane in lanes
+                )
             self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
             if self.certified and measured.within:
                 break
@@ -506,7 +513,7 @@ class Engine:
             logits = self._watch.run(lane.score, self._scoring_cache, score.token_ids, start, score.first)
             if len(logits):
                 score.allowed -= 1
-                score.take(Scored(max(start + 1, score.first), logits))
+                score.take(Scored(max(start + 1, score.first), device.handed_over(logits)))
         except Exception as error:
             log.exception("a score failed")
             score.cancelled = True
@@ -556,7 +563,7 @@ class Engine:
         for row, job in enumerate(rows):
             if job is not None and job.hand_over is not None:
                 job.held = True
-                job.hand_over(logits[row : row + 1].clone())
+                job.hand_over(device.handed_over(logits[row : row + 1].clone()))
         drawing = [None if job is None or job.held else job for job in rows]
         if any(drawing):
             self._draw(drawing, logits)
@@ -574,7 +581,7 @@ class Engine:
             sampling.draw,
             logits,
             self._seen(rows, logits),
-            [row.request.sampling if row else _NOBODY for row in rows],
+            [row.request.sampling if row else None for row in rows],
             [row.step if row else 0 for row in rows],
         )
         for row, (job, drawn) in enumerate(zip(rows, draws, strict=True)):
@@ -599,12 +606,8 @@ class Engine:
 
     def _seen(self, rows: Sequence[Job | None], logits: torch.Tensor) -> torch.Tensor:
         """Bool [rows, vocabulary]: the ids in each row's prompt and reply, where a repetition penalty asks for them."""
-        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        for row, job in enumerate(rows):
-            if job is not None and job.request.sampling.repetition_penalty != 1:
-                ids = [*job.request.token_ids, *job.written]
-                seen[row, torch.tensor([i for i in ids if i < seen.shape[1]], device=seen.device)] = True
-        return seen
+        penalised = [job if job is not None and job.request.sampling.repetition_penalty != 1 else None for job in rows]
+        return sampling.marked(logits, [[*job.request.token_ids, *job.written] if job else [] for job in penalised])
 
     def _finish(self, job: Job) -> None:
         reason = job.finish_reason()
@@ -644,9 +647,6 @@ class Engine:
         except Exception:  # a listener that fails loses its own reply, nobody else's
             log.exception("a listener failed; its request is cancelled")
             job.cancelled = True
-
-
-_NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
 
 
 def sentence(error: BaseException) -> str:

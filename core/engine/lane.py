@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from . import portable
-from .device import figures_device
+from .device import figures_device, on_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
@@ -208,7 +208,7 @@ class Lane:
 
     def _prefill(self, cache: SlotCache, part: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
         """These tokens, which stand at `start` and behind it, in one pass; the logits [rows, vocabulary] at some of them."""
-        kept = torch.tensor(rows, device=self.device)
+        kept = on_device(rows, self.device)
         if self._token_by_token:
             logits = torch.cat([self._pass(cache, [id], start + place) for place, id in enumerate(part)])[kept]
         else:
@@ -222,7 +222,7 @@ class Lane:
         """Logits [tokens, vocabulary] of one pass over these tokens, which stand at `start` and behind it."""
         end = start + len(token_ids)
         there = cache.over(cache.upto(end), torch.arange(start, end, device=self.device)[None])
-        ids = torch.tensor([token_ids], device=self.device)
+        ids = on_device([token_ids], self.device)
         return forward_pass(self.model, self.masks, there, ids, **options)[0]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
@@ -260,8 +260,7 @@ class Lane:
         but a state has none.
         """
         kept = [(state[row], state[row].clone()) for cache, row in map(self._place, held) for state in cache.states()]
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        where = torch.tensor(positions, device=self.device)[:, None]
+        ids, where = on_device([tokens, positions], self.device)[:, :, None]
         rows, step = self.slots // len(self._writing), self._recorded_step(max(positions) + 1)
         parts = [
             step(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], cache, plain=self._unrecorded)

@@ -131,8 +131,5 @@ class Rereading:
 
     def _seen(self, logits: torch.Tensor, written: list[int]) -> torch.Tensor:
         """Bool [1, vocabulary]: the ids in the prompt and the reply so far, where a repetition penalty asks for them."""
-        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        if self.request.sampling.repetition_penalty != 1:
-            known = [id for id in (*self.request.token_ids, *written) if id < seen.shape[1]]
-            seen[0, torch.tensor(known, device=seen.device)] = True
-        return seen
+        penalised = self.request.sampling.repetition_penalty != 1
+        return sampling.marked(logits, [[*self.request.token_ids, *written] if penalised else []])

@@ -15,14 +15,16 @@ SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014, figure 16).
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 import torch
 
 from ..types import DrawDivergence, Request, Sampling
 from . import exact
+from .device import on_device
 
 VERSION = "v1"
 
@@ -74,10 +76,14 @@ def _uniform(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return midpoint(_shift_right(_mix(places + keys[:, None]), 12))
 
 
-@lru_cache(maxsize=8)
 def _places(words: int, device: torch.device) -> torch.Tensor:
-    """Where the uniforms of each id begin, which no seed changes."""
-    return torch.arange(words, device=device) * _GOLDEN
+    """Where the uniforms of each id begin, which no seed changes. Made anew on a GPU, where engines have streams of their own and must not wait for each other."""
+    return _places_here(words) if device.type == "cpu" else torch.arange(words, device=device) * _GOLDEN
+
+
+@lru_cache(maxsize=8)
+def _places_here(words: int) -> torch.Tensor:
+    return torch.arange(words) * _GOLDEN
 
 
 def midpoint(integer: torch.Tensor) -> torch.Tensor:
@@ -99,8 +105,18 @@ def noise(uniform: float) -> float:
     return -exact.log_of(-exact.log_of(uniform))
 
 
-# The warpers take float64 logits [R, V] and one setting for each row, float64 or int64 [R, 1]. A row
-# whose setting is "off" comes out bit for bit as it went in, so its neighbours' settings do not matter.
+def marked(logits: torch.Tensor, ids: Sequence[Collection[int]]) -> torch.Tensor:
+    """Bool as `logits` [R, V]: of each row, which ids are among these; ids beyond the vocabulary are left out."""
+    rows, words = logits.shape
+    seen = torch.zeros(rows * words, dtype=torch.bool, device=logits.device)
+    places = [row * words + id for row, those in enumerate(ids) for id in those if id < words]
+    if places:
+        seen.index_fill_(0, on_device(places, logits.device), True)
+    return seen.view(rows, words)
+
+
+# The warpers take float64 logits [R, V] and one setting for each row. A row whose setting is "off" comes out bit for bit
+# as it went in, so its neighbours' settings do not matter.
 
 
 def penalise(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
@@ -108,38 +124,27 @@ def penalise(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) ->
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def top_k(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def top_k(logits: torch.Tensor, k: Sequence[int]) -> torch.Tensor:
     """Keep the k largest and everything equal to the k-th; the rest becomes -inf. 0 is off."""
-    most = min(int(k.max()), logits.shape[-1])
-    smallest_kept = logits.topk(most).values.gather(1, (k.clamp(max=most) - 1).clamp(min=0))
-    return logits.masked_fill((logits < smallest_kept) & (k > 0), -torch.inf)
+    most, each = min(max(k), logits.shape[-1]), _column(k, logits)
+    smallest_kept = logits.topk(most).values.gather(1, (each.clamp(max=most) - 1).clamp(min=0))
+    return logits.masked_fill((logits < smallest_kept) & (each > 0), -torch.inf)
 
 
-def top_p(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+def top_p(logits: torch.Tensor, p: Sequence[float], count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Keep the smallest set of most likely tokens whose mass reaches p (Holtzman et al., arXiv 1904.09751). 1 is off.
 
-    Equal logits are taken in the order of their ids. Looks beyond the 1024 largest logits only when
-    these hold less than p.
+    Equal logits are taken in the order of their ids. Looks at the `count` largest logits of each row, and says in the second
+    tensor, bool [R, 1], whether these hold p; where they do not, the row needs a larger count.
     """
-    off = p >= 1
-    parts = shares(logits)
-    kept, last, enough = _nucleus(logits, parts, p, min(_CANDIDATES, logits.shape[-1]))
-    if not bool((enough | off).all()):
-        whole_kept, whole_last, _ = _nucleus(logits, parts, p, logits.shape[-1])
-        kept, last = torch.where(enough, kept, whole_kept), torch.where(enough, last, whole_last)
+    parts, each = shares(logits), _column(p, logits)
+    values, ids = logits.topk(count)
+    mass, wanted = parts.gather(1, ids).cumsum(dim=1), parts.sum(dim=1, keepdim=True) * each
+    kept = 1 + (mass[:, :-1] < wanted).sum(dim=1, keepdim=True)  # the most likely token always stays
+    last, off = values.gather(1, kept - 1), each >= 1
     above, ties = logits > last, logits == last
     first_ties = torch.cumsum(ties, dim=1) <= kept - above.sum(dim=1, keepdim=True)
-    return logits.masked_fill(~(above | (ties & first_ties) | off), -torch.inf)
-
-
-def _nucleus(
-    logits: torch.Tensor, parts: torch.Tensor, p: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Among the `count` largest logits of each row: how many are kept, the smallest of those, and whether they hold p; each [R, 1]."""
-    values, ids = logits.topk(count)
-    mass, wanted = parts.gather(1, ids).cumsum(dim=1), parts.sum(dim=1, keepdim=True) * p
-    kept = 1 + (mass[:, :-1] < wanted).sum(dim=1, keepdim=True)  # the most likely token always stays
-    return kept, values.gather(1, kept - 1), mass[:, -1:] >= wanted
+    return logits.masked_fill(~(above | (ties & first_ties) | off), -torch.inf), (mass[:, -1:] >= wanted) | off
 
 
 def share_bits(count: int) -> int:
@@ -157,16 +162,16 @@ def shares(logits: torch.Tensor) -> torch.Tensor:
     return exact.share(logits - most).mul_(2.0 ** share_bits(logits.shape[1])).round_().long()
 
 
-def min_p(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+def min_p(logits: torch.Tensor, share: Sequence[float]) -> torch.Tensor:
     """Drop tokens less likely than `share` times the most likely one (arXiv 2407.01082). 0 is off: nothing is below its NaN of a logarithm."""
     best = logits.amax(dim=1, keepdim=True)
-    return logits.masked_fill(logits - best < exact.log(share), -torch.inf)
+    return logits.masked_fill(logits - best < exact.log(_column(share, logits)), -torch.inf)
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     """One setting for each row as a column: floats become float64, ints int64."""
     kind = torch.float64 if isinstance(values[0], float) else torch.int64
-    return torch.tensor(values, dtype=kind, device=like.device)[:, None]
+    return on_device(values, like.device, kind)[:, None]
 
 
 def warp(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling]) -> torch.Tensor:
@@ -175,6 +180,14 @@ def warp(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling]) -> 
     A row at temperature 0 gets the penalty only: its argmax needs no more. A warper that is off for
     every row is skipped, which changes no bit.
     """
+    warped, enough = _warp(logits, seen, rows, _CANDIDATES)
+    return warped if bool(enough.all()) else _warp(logits, seen, rows, logits.shape[1])[0]
+
+
+def _warp(
+    logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], candidates: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`warp` where top-p looks at so many logits of each row, and whether they are enough, bool [R, 1]."""
     warm = [row.temperature > 0 for row in rows]
     logits = logits.double()
     if any(row.repetition_penalty != 1 for row in rows):
@@ -183,15 +196,17 @@ def warp(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling]) -> 
         logits = logits / _column(
             [float(row.temperature) if on else 1.0 for row, on in zip(rows, warm, strict=True)], logits
         )
-    for warper, settings, off in (
-        (top_k, [row.top_k for row in rows], 0),
-        (top_p, [float(row.top_p) for row in rows], 1.0),
-        (min_p, [float(row.min_p) for row in rows], 0.0),
-    ):
-        active = [setting if on else off for setting, on in zip(settings, warm, strict=True)]
-        if any(setting != off for setting in active):
-            logits = warper(logits, _column(active, logits))
-    return logits
+    k = [row.top_k if on else 0 for row, on in zip(rows, warm, strict=True)]
+    p = [float(row.top_p) if on else 1.0 for row, on in zip(rows, warm, strict=True)]
+    share = [float(row.min_p) if on else 0.0 for row, on in zip(rows, warm, strict=True)]
+    enough = torch.ones(len(rows), 1, dtype=torch.bool, device=logits.device)
+    if any(k):
+        logits = top_k(logits, k)
+    if any(each != 1 for each in p):
+        logits, enough = top_p(logits, p, min(candidates, logits.shape[1]))
+    if any(share):
+        logits = min_p(logits, share)
+    return logits, enough
 
 
 def winners(scores: torch.Tensor) -> torch.Tensor:
@@ -205,43 +220,56 @@ def _chances(logits: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int
     """The uniforms [R, V] of these draws; None where no row has any noise."""
     if all(row.temperature == 0 for row in rows):
         return None
-    keys = torch.tensor([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], device=logits.device)
+    keys = on_device([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], logits.device)
     return _uniform(keys, _places(logits.shape[-1], logits.device))
 
 
-def draw(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> list[Draw]:
+_NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
+
+
+def draw(
+    logits: torch.Tensor, seen: torch.Tensor, settings: Sequence[Sampling | None], steps: Sequence[int]
+) -> list[Draw]:
     """Draw one token for each row: the one whose warped logit plus noise (none at temperature 0) is the largest.
 
     Args:
         logits: [R, V], any floating dtype; -inf marks ids that must never be drawn.
         seen: bool [R, V], the ids in each row's prompt and reply so far (read by the repetition penalty).
-        rows: the sampling settings of each row.
+        settings: of each row; None where nobody is, so that what is drawn there is of no use.
         steps: for each row, how many tokens it has generated before this one.
 
-    A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it.
+    A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it. On a GPU the host waits for
+    one thing, the table of who may win; for another where that says that more must be looked at for somebody.
     """
-    warped, chances = warp(logits, seen, rows), _chances(logits, rows, steps)
+    rows, present = [row or _NOBODY for row in settings], [row is not None for row in settings]
+    words, plain, chances = logits.shape[1], logits.double(), _chances(logits, rows, steps)
+    luck = None if chances is None else _gumbel(chances)
     cold = [row.temperature == 0 for row in rows]
-    if chances is None:
-        guesses = chances = warped
-    else:
-        guesses = _gumbel(chances).add_(warped)
-        if any(cold):
-            guesses = torch.where(torch.tensor(cold, device=guesses.device)[:, None], warped, guesses)
-    plain = logits.double()
-    whole = torch.cat([plain.amax(dim=1, keepdim=True), shares(plain).sum(dim=1, keepdim=True)], dim=1)
-    given, count = (guesses, warped, chances, plain), min(_FINALISTS, logits.shape[1])
-    table = _finalists(given, count, whole)
-    if not all(map(_others_cannot_win, table)):
-        table = _finalists(given, logits.shape[1], whole)
-    return [_decide(row, settings, logits.shape[1]) for row, settings in zip(table, rows, strict=True)]
+    top, whole = plain.amax(dim=1, keepdim=True), shares(plain).sum(dim=1, keepdim=True)
+
+    def finalists(count: int, candidates: int) -> list[_Finalists]:
+        warped, enough = _warp(logits, seen, rows, candidates)
+        guesses = warped if luck is None else luck + warped
+        if luck is not None and any(cold):
+            guesses = torch.where(on_device(cold, guesses.device)[:, None], warped, guesses)
+        of_rows = torch.cat([top, whole, enough], dim=1)
+        of_ids = (guesses, warped, warped if chances is None else chances, plain)
+        return _finalists(of_rows, of_ids, min(count, words))
+
+    table = finalists(_FINALISTS, _CANDIDATES)
+    if not all(row.enough for row in compress(table, present)):
+        table = finalists(_FINALISTS, words)
+    if not all(map(_others_cannot_win, compress(table, present))):
+        table = finalists(words, words)
+    return [_decide(those, row, words) for those, row in zip(table, rows, strict=True)]
 
 
 class _Finalists(NamedTuple):
-    """Of one row its largest logit, the sum of its shares, and of those who may win, the best guess first, all that decides."""
+    """Of one row its largest logit, the sum of its shares, whether top-p looked at enough, and of those who may win, the best guess first, all that decides."""
 
     top: float
     whole: float
+    enough: float
     ids: list[float]
     guesses: list[float]
     warped: list[float]
@@ -249,11 +277,11 @@ class _Finalists(NamedTuple):
     logits: list[float]
 
 
-def _finalists(given: Sequence[torch.Tensor], count: int, whole: torch.Tensor) -> list[_Finalists]:
-    """The `count` best of each row, in one transfer from the device; `given` and `whole` in the order of _Finalists."""
-    ids = given[0].topk(count).indices
-    table = torch.cat([whole, ids.double(), *(each.gather(1, ids) for each in given)], dim=1).tolist()
-    return [_Finalists(*row[:2], *(row[at : at + count] for at in range(2, len(row), count))) for row in table]
+def _finalists(of_rows: torch.Tensor, of_ids: Sequence[torch.Tensor], count: int) -> list[_Finalists]:
+    """The `count` best of each row, in one transfer from the device; what is given in the order of _Finalists."""
+    ids = of_ids[0].topk(count).indices
+    table = torch.cat([of_rows, ids.double(), *(each.gather(1, ids) for each in of_ids)], dim=1).tolist()
+    return [_Finalists(*row[:3], *(row[at : at + count] for at in range(3, len(row), count))) for row in table]
 
 
 def _others_cannot_win(row: _Finalists) -> bool:
@@ -269,7 +297,7 @@ def _decide(row: _Finalists, settings: Sampling, words: int) -> Draw:
     least = row.guesses[min(1, len(row.guesses) - 1)] - _CLOSE
     scored = [
         (warped if settings.temperature == 0 else warped + noise(chance), -id, logit)
-        for id, guess, warped, chance, logit in zip(*row[2:], strict=True)
+        for id, guess, warped, chance, logit in zip(*row[3:], strict=True)
         if guess >= least
     ]
     (score, token, logit), (second, *_) = sorted([*scored, (-math.inf, 0.0, 0.0)], reverse=True)[:2]

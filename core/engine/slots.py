@@ -39,7 +39,8 @@ class SlotLayer(StaticLayer):
         key_states, value_states = keys_and_values(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        # Advanced indexing, because scatter_ on bfloat16 took seven times as long on a CPU.
+        # Advanced indexing, because scatter_ on bfloat16 took seven times as long on a CPU. No place is written twice, so on a
+        # GPU it needs no determinism flag, under which it would copy the whole cache (device.deterministic_cuda).
         self.keys[self.rows, :, self.positions] = key_states.transpose(1, 2)
         self.values[self.rows, :, self.positions] = value_states.transpose(1, 2)
         return self.keys, self.values
@@ -154,8 +155,8 @@ class SlotCache(Cache):
 
     @classmethod
     def empty(cls, config: PreTrainedConfig, rows: int, length: int, queries: int, device: torch.device) -> "SlotCache":
-        """Room for `rows` rows and `length` positions, for forwards of `queries` tokens a row; allocated at the first."""
-        positions = torch.zeros(rows, queries, dtype=torch.long, device=device)
+        """Room for `rows` rows and `length` positions, for forwards of `queries` tokens a row, at first at the beginning; allocated at the first."""
+        positions = torch.arange(queries, device=device).repeat(rows, 1)
         return cls(what_layers_hold(config), length, positions)
 
     def over(self, tensors: Sequence[torch.Tensor], positions: torch.Tensor) -> "SlotCache":

@@ -1,0 +1,633 @@
+"""A GPU that is not there: tensors that say "cuda:0" and keep their numbers on the processor. Knows torch, nothing of the product.
+
+Every operation is really computed, so whole engines run and their replies can be compared. What a GPU would not
+do, or would not do the same way twice, is a `Fault`, raised where it happens and again when the GPU is left, since
+whoever caught it may have gone on:
+
+- tensors of both devices in one operation;
+- an operation that `torch.use_deterministic_algorithms` refuses, or a write to one place twice;
+- a wait of the host for the GPU where there must be none (`no_waits`);
+- an operation on one stream that does not wait for another stream whose result it needs, or whose memory it takes;
+- more memory than the card has; memory that is still held at the end.
+
+Kernels, waits and the bytes that they move are counted, memory allocation by allocation. Sums along rows begin where each row is aligned, as
+torch's on CUDA do, so their last bits depend on the row where its length is no multiple of four.
+
+torch's own FakeTensorMode has no numbers to sample from, and without a CUDA build it fails at the first copy.
+"""
+
+import gc
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+T = torch.Tensor
+BLOCK = 512  # bytes; the least that torch's allocator gives, and what sizes are rounded up to
+
+# Refused under torch.use_deterministic_algorithms(True), of what a decoder might call; and cumsum of floats.
+REFUSED = {"kthvalue", "median", "nanmedian", "histc", "put_", "bincount", "scatter_reduce", "scatter_reduce_"}
+# By the place of the dimension and the indices among their arguments: what may write to one place twice
+INDEXED = {
+    "index_copy", "index_copy_", "index_add", "index_add_", "scatter", "scatter_", "scatter_add", "scatter_add_",
+}  # fmt: skip
+WAITING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+TO_PYTHON = {T.tolist, T.numpy, T.__array__, T.item, T.__bool__, T.__int__, T.__float__, T.__index__}
+TO_A_DEVICE: dict[Any, torch.device | None] = {T.to: None, T.cpu: CPU, T.cuda: CUDA}
+MADE_OF_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray}
+
+
+class Fault(RuntimeError):
+    """What a GPU would not do, or not in the same way twice."""
+
+
+class MixedDevices(Fault):
+    """Tensors of both devices in one operation."""
+
+
+class NotRepeatable(Fault):
+    """The bits of this operation may differ from one run to the next."""
+
+
+class Waited(Fault):
+    """The host waits for the GPU where there must be no wait."""
+
+
+class Raced(Fault):
+    """Two streams use the same memory, and neither waits for the other."""
+
+
+class MemoryKept(Fault):
+    """Memory of the GPU is held by somebody when it is left."""
+
+
+class OnGpu(torch.Tensor):
+    """A tensor on the GPU that is not there."""
+
+    inner: torch.Tensor  # type: ignore[assignment]  # what torch calls so nobody uses here
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "OnGpu":
+        with torch._C.DisableTorchFunction():
+            return torch.Tensor._make_wrapper_subclass(
+                cls,
+                inner.size(),
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                device="cpu",
+            )
+
+    def __init__(self, inner: torch.Tensor):
+        self.inner = inner
+
+    def record_stream(self, stream: Any) -> None:  # torch's own asks what a stream is before it asks anybody else
+        _gpus[-1].record(self, stream)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OnGpu({self.inner!r})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _gpus[-1].run(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        return _gpus[-1].run(func, args, kwargs or {})  # what C++ calls by itself
+
+
+class Stream:
+    """An order of operations; `seen` says up to which operation of the others it has waited."""
+
+    def __init__(self, gpu: "Gpu"):
+        self.gpu, self.now = gpu, 0
+        gpu.streams.append(self)
+        self.seen: dict[Stream, int] = {}
+
+    def knows(self, other: "Stream", moment: int) -> bool:
+        """Whether what this stream does next comes after what `other` did then."""
+        return other is self or max(self.seen.get(other, 0), self.gpu.host.get(other, 0)) >= moment
+
+    def everything(self) -> dict["Stream", int]:
+        return {**self.seen, self: self.now}
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.seen = _later(self.seen, other.everything())
+
+    def synchronize(self) -> None:
+        self.gpu.wait("a stream", self)
+
+
+def _later(one: dict[Stream, int], other: dict[Stream, int]) -> dict[Stream, int]:
+    return {stream: max(one.get(stream, 0), other.get(stream, 0)) for stream in {*one, *other}}
+
+
+class Memory:
+    """One allocation: how large it is, on which stream it was made, and when which stream used it last."""
+
+    def __init__(self, storage: Any, size: int, home: Stream, freed: Callable[[Any], None]):
+        self.size, self.home = size, home
+        self.written: tuple[Stream, int] | None = None
+        self.read: dict[Stream, int] = {}
+        self.recorded: set[Stream] = set()  # streams that the allocator was told of
+        self.alive = weakref.ref(storage, freed)
+
+    def uses(self) -> list[tuple[Stream, int]]:
+        return [*self.read.items(), *([self.written] if self.written else [])]
+
+
+class _Made(TorchFunctionMode):
+    """Sees what has no tensor among its arguments: the functions that make one."""
+
+    def __init__(self, gpu: "Gpu"):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.gpu.run(func, args, kwargs or {})
+
+
+class _Launches(TorchDispatchMode):
+    """Sees every operation that one function comes to."""
+
+    def __init__(self, gpu: "Gpu"):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.gpu.launch(func, args, kwargs or {})
+
+
+_gpus: list["Gpu"] = []
+
+
+def _tensors(*trees: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(trees) if isinstance(leaf, torch.Tensor)]
+
+
+def _is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+def _key(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Gpu:
+    """The card, its allocator and its streams.
+
+    Args:
+        size: bytes of memory.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.counts: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.faults: list[Exception] = []
+        self.allocated = self.reserved = self.peak = 0
+        self.streams: list[Stream] = []
+        self.default = Stream(self)
+        self.host: dict[Stream, int] = {}  # up to which operation of each stream the host has waited
+        self._memory: dict[int, Memory] = {}
+        self._pinned: dict[int, Any] = {}
+        self._lock = threading.RLock()
+        self._thread = threading.local()
+
+    # --- what happened -----------------------------------------------------------------------------------------
+
+    def count(self, what: str, amount: int = 0) -> None:
+        with self._lock:
+            self.counts[what] += 1
+            self.bytes[what] += amount
+
+    def clear(self) -> None:
+        """Count from nothing."""
+        self.counts.clear()
+        self.bytes.clear()
+        self.peak = self.allocated
+
+    def total(self, kind: str) -> int:
+        """How many things of a kind were counted: "kernel", "wait" or "copy"."""
+        return sum(count for what, count in self.counts.items() if what.startswith(kind))
+
+    def moved(self, kind: str) -> int:
+        """How many bytes they read and wrote."""
+        return sum(count for what, count in self.bytes.items() if what.startswith(kind))
+
+    def fault(self, error: Exception) -> Exception:
+        self.faults.append(error)
+        return error
+
+    @contextmanager
+    def no_waits(self) -> Iterator[None]:
+        """Inside, on this thread, the host must not wait."""
+        before = getattr(self._thread, "no_waits", False)
+        self._thread.no_waits = True
+        try:
+            yield
+        finally:
+            self._thread.no_waits = before
+
+    def wait(self, what: str, *streams: Stream, amount: int = 0) -> None:
+        """The host waits until these streams, or that of this thread, have done what they were asked."""
+        if getattr(self._thread, "no_waits", False):
+            raise self.fault(Waited(f"the host waits for the GPU: {what}"))
+        self.count(f"wait:{what}", amount)
+        with self._lock:
+            for stream in streams or [self.stream]:
+                self.host = _later(self.host, stream.everything())
+
+    # --- streams -----------------------------------------------------------------------------------------------
+
+    @property
+    def stream(self) -> Stream:
+        """The one on which this thread computes."""
+        found: Stream = getattr(self._thread, "stream", self.default)
+        return found
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        before, self._thread.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self._thread.stream = before
+
+    def _use(self, read: set[int], written: set[int], what: str) -> None:
+        """One operation on this thread's stream, over memory by its keys."""
+        with self._lock:
+            stream = self.stream
+            stream.now += 1
+            for key in read | written:
+                memory = self._memory[key]
+                others = memory.uses() if key in written else [memory.written] if memory.written else []
+                if not all(stream.knows(*use) for use in others):
+                    raise self.fault(Raced(f"{what} does not wait for what another stream does to its memory"))
+                if key in written:
+                    memory.written, memory.read = (stream, stream.now), {}
+                else:
+                    memory.read[stream] = stream.now
+
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def _take(self, tensor: torch.Tensor) -> int:
+        """The key of a tensor's memory, which is allocated now where it is new."""
+        storage, key = tensor.untyped_storage(), _key(tensor)
+        with self._lock:
+            if key not in self._memory:
+                size = -(-storage.nbytes() // BLOCK) * BLOCK
+                if self.allocated + size > self.size:
+                    told = (
+                        f"CUDA out of memory. Tried to allocate {size} bytes; {self.allocated} of {self.size} are taken"
+                    )
+                    raise self.fault(torch.OutOfMemoryError(told))
+                self._memory[key] = Memory(storage, size, self.stream, partial(self._free, key))
+                self.allocated += size
+                self.peak = max(self.peak, self.allocated)
+                self.reserved = max(self.reserved, self.allocated)
+        return key
+
+    def _free(self, key: int, gone: Any) -> None:
+        with self._lock:
+            memory = self._memory.pop(key)
+            self.allocated -= memory.size
+            for stream, moment in memory.uses():
+                if stream not in memory.recorded and not memory.home.knows(stream, moment):
+                    self.fault(Raced("memory is given back while another stream may still use it"))
+
+    def record(self, tensor: OnGpu, stream: Stream) -> None:
+        """As Tensor.record_stream: the memory is not given away before this stream has done what it was asked until then."""
+        self._memory[self._take(tensor.inner)].recorded.add(stream)
+
+    def empty_cache(self) -> None:
+        self.reserved = self.allocated
+
+    def check_returned(self) -> None:
+        gc.collect()
+        if self.allocated:
+            sizes = sorted((memory.size for memory in self._memory.values()), reverse=True)
+            raise self.fault(MemoryKept(f"{len(sizes)} allocations are still held, of {sizes[:8]} bytes"))
+
+    # --- one operation -----------------------------------------------------------------------------------------
+
+    def launch(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """One aten operation of tensors that are all on the GPU."""
+        name = func.overloadpacket.__name__
+        given = {
+            _key(tensor) for tensor in _tensors(args, kwargs)
+        } & self._memory.keys()  # no single number of the host's
+        self._check_repeatable(name, args)
+        if name in WAITING or _looks_for_true(name, args):
+            self.wait(name)
+        result = _in_its_own_order(func, args, kwargs)
+        found = _tensors(result)
+        new = {self._take(tensor) for tensor in found} - given
+        mutated = {_key(tensor) for tensor in _tensors(_mutated(func, args, kwargs))}
+        if name.startswith(("empty", "new_empty")) or (found and not new and not mutated):
+            return result  # memory alone, or another view of it
+        self._use(given, new | mutated, name)
+        self.count(f"kernel:{name}", _moved(name, args, kwargs, found))
+        if torch.are_deterministic_algorithms_enabled() and name.startswith(("index_put", "_index_put")):
+            self._sort(args)
+        return result
+
+    def _sort(self, args: Any) -> None:
+        """What index_put does for determinism: sorts the indices, and copies a tensor there and back whose indexed dimensions are not the first ones, all at once."""
+        self.count("kernel:sort for index_put")
+        indexed = [index is not None for index in args[1]]
+        if not args[0].is_contiguous() or indexed != sorted(indexed, reverse=True):
+            for way in ("there", "back"):
+                self.count(f"kernel:copy for index_put {way}", 2 * args[0].nbytes)
+
+    def _check_repeatable(self, name: str, args: Any) -> None:
+        if name in REFUSED or (name in ("cumsum", "cumsum_") and args[0].is_floating_point()):
+            raise self.fault(NotRepeatable(f"{name} has no deterministic implementation on CUDA"))
+        if name in INDEXED and not _unique(args[2], args[1] % args[0].dim() if args[2].dim() > 1 else 0):
+            raise self.fault(NotRepeatable(f"{name} writes to one place twice, in no fixed order"))
+        if (
+            name.startswith(("index_put", "_index_put"))
+            and args[2].numel() > 1
+            and not _unique_places(args[0], args[1])
+        ):
+            raise self.fault(NotRepeatable(f"{name} writes to one place twice, in no fixed order"))
+
+    # --- one function ------------------------------------------------------------------------------------------
+
+    def put(self, tensor: torch.Tensor) -> OnGpu:
+        """This tensor on the GPU, with memory of its own."""
+        if isinstance(tensor, OnGpu):
+            return tensor
+        with torch._C.DisableTorchFunction():
+            return self._arrived(tensor.detach().clone())
+
+    def _arrived(self, tensor: torch.Tensor) -> OnGpu:
+        """On the GPU: what a copy or a launch made."""
+        key = self._take(tensor)
+        self._use(set(), {key}, "a copy to the GPU")
+        return OnGpu(tensor)
+
+    def move(self, model: torch.nn.Module) -> Any:
+        """The model with its parameters and buffers on the GPU; weights that are tied stay tied."""
+        moved: dict[int, torch.nn.Parameter] = {}
+        for module in model.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    if id(parameter) not in moved:
+                        moved[id(parameter)] = torch.nn.Parameter(self.put(parameter.data), requires_grad=False)
+                    module._parameters[name] = moved[id(parameter)]
+            for name, buffer in list(module._buffers.items()):
+                if buffer is not None:
+                    module._buffers[name] = self.put(buffer)
+        return model
+
+    def mode(self) -> _Made:
+        return _Made(self)
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._run(func, args, kwargs)
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        every = _tensors(args, kwargs)
+        on_gpu = [tensor for tensor in every if isinstance(tensor, OnGpu)]
+        device = kwargs.get("device")
+        if func in TO_A_DEVICE:
+            return self._to(func, args, kwargs)
+        if not on_gpu and not _is_cuda(device):
+            return self._on_the_host(func, args, kwargs)
+        if func == T.device.__get__:
+            return CUDA
+        if func == T.is_cuda.__get__ or func == T.is_cpu.__get__:  # type: ignore[attr-defined]
+            return bool(func == T.is_cuda.__get__)  # type: ignore[attr-defined]
+        if func is T.get_device:
+            return 0
+        if func is T.__iter__:
+            return iter(self._run(T.unbind, args, {}))
+        if func is T.__deepcopy__:  # which would copy below the level of operations
+            return self._run(T.clone, args[:1], {})
+        plain_args, plain_kwargs = tree_map(
+            lambda leaf: leaf.inner if isinstance(leaf, OnGpu) else leaf, (args, kwargs)
+        )
+        if device is not None:
+            plain_kwargs["device"] = CPU
+        if func in MADE_OF_NUMBERS:
+            made = func(*plain_args, **plain_kwargs)
+            self.wait("a pageable copy to the device", amount=made.nbytes)
+            return self._arrived(made.clone())
+        if func is T.copy_ and isinstance(args[0], OnGpu) != isinstance(args[1], OnGpu):
+            self.wait("copy_ between the devices", amount=args[0].nbytes)
+            self._use(set(), {_key(args[0].inner)}, "copy_") if isinstance(args[0], OnGpu) else None
+            func(*plain_args, **plain_kwargs)
+            return args[0]
+        if on_gpu:  # none where something is made there like a tensor of the host
+            self._check_devices(func, args, every)
+        if func in TO_PYTHON:
+            self.wait(func.__name__)
+            return func(*plain_args, **plain_kwargs)
+        wrapped = {id(tensor.inner): tensor for tensor in on_gpu}
+        with _Launches(self):
+            result = func(*plain_args, **plain_kwargs)
+
+        def back(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor) or isinstance(leaf, OnGpu):
+                return leaf
+            return wrapped[id(leaf)] if id(leaf) in wrapped else OnGpu(leaf)
+
+        return tree_map(back, result) if device is None or _is_cuda(device) else result
+
+    def _on_the_host(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What concerns no tensor of the GPU; there is memory that is pinned for copies to it."""
+        if func is T.is_pinned:
+            return _key(args[0]) in self._pinned
+        pinned = kwargs.pop("pin_memory", False) or func is T.pin_memory
+        result = args[0].clone() if func is T.pin_memory else func(*args, **kwargs)
+        if pinned:
+            storage, key = result.untyped_storage(), _key(result)
+            self._pinned[key] = weakref.ref(storage, lambda gone: self._pinned.pop(key))
+        return result
+
+    def _check_devices(self, func: Any, args: tuple[Any, ...], every: list[torch.Tensor]) -> None:
+        """A tensor of the host among those of the GPU, as torch sees it: one number is one number, all else is an error."""
+        strangers = [tensor for tensor in every if not isinstance(tensor, OnGpu) and tensor.dim()]
+        if not strangers:
+            return
+        if func in (T.__getitem__, T.__setitem__) and isinstance(args[0], OnGpu):
+            value = args[2] if func is T.__setitem__ else None
+            if all(tensor is not value for tensor in strangers):
+                self.wait("indices brought to the device")
+        raise self.fault(
+            MixedDevices(
+                f"{func}: Expected all tensors to be on the same device, but found at least two, cuda:0 and cpu"
+            )
+        )
+
+    def _to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        source, rest, target = args[0], list(args[1:]), TO_A_DEVICE[func]
+        for i, arg in enumerate(rest):
+            if isinstance(arg, str | torch.device):
+                target, rest[i] = torch.device(arg), CPU
+            elif isinstance(arg, torch.Tensor):
+                target, rest[i] = (CUDA, arg.inner) if isinstance(arg, OnGpu) else (arg.device, arg)
+        if kwargs.get("device") is not None:
+            target, kwargs = torch.device(kwargs["device"]), {**kwargs, "device": CPU}
+        was = isinstance(source, OnGpu)
+        inner = source.inner if isinstance(source, OnGpu) else source
+        if not was and (target is None or target.type != "cuda"):
+            return func(*args, **kwargs)
+        if was and (target is None or target.type == "cuda"):
+            with _Launches(self):
+                result = inner.to(*rest, **kwargs)
+            return source if result is inner else OnGpu(result)
+        result = inner.to(*rest, **kwargs) if rest or kwargs else inner
+        result = result.clone() if result is inner else result
+        if was:
+            self._use({_key(inner)}, set(), "a copy to the host")
+            self.wait("a copy to the host", amount=result.nbytes)
+            return result
+        if kwargs.get("non_blocking") and _key(inner) in self._pinned:
+            self.count("copy:pinned, to the device", result.nbytes)
+        else:
+            self.wait("a pageable copy to the device", amount=result.nbytes)
+        return self._arrived(result)
+
+
+@cache
+def _written_arguments(func: Any) -> list[tuple[int, str]]:
+    """Which arguments an operation writes into: their places and names."""
+    arguments = enumerate(func._schema.arguments)
+    return [(i, each.name) for i, each in arguments if each.alias_info is not None and each.alias_info.is_write]
+
+
+def _mutated(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in _written_arguments(func)]
+
+
+def _moved(name: str, args: Any, kwargs: Any, found: Sequence[torch.Tensor]) -> int:
+    """Bytes that an operation reads and writes: of what is looked up by indices, what is looked up alone."""
+    if name in ("index", "index_select", "gather", "embedding"):
+        return 2 * sum(tensor.nbytes for tensor in found)
+    if name.startswith(("index_put", "_index_put")):
+        return 2 * int(args[2].nbytes)
+    if name in ("copy_", "fill_", "zero_"):
+        return sum(tensor.nbytes for tensor in _tensors(args)[:2])
+    unlike = {id(tensor): tensor for tensor in _tensors(args, kwargs, found)}
+    return sum(tensor.nbytes for tensor in unlike.values())
+
+
+def _looks_for_true(name: str, args: Any) -> bool:
+    """Indexing by a mask: how many there are is known when they are counted."""
+    return name.startswith(("index", "_index_put")) and any(
+        tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1:2])
+    )
+
+
+def _unique(index: torch.Tensor, dim: int) -> bool:
+    """Whether no index is there twice along a dimension."""
+    ordered = index.sort(dim=dim).values
+    return not bool((ordered.diff(dim=dim) == 0).any())
+
+
+def _unique_places(target: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> bool:
+    """Whether no place of `target` is named twice."""
+    sizes = [size for size, index in zip(target.shape, indices, strict=False) if index is not None]
+    given = torch.broadcast_tensors(*(index for index in indices if index is not None))
+    if given[0].dtype == torch.bool:
+        return True
+    place = torch.zeros_like(given[0])
+    for size, index in zip(sizes, given, strict=True):
+        place = place * size + index % size
+    return _unique(place.flatten(), 0)
+
+
+def _in_its_own_order(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation; but a sum of floats along rows begins at each row's own alignment to four numbers."""
+    x, dims = (*args, None, None)[:2]
+    name = func.overloadpacket.__name__
+    if name not in ("sum", "mean") or not x.is_floating_point() or x.dim() < 2 or dims is None:
+        return func(*args, **kwargs)
+    length = x.shape[-1]
+    if [dim % x.dim() for dim in dims] != [x.dim() - 1] or length % 4 == 0:
+        return func(*args, **kwargs)
+    rows = x.reshape(-1, length)
+    parts = []
+    for number, row in enumerate(rows):
+        head = -(number * length) % 4
+        parts.append(row[head:].sum(**kwargs) + row[:head].sum(**kwargs))
+    found = torch.stack(parts).view(x.shape[:-1])
+    found = found / length if name == "mean" else found
+    return found[..., None] if len(args) > 2 and args[2] else found
+
+
+@contextmanager
+def pretend_gpu(size: int = 2**28) -> Iterator[Gpu]:
+    """A GPU with so many bytes of memory, on this thread and on every thread that is started inside.
+
+    Raises, when it is left: the first fault, whoever caught it; MemoryKept.
+    """
+    gpu, run = Gpu(size), threading.Thread.run
+
+    def run_with_the_gpu(thread: threading.Thread) -> None:
+        with gpu.mode():
+            run(thread)
+
+    def stated(value: Any) -> Callable[..., Any]:
+        return lambda *device: value
+
+    cuda: dict[str, Any] = {
+        "is_available": stated(True),
+        "is_initialized": stated(True),
+        "device_count": stated(1),
+        "current_device": stated(0),
+        "get_device_name": stated("a GPU that is not there"),
+        "get_device_capability": stated((9, 0)),
+        "get_rng_state": stated(None),
+        "set_rng_state": stated(None),
+        "mem_get_info": lambda *device: (gpu.size - gpu.reserved, gpu.size),
+        "memory_reserved": lambda *device: gpu.reserved,
+        "memory_allocated": lambda *device: gpu.allocated,
+        "empty_cache": gpu.empty_cache,
+        "synchronize": lambda *device: gpu.wait("synchronize", *gpu.streams),
+        "Stream": lambda *device: Stream(gpu),
+        "stream": gpu.on,
+        "current_stream": lambda *device: gpu.stream,
+        "default_stream": lambda *device: gpu.default,
+    }
+    with ExitStack() as left, settings_kept():
+        _gpus.append(gpu)
+        left.callback(_gpus.pop)
+        left.enter_context(mock.patch.object(threading.Thread, "run", run_with_the_gpu))
+        for name, stand_in in cuda.items():
+            left.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        with gpu.mode():
+            yield gpu
+            if not gpu.faults:
+                gpu.check_returned()
+        if gpu.faults:
+            raise gpu.faults[0]
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """What a GPU is told of how it computes is told to the whole process: afterwards it is as it was."""
+    matmul, cudnn, cuda = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.cuda
+    flag = torch.are_deterministic_algorithms_enabled()
+    reduced = matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction
+    convolutions, cudnn_attention = (cudnn.benchmark, cudnn.deterministic), cuda.cudnn_sdp_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(flag)
+        matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction = reduced
+        cudnn.benchmark, cudnn.deterministic = convolutions
+        cuda.enable_cudnn_sdp(cudnn_attention)

@@ -1,0 +1,368 @@
+"""The product on a GPU that is not there: every reply is the processor's, nobody waits where nobody must, and memory comes back."""
+
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from core import what_if
+from core.checkpoints import memory
+from core.compare import compare
+from core.engine import certify, device, reference, sampling
+from core.engine.engine import Engine, Scored
+from core.engine.lane import Lane
+from core.errors import NotEnoughMemory
+from core.hub import HuggingFaceHub
+from core.pool import Lease, Pool
+from core.settings import Settings
+from core.types import DEFAULT_SAMPLING, Deviation, Dial
+from tests import pairs, tiny
+from tests.engines import answer, bits, random_model, request, running
+from tests.pairs import comparison, tiny_lease, whole
+from tests.pretend_gpu import Gpu, MemoryKept, MixedDevices, NotRepeatable, OnGpu, Raced, Waited, pretend_gpu
+
+ASKED = (
+    request([5, 6, 7, 8], seed=1),
+    request(range(3, 40), seed=2, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.2),
+    request([9], temperature=0),
+    request(range(50, 70), seed=3, top_p=0.5),
+)
+WARPERS = {"top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
+
+
+@contextmanager
+def gpu_for_engines() -> Iterator[Gpu]:
+    """Passes must not wait, of whichever engine. Steps are not recorded: a recording would leave the GPU out."""
+    with pretend_gpu() as gpu, mock.patch("core.engine.step.record", lambda forward, cache, vocabulary: forward):
+
+        def without_waits(method: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any) -> Any:
+                with gpu.no_waits():
+                    return method(*arguments)
+
+            return run
+
+        passes: dict[str, Any] = {
+            name: without_waits(getattr(Lane, name)) for name in ("read", "write", "score", "adopt")
+        }
+        with mock.patch.multiple(Lane, **passes):
+            yield gpu
+
+
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    """Left when the test's own variables are gone: what is still on the GPU then is kept by the product."""
+    with gpu_for_engines() as gpu:
+        yield gpu
+
+
+@contextmanager
+def engine_on(gpu: Gpu, seed: int = 0, sizes: tuple[int, ...] = (64,), slots: int = 4) -> Iterator[Engine]:
+    model = gpu.move(random_model("Qwen3", seed=seed))
+    with running(model, sizes=sizes, slots=slots) as engine:
+        yield engine
+
+
+@contextmanager
+def lease_on(gpu: Gpu):
+    made = pairs.Engine
+    with mock.patch.object(pairs, "Engine", lambda model, *rest: made(gpu.move(model), *rest)), tiny_lease() as lease:
+        yield lease
+
+
+# --- the engine ---------------------------------------------------------------------------------------
+
+
+def test_replies_are_those_of_the_processor_and_the_engine_is_certified(gpu):
+    with running(random_model("Qwen3"), sizes=(64, 128)) as engine:
+        expected = [bits(events) for events in answer(engine, *ASKED)]
+    with engine_on(gpu, sizes=(64, 128)) as engine:
+        assert engine.device.type == "cuda" and engine._draw_all_slots
+        assert engine.certified and engine.deviation.within
+        assert engine.info().device == "a GPU that is not there, compute capability 9.0"
+        assert [bits(events) for events in answer(engine, *ASKED)] == expected
+
+
+def test_a_step_waits_once_for_what_was_drawn_and_for_nothing_else(gpu):
+    """It was two waits for a pass and four to twelve for a draw."""
+    with engine_on(gpu) as engine:
+        for settings in ({}, {"temperature": 0}, WARPERS):
+            gpu.clear()
+            [events] = answer(engine, request([5, 6, 7], max_new_tokens=9, reuse=False, **settings))
+            assert len(bits(events)) == gpu.total("wait") == 9, dict(gpu.counts)
+
+
+def writing_moves(gpu: Gpu, lane: Lane) -> int:
+    """Bytes that one step moves to write its keys and values."""
+    torch.cuda.synchronize()  # what the engine did, on its own stream
+    gpu.clear()
+    with torch.inference_mode():
+        lane.write([1] * lane.slots, [9] * lane.slots)
+    torch.cuda.synchronize()
+    return gpu.moved("kernel:index_put") + gpu.moved("kernel:copy for index_put")
+
+
+def test_a_cache_is_not_copied_to_be_written(gpu):
+    """Under torch's flag for determinism every write would copy all of it there and back."""
+    with engine_on(gpu, sizes=(256,)) as engine:
+        lane = engine._lanes[256]
+        cache = sum(tensor.nbytes for tensor in lane._writing[0].tensors())
+        device.deterministic_cuda()
+        assert writing_moves(gpu, lane) < cache / 100
+        torch.use_deterministic_algorithms(True)
+        assert writing_moves(gpu, lane) > 4 * cache
+
+
+def test_engines_compute_on_streams_of_their_own(gpu):
+    streams, draw = [], sampling.draw
+
+    def noted(*given):
+        streams.append(gpu.stream)
+        return draw(*given)
+
+    with engine_on(gpu) as one, engine_on(gpu, seed=2) as two, mock.patch.object(sampling, "draw", noted):
+        for engine in (one, two):
+            answer(engine, ASKED[0])
+    assert len(set(streams)) == 2 and gpu.default not in streams
+
+
+def scored(engine: Engine) -> None:
+    """Logits read on the default stream, while the engine goes on on its own."""
+    ids, rows, news = list(range(40)), 0, queue.SimpleQueue[Any]()
+    scoring = engine.score(ids, 1, news.put)
+    while rows < len(ids) - 1:
+        if isinstance(heard := news.get(timeout=60), Scored):
+            rows += len(heard.logits)
+            assert torch.log_softmax(heard.logits.double(), -1).sum(1).isfinite().all()
+            scoring.more()
+    scoring.cancel()
+
+
+def test_logits_that_are_handed_over_can_be_used_on_another_stream(gpu):
+    with engine_on(gpu) as engine:
+        scored(engine)
+
+
+# --- certification of the draw ------------------------------------------------------------------------
+
+
+def test_a_log_probability_that_depends_on_the_row_is_not_certified(gpu):
+    draw = sampling.draw
+
+    def by_row(*given):
+        return [each._replace(logprob=each.logprob - 1e-12 * row) for row, each in enumerate(draw(*given))]
+
+    with mock.patch.object(sampling, "draw", by_row), engine_on(gpu, slots=2) as engine:
+        assert not engine.certified and engine.level == certify.levels("eager", 1)[-1]
+
+
+def test_log_probabilities_do_not_depend_on_the_row_in_a_vocabulary_of_any_size(gpu):
+    """A sum of floats would: each of these rows is aligned in its own way."""
+    row = torch.randn(151_669, generator=torch.Generator().manual_seed(0)) * 3
+    logits = row.expand(4, -1).contiguous().to("cuda")
+    settings = DEFAULT_SAMPLING.model_copy(update={"temperature": 1.0, "top_p": 0.9})
+    assert len(set(sampling.draw(logits, sampling.marked(logits, [[]] * 4), [settings] * 4, [3] * 4))) == 1
+    plain = logits.double()
+    assert len(set((plain - plain.amax(1, keepdim=True)).exp().sum(dim=[1]).tolist())) > 1
+
+
+# --- the product --------------------------------------------------------------------------------------
+
+
+def written(lease: Lease) -> list[Any]:
+    """Both replies with each dial, a token lens and a prompt grid: all that they are made of."""
+    found: list[Any] = []
+    for dial in (None, Dial(amount=0.5), Dial(space="weights", amount=0.5)):
+        asked = comparison(max_new_tokens=6, repetition_penalty=1.2, top_p=0.9, dial=dial)
+        result = compare(lease, asked)
+        found += [(side.token_ids, side.logprobs, side.margins) for side in (result.base, result.post)]
+    found.append(whole(lease, asked.model_copy(update={"dial": None}), "post", found[1][0]))
+    return found + [grid for grid in what_if.grids(lease, comparison(max_new_tokens=2)) if grid]
+
+
+def test_comparisons_dials_the_lens_and_a_grid_are_those_of_the_processor(gpu, monkeypatch):
+    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: True)  # which is another test's
+    monkeypatch.setattr(reference, "deviation", lambda *given: Deviation(nats=0, bound=1, token=1))
+    with tiny_lease() as here:
+        expected = written(here)
+    gpu.size = 2**31  # half a GB is spared
+    with lease_on(gpu) as there:
+        assert there.post.engine.device.type == "cuda"
+        assert written(there) == expected
+
+
+def own(folder) -> Settings:
+    base, post = tiny.save_pair(folder)
+    return Settings(base=str(base), post=str(post), device="cuda", slots=2, threads=1)
+
+
+def test_a_pair_is_loaded_within_its_budget_and_gives_all_memory_back(gpu, tmp_path):
+    gpu.size = 2**31
+    with Pool(own(tmp_path), HuggingFaceHub()) as pool, pool.wait(pool.default.id) as lease:
+        sides = (lease.base, lease.post)
+        assert [side.engine.device.type for side in sides] == ["cuda"] * 2 and lease.base.engine.certified
+        assert compare(lease, comparison(pair=pool.default.id, max_new_tokens=4)).post.token_ids
+        placement = pool._place(next(iter(pool._entries)))
+        assert gpu.peak <= sum(memory.need(side.model.config, placement).bytes(side.engine.shape) for side in sides)
+    del pool, lease, sides
+    device.give_back()
+    assert gpu.allocated == gpu.reserved == 0
+
+
+def test_a_card_that_is_too_small_is_refused_before_anything_is_on_it(gpu, tmp_path):
+    gpu.size = 2**20
+    refused = pytest.raises(NotEnoughMemory, match=r"(These weights|The weights of this pair) need")
+    with Pool(own(tmp_path), HuggingFaceHub()) as pool, refused:
+        pool.wait(pool.default.id)
+    assert gpu.peak == 0
+
+
+# --- a test of the test -------------------------------------------------------------------------------
+
+
+def found(kind: type[Exception], work: Callable[[Gpu], object], match: str | None = None) -> None:
+    """The GPU finds it, whoever else does."""
+    with pytest.raises(kind, match=match), gpu_for_engines() as gpu:
+        work(gpu)
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, device="cuda")
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda gpu: ones(3) + torch.ones(3),
+        lambda gpu: torch.where(ones(3) > 0, ones(3), torch.ones(3)),
+        lambda gpu: ones(3).__setitem__(slice(2), torch.ones(2)),
+        lambda gpu: torch.cat([ones(3), torch.ones(3)]),
+    ],
+)
+def test_tensors_of_both_devices_are_not_mixed(mix):
+    found(MixedDevices, mix)
+
+
+def test_what_a_gpu_does_is_done(gpu):
+    there = ones(3)
+    assert there.device.type == "cuda" and isinstance(there[:, None], OnGpu)
+    assert (there + torch.tensor(2.0)).tolist() == [3, 3, 3], "one number is one number"
+
+
+def too_large() -> torch.Tensor:
+    return torch.empty(2**30, dtype=torch.uint8, device="cuda")
+
+
+def at(*places: int) -> torch.Tensor:
+    return torch.tensor(places, device="cuda")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda gpu: ones(3).cumsum(0),
+        lambda gpu: ones(3).kthvalue(1),
+        lambda gpu: ones(3).index_add_(0, at(1, 1), ones(2)),
+        lambda gpu: ones(3).scatter_(0, at(1, 1), ones(2)),
+        lambda gpu: ones(3).__setitem__(at(1, 1), ones(2)),
+    ],
+)
+def test_what_does_not_repeat_is_refused(operation):
+    found(NotRepeatable, operation)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: ones(3).tolist(),
+        lambda: bool(ones(3).any()),
+        lambda: ones(1).item(),
+        lambda: range(at(3)[0]),
+        lambda: ones(3)[ones(3) > 0],
+        lambda: ones(3).cpu(),
+        lambda: at(1),
+        lambda: ones(3).copy_(torch.ones(3)),
+        lambda: torch.ones(3).to("cuda", non_blocking=True),
+    ],
+)
+def test_waits_are_seen(wait):
+    def work(gpu):
+        with gpu.no_waits():
+            wait()
+
+    found(Waited, work)
+
+
+def on_two_streams(waits: bool = False, recorded: bool = False) -> None:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        there = ones(3) * 2
+    if waits:
+        torch.cuda.current_stream().wait_stream(stream)
+    if recorded:
+        there.record_stream(torch.cuda.current_stream())
+    there + 1
+
+
+def test_streams_that_do_not_wait_for_each_other_are_seen(gpu):
+    found(Raced, lambda gpu: on_two_streams(), "does not wait")
+    found(Raced, lambda gpu: on_two_streams(waits=True), "given back")
+    on_two_streams(waits=True, recorded=True)
+
+
+def test_more_memory_than_there_is_and_memory_that_is_kept_are_seen(gpu):
+    kept: list[torch.Tensor] = []
+    found(torch.OutOfMemoryError, lambda gpu: too_large())
+    found(MemoryKept, lambda gpu: kept.append(ones(3)))
+    for _ in range(2):
+        ones(1000)
+    assert gpu.peak == 4096 and gpu.allocated == 0
+
+
+PLANTED: dict[str, tuple[type[Exception], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "a tensor of the processor's": (MixedDevices, lambda logits: logits + torch.zeros(logits.shape)),
+    "a sum of floats": (NotRepeatable, lambda logits: logits.cumsum(1)),
+    "a wait": (Waited, lambda logits: logits * logits.max().item()),
+    "too much memory": (torch.OutOfMemoryError, lambda logits: logits + too_large()[0]),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_bug_in_a_pass_is_found_though_the_engine_goes_on(name):
+    kind, bug = PLANTED[name]
+    write, planted = Lane.write, list[bool]()
+
+    def buggy(lane, *given):
+        return bug(write(lane, *given)) if planted else write(lane, *given)
+
+    def work(gpu):
+        with engine_on(gpu) as engine:
+            planted.append(True)
+            answer(engine, request([5, 6, 7]))
+
+    with mock.patch.object(Lane, "write", buggy):
+        found(kind, work)
+
+
+def test_caches_that_an_engine_keeps_are_found():
+    kept: list[Lane] = []
+
+    def work(gpu):
+        with engine_on(gpu) as engine:
+            kept.append(engine._lanes[64])
+
+    found(MemoryKept, work)
+
+
+def test_logits_that_are_handed_over_without_a_word_are_found(monkeypatch):
+    monkeypatch.setattr(device, "handed_over", lambda tensor: tensor)
+
+    def work(gpu):
+        with engine_on(gpu) as engine:
+            scored(engine)
+
+    found(Raced, work)
