@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from benchmarks.subjects import Subject
 from core.engine import Engine, Reread, Stoppable
 from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
@@ -123,6 +125,30 @@ def reproduction(subject: Subject, engines: Sequence[Engine], count: int, seed: 
         "strangers": len(engines) * count,
         "of whom left early": left,
         "engine": engines[0].info().certification,
+    }
+
+
+def audit(subject: Subject, engines: Sequence[Engine], count: int) -> dict[str, Any]:
+    """How many replies are the same, bit for bit, under torch's flag for determinism, and what it refuses.
+
+    The product goes without it: it makes writes into a cache copy the cache. One reply at a time, computed from scratch.
+    """
+    asked = varied(count, 3, subject.vocabulary, min(engines[0].context, 512))
+    alone = [request.model_copy(update={"reuse": False}) for request in asked]
+    plain = [reply.tokens for each in alone for reply in together(engines, [each])[0]]
+    audited, refused = list[list[Any]](), "nothing"
+    torch.use_deterministic_algorithms(True)
+    try:
+        audited += (reply.tokens for each in alone for reply in together(engines, [each])[0])
+    except RuntimeError as error:
+        refused = str(error)[:200]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return {
+        "pair": subject.name,
+        "replies": len(plain),
+        "identical under use_deterministic_algorithms": sum(map(list.__eq__, plain, audited)),
+        "refused there": refused,
     }
 
 

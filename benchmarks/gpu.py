@@ -3,7 +3,7 @@
     make gpu                                      on a machine with a GPU
     python -m benchmarks.gpu --device cpu --dry   the same code on a tiny model, to see that it runs
 
-Certification at every lane size, replies asked again under load, speed against transformers.generate
+Certification at every lane size, replies asked again under load, the same replies under torch's flag for determinism, speed against transformers.generate
 with the share of the memory-bandwidth bound, and with --train the training of the embedded pair. Needs
 torch, transformers and pydantic. Every table is kept as soon as it is there, so a run that is cut
 short loses nothing, and a part that runs out of memory loses that part alone.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core.engine.device import Placement
 
 NEEDED = ("torch", "transformers", "pydantic")
-PARTS = ("certify", "replay", "speed")
+PARTS = ("certify", "replay", "audit", "speed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +95,10 @@ def run_parts(out: Any, flags: argparse.Namespace) -> None:
                     with losing_only_itself(out, f"replay {name}"):
                         rows = [clients.reproduction(subject, engines, flags.replies)]
                         out.add(f"Asked again under random load: {subject.name}", rows)
+                if "audit" in flags.parts:
+                    with losing_only_itself(out, f"audit {name}"):
+                        rows = [clients.audit(subject, engines, flags.replies)]
+                        out.add(f"Under torch's flag for determinism: {subject.name}", rows)
                 if "speed" in flags.parts:
                     with losing_only_itself(out, f"speed {name}"):
                         at_once = (1,) if flags.dry else engine.AT_ONCE

@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import arithmetic, engine, gpu, lens, real, report, subjects
+from benchmarks import arithmetic, clients, engine, gpu, lens, real, report, subjects
 from core.engine.device import Placement
 from tests import tiny
 
@@ -79,7 +80,27 @@ def test_gpu_dry_run(capsys):
     certification = content["tables"][0]["rows"]
     assert len({row["lane"] for row in certification}) == 2, "every lane length has a row"
     assert {row["certified"] for row in certification} == {"yes"}
-    assert len(content["tables"]) == 3
+    again, audited = (table["rows"][0] for table in content["tables"][1:3])
+    assert again["identical"] == again["replies asked again under load"] == 2
+    assert audited["identical under use_deterministic_algorithms"] == audited["replies"] == 2
+    assert audited["refused there"] == "nothing" and not torch.are_deterministic_algorithms_enabled()
+    assert len(content["tables"]) == 4
+
+
+@pytest.mark.parametrize(("refuses", "identical", "refused"), [(False, 0, "nothing"), (True, 0, "cumsum has none")])
+def test_the_audit_tells_what_the_flag_changes_and_what_it_refuses(monkeypatch, refuses, identical, refused):
+    def together(engines, requests):
+        flag = torch.are_deterministic_algorithms_enabled()
+        if flag and refuses:
+            raise RuntimeError("cumsum has none")
+        return [[Namespace(tokens=[(1, float(flag), None)]) for _ in engines]]
+
+    monkeypatch.setattr(clients, "together", together)
+    engines: list[Any] = [Namespace(context=256)] * 2
+    row = clients.audit(Namespace(name="pair", vocabulary=99), engines, 3)
+    assert row["replies"] == 6 and row["refused there"] == refused
+    assert row["identical under use_deterministic_algorithms"] == identical
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_part_for_which_there_is_too_little_memory_loses_that_part_alone(capsys, monkeypatch):
