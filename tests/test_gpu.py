@@ -77,6 +77,7 @@ def lease_on(gpu: Gpu):
 # --- the engine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_replies_are_those_of_the_processor_and_the_engine_is_certified(gpu):
     with running(random_model("Qwen3"), sizes=(64, 128)) as engine:
         expected = [bits(events) for events in answer(engine, *ASKED)]
@@ -106,6 +107,7 @@ def writing_moves(gpu: Gpu, lane: Lane) -> int:
     return gpu.moved("kernel:index_put") + gpu.moved("kernel:copy for index_put")
 
 
+@pytest.mark.slow
 def test_a_cache_is_not_copied_to_be_written(gpu):
     """Under torch's flag for determinism every write would copy all of it there and back."""
     with engine_on(gpu, sizes=(256,)) as engine:
@@ -117,6 +119,7 @@ def test_a_cache_is_not_copied_to_be_written(gpu):
         assert writing_moves(gpu, lane) > 4 * cache
 
 
+@pytest.mark.slow
 def test_engines_compute_on_streams_of_their_own(gpu):
     streams, draw = [], sampling.draw
 
@@ -142,6 +145,7 @@ def scored(engine: Engine) -> None:
     scoring.cancel()
 
 
+@pytest.mark.slow
 def test_logits_that_are_handed_over_can_be_used_on_another_stream(gpu):
     with engine_on(gpu) as engine:
         scored(engine)
@@ -150,6 +154,7 @@ def test_logits_that_are_handed_over_can_be_used_on_another_stream(gpu):
 # --- certification of the draw ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_log_probability_that_depends_on_the_row_is_not_certified(gpu):
     draw = sampling.draw
 
@@ -184,6 +189,7 @@ def written(lease: Lease) -> list[Any]:
     return found + [grid for grid in what_if.grids(lease, comparison(max_new_tokens=2)) if grid]
 
 
+@pytest.mark.slow
 def test_comparisons_dials_the_lens_and_a_grid_are_those_of_the_processor(gpu, monkeypatch):
     monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: True)  # which is another test's
     monkeypatch.setattr(reference, "deviation", lambda *given: Deviation(nats=0, bound=1, token=1))
@@ -200,6 +206,7 @@ def own(folder) -> Settings:
     return Settings(base=str(base), post=str(post), device="cuda", slots=2, threads=1)
 
 
+@pytest.mark.slow
 def test_a_pair_is_loaded_within_its_budget_and_gives_all_memory_back(gpu, tmp_path):
     gpu.size = 2**31
     with Pool(own(tmp_path), HuggingFaceHub()) as pool, pool.wait(pool.default.id) as lease:
@@ -331,6 +338,7 @@ PLANTED: dict[str, tuple[type[Exception], Callable[[torch.Tensor], torch.Tensor]
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_bug_in_a_pass_is_found_though_the_engine_goes_on(name):
     kind, bug = PLANTED[name]
@@ -348,6 +356,7 @@ def test_a_bug_in_a_pass_is_found_though_the_engine_goes_on(name):
         found(kind, work)
 
 
+@pytest.mark.slow
 def test_caches_that_an_engine_keeps_are_found():
     kept: list[Lane] = []
 
@@ -358,6 +367,7 @@ def test_caches_that_an_engine_keeps_are_found():
     found(MemoryKept, work)
 
 
+@pytest.mark.slow
 def test_logits_that_are_handed_over_without_a_word_are_found(monkeypatch):
     monkeypatch.setattr(device, "handed_over", lambda tensor: tensor)
 
