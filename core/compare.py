@@ -68,6 +68,12 @@ class _Writer:
         return self.phase in ("done", "failed")
 
     def __post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing but what the reply was given to begin with."""
+        self.ids, self.logprobs, self.margins = [], [], []
+        self.divergence = self.first_at = self.last_at = None
         self._reader = ReplyReader(
             self.checkpoint.tokenizer, self.prompt.question, self.prompt.marks, begun=self.prompt.reasons
         )
@@ -78,6 +84,8 @@ class _Writer:
             case Queued(ahead=ahead):
                 self.phase, self.ahead = "queued", ahead
             case Started():
+                if self.ids:  # it gave way to somebody
+                    self._begin()
                 self.phase, self.ahead, self.started_at = "reading", 0, monotonic()
             case Token():
                 self.phase, self.last_at = "writing", monotonic()
@@ -147,6 +155,7 @@ class Run:
         read: which of the recorded replies are read, not written again; the same in portable arithmetic.
         shared: replies that somebody says came of this; in portable arithmetic they are read as far as they are the models',
             and only what differs is written.
+        gives_way: whether its replies are begun again later where somebody else waits for their slots.
         check: is called between the pieces of the work on the prompts; what it raises ends it.
 
     Raises:
@@ -162,6 +171,7 @@ class Run:
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
         shared: Mapping[Side, tuple[int, ...]] | None = None,
+        gives_way: bool = False,
         check: Callable[[], None] = lambda: None,
     ):
         self.comparison = comparison
@@ -190,6 +200,7 @@ class Run:
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=expected.get(side, ()),
+                    gives_way=gives_way,
                 )
                 self._tickets[side] = self._engines[side].submit(request, self._listener(side))
         except BaseException:
@@ -366,7 +377,7 @@ def compare(lease: Lease, comparison: Comparison) -> Result:
 
 
 def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...] = ()) -> SideResult:
-    """Write one side of a comparison to its end, for those who write many at once.
+    """Write one side of a comparison to its end, for those who write many at once and give way to others.
 
     Args:
         shared: a reply that somebody says came of this, as `Run` takes one.
@@ -375,7 +386,8 @@ def write(lease: Lease, comparison: Comparison, side: Side, stop: Stop, shared: 
         Stopped: `stop` was pressed, or the reply was stopped otherwise, so that it is not whole.
         UserError: it cannot be run, or failed.
     """
-    run = Run(lease, comparison, sides=(side,), shared={side: shared} if shared else None, check=stop.check)
+    known = {side: shared} if shared else None
+    run = Run(lease, comparison, sides=(side,), shared=known, gives_way=True, check=stop.check)
     with closing(run.snapshots(lambda: 0.25)) as snapshots:
         for _ in snapshots:
             stop.check()

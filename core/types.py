@@ -253,6 +253,8 @@ class Request(Value):
 
     `expected` are the tokens that an earlier run drew; a DrawDivergence is reported wherever another one is
     drawn. They change nothing that is drawn.
+
+    One that `gives_way` runs while no other request waits for its slot; else it is begun again later, with another Started.
     """
 
     token_ids: tuple[int, ...] = Field(min_length=1)
@@ -261,6 +263,7 @@ class Request(Value):
     reuse: bool = True
     prefilled: int = Field(default=0, ge=0)
     expected: tuple[int, ...] = ()
+    gives_way: bool = False
 
 
 FinishReason = Literal["eos", "length", "context", "stopped"]

@@ -134,6 +134,53 @@ def test_a_scheduler_is_idle_while_nobody_can_go_on():
     assert not first.held and not scheduler.idle
 
 
+def giving_way(size: int = 64) -> Job:
+    each = job(size=size)
+    each.request = each.request.model_copy(update={"gives_way": True})
+    return each
+
+
+def let_in(scheduler: Scheduler, *jobs: Job) -> None:
+    for each in jobs:
+        scheduler.add(each)
+        assert scheduler.next_to_read() is each
+        scheduler.start_writing(each)
+        each.started = 1.0
+        each.write(5)
+
+
+def test_who_gives_way_has_every_slot_while_alone_and_one_less_for_each_who_waits():
+    scheduler = Scheduler((64, 128), slots=2)
+    first, second, elsewhere = giving_way(), giving_way(), giving_way(128)
+    let_in(scheduler, first, second, elsewhere)
+    first.write(6)
+    third = giving_way()
+    scheduler.add(third)
+    scheduler.make_way()
+    assert scheduler.writing == {64: [first, second], 128: [elsewhere]}, "for its like nobody gives way"
+    visitor = job()
+    scheduler.add(visitor)
+    scheduler.make_way()
+    assert scheduler.writing == {64: [first], 128: [elsewhere]}, "who has written the least"
+    assert (second.written, second.started, second.read, second.slot) == ([], None, 0, NO_SLOT)
+    assert scheduler.next_to_read() is visitor, "before those that give way, whoever came first"
+    scheduler.make_way()
+    assert scheduler.writing[64] == [first], "one slot was enough"
+    scheduler.start_writing(visitor)
+    scheduler.release(visitor)
+    assert scheduler.next_to_read() is third
+
+
+def test_a_prompt_that_is_read_gives_way_too():
+    scheduler = Scheduler((64,), slots=2)
+    reading, visitor = giving_way(), job()
+    scheduler.add(reading)
+    assert scheduler.next_to_read() is reading
+    scheduler.add(visitor)
+    scheduler.make_way()
+    assert scheduler.next_to_read() is visitor and list(scheduler.waiting) == [reading]
+
+
 def test_those_who_wait_are_told_their_place_when_it_changes():
     scheduler = Scheduler((64,), slots=1)
     jobs = [job() for _ in range(3)]

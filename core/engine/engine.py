@@ -445,6 +445,7 @@ class Engine:
         for job in self._scheduler.active():
             if job.cancelled:
                 self._finish(job)
+        self._scheduler.make_way()
         chunk_of = self._scheduler.next_chunk()
         for job, news in self._scheduler.announce():
             self._emit(job, news)

@@ -3,7 +3,7 @@
 Requests wait in the order of their turns (core/turns.py). A request takes a slot of the lane that its length needs; while
 that lane is full, later requests for other lanes may pass. One prompt is read at a time, one chunk
 between two decode steps, so a long prompt never stalls the replies that are being written. Scoring
-takes the rounds in which no prompt is read, and at least every fourth.
+takes the rounds in which no prompt is read, and at least every fourth. A request that gives way has a slot while nobody else waits for it.
 """
 
 from collections import deque
@@ -64,6 +64,12 @@ class Job:
         self.written.append(token)
         self.last_token = perf_counter()
         self.first_token = self.first_token or self.last_token
+
+    def begin_again(self) -> None:
+        """As though it had never had a slot."""
+        self.read = self.reused = self.prefill_passes = self.decode_passes = 0
+        self.started = self.first_token = self.last_token = self.told = None
+        self.written.clear()
 
     def finish_reason(self) -> FinishReason | None:
         """Why the reply ends here, or None when it goes on."""
@@ -143,6 +149,22 @@ class Scheduler:
     def add(self, job: Job) -> None:
         self.waiting.append(job)
 
+    def make_way(self) -> None:
+        """Put back who gives way and is in the way of somebody who waits; who has written the least goes first."""
+        others = [job for job in self.waiting if not job.request.gives_way]
+        if others and self.reading is not None and self.reading.request.gives_way:
+            self._put_back(self.reading)
+        for size in self.sizes:
+            short = sum(job.size == size for job in others) - len(self._free[size])
+            giving = [job for job in self.writing[size] if job.request.gives_way]
+            for job in sorted(giving, key=lambda job: len(job.written))[: max(0, short)]:
+                self._put_back(job)
+
+    def _put_back(self, job: Job) -> None:
+        self.release(job)
+        job.begin_again()
+        self.add(job)
+
     def next_chunk(self) -> Job | Score | None:
         """Whose chunk is read in this round."""
         job, score = self.next_to_read(), self.next_to_score()
@@ -166,7 +188,8 @@ class Scheduler:
 
     def _in_turn(self) -> list[Job]:
         running = [job.who for job in self.active() if job.slot != NO_SLOT]
-        return in_turn(self.waiting, running, lambda job: job.who)
+        waiting = in_turn(self.waiting, running, lambda job: job.who)
+        return sorted(waiting, key=lambda job: job.request.gives_way)
 
     def next_to_score(self) -> Score | None:
         """The score that is under way, when it may go on: one alone, for each needs a cache of its own. Else the next in turn."""
