@@ -89,17 +89,18 @@ class Shared(Value):
 
 
 def of_receipt(receipt: Receipt) -> Shared:
-    return Shared(comparison=receipt.comparison, base=_output(receipt.base), post=_output(receipt.post))
+    return Shared(comparison=receipt.comparison, base=output(receipt.base), post=output(receipt.post))
 
 
 def of_turn(chat: Chat, index: int, lens: LensChoice | None = None) -> Shared:
     """What the link of one turn of a conversation carries, or of a lens on it."""
     record = chat[index]
-    base, post = (_output(kept, record.turn.reply(side)) if (kept := record.receipt(side)) else None for side in SIDES)
+    base, post = (output(kept, record.turn.reply(side)) if (kept := record.receipt(side)) else None for side in SIDES)
     return Shared(comparison=record.comparison(chat[:index]), base=base, post=post, lens=lens)
 
 
-def _output(side: SideReceipt, text: str | None = None) -> Output:
+def output(side: SideReceipt, text: str | None = None) -> Output:
+    """What one side wrote, from its half of a receipt."""
     return Output(sha256=side.output_sha256, tokens=len(side.token_ids), text=text, **in_common(side, Output))
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import closing
 from contextvars import copy_context
 from threading import Event, Thread
+from time import monotonic
 from typing import TypeVar
 
 from .errors import UserError
@@ -66,6 +67,20 @@ def watch(steps: Steps[S, R], show: Callable[[S], V], stop: Stop | None = None) 
                 return end.value
             yield show(step)
     raise Stopped("Stopped.")
+
+
+def seldom(steps: Steps[S, R], seconds: float) -> Steps[S, R]:
+    """The same work without the steps that come sooner than so many seconds after the last one that was passed on."""
+    due = 0.0
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            if monotonic() >= due:
+                yield step
+                due = monotonic() + seconds
 
 
 def apart(work: Callable[[Stop], R]) -> Steps[None, R]:

@@ -159,7 +159,7 @@ def test_a_page_that_strangers_reach_has_neither_the_form_nor_the_event(pool):
 def test_the_form_is_no_named_endpoint_and_the_page_takes_it(visitor, pool, folders):
     with served(pool) as url:
         names = set(Client(url, verbose=False).view_api(return_format="dict")["named_endpoints"])
-        assert names == {"/compare", "/replay", "/lens", "/experiment", "/pairs"}
+        assert names == {"/compare", "/replay", "/lens", "/experiment", "/study", "/pairs"}
         page = visitor(url)
         page.get_by_role("button", name="Your own pair").click()
         page.locator("#own_base textarea, #own_base input").fill("/nowhere")

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 
 import pytest
 
@@ -54,10 +54,10 @@ class Typist:
         self.pairs: list[str] = []
         self._lock = threading.Lock()
 
-    @contextmanager
     def sit_down(self, pair: str):
+        yield f"Loading {pair}"
         self.pairs.append(pair)
-        yield Desk(self.slots, self.write)
+        return nullcontext(Desk(self.slots, self.write))
 
     def write(self, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...]) -> SideResult:
         stop.check()
@@ -85,6 +85,7 @@ def test_every_cell_is_written_once_and_kept_in_the_order_of_the_plan(tmp_path):
         steps = perform(asked, kept, typist)
         assert list(kept.written(asked)) == list(asked.cells()) and kept.plan == asked
     assert len(typist.asked) == len(set(typist.asked)) == asked.total == 24
+    assert steps[0].loading == "Loading embedded" and not any(step.loading for step in steps[1:])
     assert (steps[-1].done, steps[-1].total, steps[-1].seconds_left) == (24, 24, 0)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert any(step.seconds_left for step in steps[:-1])
@@ -147,9 +148,9 @@ def test_a_stop_ends_what_is_being_written():
             time.sleep(0.01)
         stop.check()
 
-    @contextmanager
     def sit_down(pair):
-        yield Desk(1, write)
+        yield f"Loading {pair}"
+        return nullcontext(Desk(1, write))
 
     def show(step):
         if started.is_set():

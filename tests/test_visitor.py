@@ -455,7 +455,13 @@ for folder in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_a_room_is_deleted_by_deleting_its_folder_and_its_line(tmp_path):
-    rooms = {"compare": "Compare", "lens": "Token lens", "experiments": "Experiments", "receipts": "Receipts"}
+    rooms = {
+        "compare": "Compare",
+        "lens": "Token lens",
+        "experiments": "Experiments",
+        "studies": "Studies",
+        "receipts": "Receipts",
+    }
     _, *others = rooms
     for room in others:
         folder = tmp_path / room

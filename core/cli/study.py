@@ -3,21 +3,19 @@
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from .. import compare
 from ..errors import UserError
 from ..hub import HuggingFaceHub
 from ..pairs import find_pair
-from ..pool import Pool
+from ..pool import Pool, Progress
 from ..settings import Settings, add_model_flags
 from ..steps import Steps, Stop, Stopped, finish, watch
 from ..study import export, receipt, store
@@ -28,9 +26,10 @@ from ..study.report import html_report
 from ..study.results import read_bar, results
 from ..study.run import Desk, StudyProgress
 from ..study.run import run as run_study
+from ..study.served import desk
 from ..study.store import CellReply
 from ..study.suite import MOST_BYTES, NAMES, own_suite, read_suite
-from ..types import DEFAULT_SAMPLING, SIDES, Conversation, Sampling, Side, explain
+from ..types import DEFAULT_SAMPLING, Conversation, Sampling, Side, explain
 from .compare import add_settings_flags, given, standard_input, switches
 from .files import read_file, write_file
 from .terminal import INTERRUPTED, Saying, say, stopped_by
@@ -125,14 +124,18 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     return INTERRUPTED if found.done < found.total else 1 if failed else 0
 
 
-@contextmanager
-def sit_down(pool: Pool, pair: str, commits: Mapping[Side, str] | None = None) -> Iterator[Desk]:
-    """A pair in memory, at these commits of the Hub or its own, for as long as a study writes with it."""
-    with Saying() as progress:
-        lease = finish(pool.open(pair, commits), progress)
-    with lease:
-        slots = min(lease.side(side).engine.info().slots for side in SIDES)
-        yield Desk(slots, partial(compare.write, lease))
+def sit_down(
+    pool: Pool, pair: str, commits: Mapping[Side, str] | None = None
+) -> Steps[str, AbstractContextManager[Desk]]:
+    """A desk at a pair, at these commits of the Hub or its own, with its progress on the terminal."""
+    with Saying() as say_progress:
+
+        def said(progress: Progress) -> str:
+            say_progress(progress)
+            return str(progress)
+
+        lease = yield from watch(pool.open(pair, commits), said)
+    return desk(lease)
 
 
 def follow(steps: Steps[StudyProgress, R], stop: Stop) -> R | None:
@@ -140,6 +143,8 @@ def follow(steps: Steps[StudyProgress, R], stop: Stop) -> R | None:
     bar: list[tqdm] = []
 
     def show(progress: StudyProgress) -> None:
+        if progress.loading:
+            return
         if not bar:
             start = {"initial": progress.done, "total": progress.total}
             bar.append(tqdm(**start, unit=" replies", file=sys.stderr, disable=None, dynamic_ncols=True))

@@ -49,9 +49,9 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
     by_importance = {
         "the settings": _settings(plan, report.receipt),
         **at_the_end,
-        **{f"rates, {_title(plan, each.contrast)}": _rates(plan, found, each) for each in found.whole.contrasts},
-        "the categories": _slices("By category", "category", plan, found, found.categories),
-        "the prompts": _slices(
+        **{f"rates, {_title(plan, each.contrast)}": rates_section(plan, found, each) for each in found.whole.contrasts},
+        "the categories": slices_section("By category", "category", plan, found, found.categories),
+        "the prompts": slices_section(
             "By prompt, those at which verdicts flip most first", "prompt", plan, found, found.prompts
         ),
         "the replies": _replies(plan, written, found),
@@ -78,7 +78,7 @@ def _title(plan: StudyPlan, contrast: Contrast) -> str:
     return f"{contrast.base.pair}, {contrast.title}" if len(plan.pairs) > 1 else contrast.title
 
 
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """The first cell of a row names it."""
     body = "".join(
         f'<tr><th scope="row">{html.escape(str(first))}</th>{"".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)}</tr>'
@@ -142,7 +142,7 @@ def _count(counted: Slice, contrast: Contrast, side: Side) -> ArmCount:
     return next(count for count in counted.arms if count.arm == contrast.arm(side))
 
 
-def _rates(plan: StudyPlan, found: StudyResults, counted: ContrastCount) -> str:
+def rates_section(plan: StudyPlan, found: StudyResults, counted: ContrastCount) -> str:
     counts = {side: _count(found.whole, counted.contrast, side) for side in SIDES}
     title = _title(plan, counted.contrast)
     rows = [
@@ -161,7 +161,7 @@ def _rates(plan: StudyPlan, found: StudyResults, counted: ContrastCount) -> str:
     key = "".join(f'<span class="{side}">{SIDE_NAMES[side]}</span>' for side in SIDES)
     return (
         f'<section><h2>{html.escape(title[0].upper() + title[1:])}</h2><p class="key">{key}</p>'
-        f"{_plot(title, found.measures, counts)}{_table(f'Rates with intervals of 95%, {title}', head, rows)}"
+        f"{_plot(title, found.measures, counts)}{table(f'Rates with intervals of 95%, {title}', head, rows)}"
         f"<p>{counted.equal} of {counted.pairs} pairs of replies are equal to the letter.</p>{_parted(counted)}</section>"
     )
 
@@ -233,7 +233,7 @@ def _parted(counted: ContrastCount) -> str:
 # --- prompts and replies ----------------------------------------------------------------------------------------
 
 
-def _slices(title: str, what: str, plan: StudyPlan, found: StudyResults, slices: Sequence[Slice]) -> str:
+def slices_section(title: str, what: str, plan: StudyPlan, found: StudyResults, slices: Sequence[Slice]) -> str:
     """Of each pair's checkpoints as they are used."""
     if not slices:
         return ""
@@ -250,7 +250,7 @@ def _slices(title: str, what: str, plan: StudyPlan, found: StudyResults, slices:
                 (each.title, *rates, export.gap(counted.gaps[measure]), flips, f"{counted.equal} of {counted.pairs}")
             )
         head = [what, "base", "post-trained", "difference, points", "flips, all measures", "equal replies"]
-        tables.append(_table(f"By {what}: {measure}, {_title(plan, contrast)}", head, rows))
+        tables.append(table(f"By {what}: {measure}, {_title(plan, contrast)}", head, rows))
     more = f"<p>The first {_MOST_ROWS} of {len(slices):,}.</p>" if len(slices) > _MOST_ROWS else ""
     return f"<section><h2>{html.escape(title)}</h2>{more}{''.join(tables)}</section>"
 

@@ -13,7 +13,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ..steps import Steps, Stop
+from ..steps import Steps, Stop, watch
 from ..types import Comparison, Side, SideResult, Value
 from .plan import StudyCell, StudyPlan
 from .store import Store
@@ -34,14 +34,18 @@ class Desk:
 
 
 class StudyProgress(Value):
-    """`done` of `total` cells are there; `seconds_left` is about what the others take, where that can be told."""
+    """`done` of `total` cells are there; `seconds_left` is about what the others take, where that can be told.
+
+    `loading` says what is loaded, while nothing can be written for that.
+    """
 
     done: int
     total: int
     seconds_left: float | None = None
+    loading: str = ""
 
 
-SitDown = Callable[[str], AbstractContextManager[Desk]]  # loads a pair by its id
+SitDown = Callable[[str], Steps[str, AbstractContextManager[Desk]]]  # loads a pair by its id, and says how far that is
 
 
 def run(plan: StudyPlan, store: Store, sit_down: SitDown) -> Steps[StudyProgress, None]:
@@ -82,11 +86,16 @@ def write(
     """
     total = len(cells) if total is None else total
     began, new, before = monotonic(), 0, total - len(cells)
+
+    def loading(text: str) -> Came:
+        return Came(StudyProgress(done=before + new, total=total, loading=text))
+
     for pair in plan.pairs:
         mine = [cell for cell in cells if cell.arm.pair == pair]
         if not mine:
             continue
-        with sit_down(pair) as desk, closing(_write(plan, mine, desk, known)) as coming:
+        seat = yield from watch(sit_down(pair), loading)
+        with seat as desk, closing(_write(plan, mine, desk, known)) as coming:
             for came in coming:
                 new += came is not None
                 left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None

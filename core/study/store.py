@@ -5,6 +5,7 @@ them: the same study, or one of the same prompts with more seeds, other tests or
 """
 
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,15 @@ class Store:
             row = (_key(plan, cell), CellReply.of(result).model_dump_json())
             self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?)", row)
 
+    def image(self, plan: StudyPlan) -> bytes:
+        """What there is of a study, packed, for `opened`; all else is dropped here."""
+        mine = {_key(plan, cell) for cell in plan.cells()}
+        kept = [key for (key,) in self._connection.execute("SELECT key FROM cell")]
+        with self._connection:
+            self._connection.executemany("DELETE FROM cell WHERE key = ?", [(key,) for key in kept if key not in mine])
+        self._connection.execute("VACUUM")
+        return zlib.compress(self._connection.serialize())
+
     def fingerprint(self, arm: Arm) -> Fingerprint | None:
         row = self._connection.execute(
             "SELECT value FROM fingerprint WHERE pair = ? AND side = ?", (arm.pair, arm.side)
@@ -161,8 +171,8 @@ def _key(plan: StudyPlan, cell: StudyCell) -> str:
 
 
 @contextmanager
-def opened(file: str | None) -> Iterator[Store]:
-    """A store in this file, which is made where there is none; without one in memory, gone at the end.
+def opened(file: str | None, image: bytes | None = None) -> Iterator[Store]:
+    """A store in this file, which is made where there is none; without one in memory, gone at the end, from an `image` if there is one.
 
     Raises:
         UserError: it cannot be opened, is no study, or is in use.
@@ -177,7 +187,9 @@ def opened(file: str | None) -> Iterator[Store]:
         connection.execute(
             "PRAGMA synchronous = NORMAL"
         )  # safe when the process ends; the system's end may cost the last cells
-        if new:
+        if image is not None:
+            connection.deserialize(zlib.decompress(image))
+        elif new:
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.executescript(_SCHEMA)
         elif connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:

@@ -12,10 +12,12 @@ from .. import canonical, experiments, lens, receipts
 from ..compare import Run
 from ..errors import UserError
 from ..experiments import NewProcesses
-from ..pairs import Pair, label
+from ..pairs import Pair, find_pair, label
 from ..pool import Pool
 from ..replay import replay
-from ..steps import watch
+from ..steps import Stop, seldom, watch
+from ..study import served
+from ..study.plan import StudyPlan
 from ..types import Comparison, LensContext, Side, explain
 
 Endpoint = Callable[..., Iterator[dict | None]]
@@ -23,9 +25,9 @@ PERIOD = 0.25  # seconds between two moments at which a client that has gone is 
 
 
 def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
-    """Register /compare, /replay, /lens, /experiment and /pairs in the current Blocks.
+    """Register /compare, /replay, /lens, /experiment, /study and /pairs in the current Blocks.
 
-    They are generators that yield nothing while they work, so that Gradio can close them, and with them
+    They are generators that yield nothing while they work, /study how far it is, so that Gradio can close them, and with them
     what they ask of the models, when a client cancels or hangs up.
     """
 
@@ -62,6 +64,17 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
             steps = experiments.perform(experiment, lease, processes.ask)
             yield canonical.dump((yield from watch(steps, _quiet)))
 
+    @_spoken
+    def study_endpoint(plan: dict) -> Iterator[dict | None]:
+        """Run a StudyPlan; yields StudyProgress while it goes on, and returns the StudyReport, with the receipt of the whole study."""
+        asked = StudyPlan.model_validate(plan)
+        for pair in asked.pairs:
+            find_pair(pool.pairs, pair)
+        study = yield from watch(seldom(served.perform(pool, asked, Stop()), PERIOD), canonical.dump)
+        if study.ended:
+            raise UserError(study.ended)
+        yield canonical.dump(study.report)
+
     def pairs_endpoint() -> list[dict]:
         """The pairs that can be asked for; a model from a folder has its name only."""
 
@@ -71,7 +84,7 @@ def add(pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
 
         return [shown(pair) for pair in pool.pairs]
 
-    for endpoint in (compare_endpoint, replay_endpoint, lens_endpoint, experiment_endpoint):
+    for endpoint in (compare_endpoint, replay_endpoint, lens_endpoint, experiment_endpoint, study_endpoint):
         api(endpoint, api_name=endpoint.__name__.removesuffix("_endpoint"), **limits)
     api(pairs_endpoint, api_name="pairs", queue=False)
 

@@ -26,6 +26,7 @@ ROOMS = (
     "compare",
     "lens",
     "experiments",
+    "studies",
     "receipts",
 )
 # Why the last three words: checkpoints/LICENSE.md.

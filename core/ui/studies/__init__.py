@@ -1,0 +1,1 @@
+"""The Studies tab: how often, instead of once."""

@@ -1,0 +1,164 @@
+"""What happens on the Studies tab, as plain functions and generators of views: no widgets in here."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ... import links
+from ...errors import UserError
+from ...pool import Pool
+from ...steps import Stop, seldom, watch
+from ...study import served, suite
+from ...study.checks import read_check
+from ...study.plan import DEFAULT_SEEDS, StudyCell, StudyPlan, StudyPrompt
+from ...study.run import StudyProgress
+from ...study.served import Study
+from ...study.suite import read_suite
+from ...types import SIDES, Conversation, Sampling, Side, explain
+from ..sidebar import Choices
+
+SEEDS_OF_A_SUITE = 4
+TOKENS = 40  # of a reply, at most, where nothing else is said
+PERIOD = 0.25  # seconds between two views of what is under way
+ONE, OWN = (
+    "one",
+    "own",
+)  # what is asked: one prompt, or a suite that somebody brought, or else one that comes with the app
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that somebody brought: its file's name, and its rows."""
+
+    name: str
+    rows: tuple[StudyPrompt, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """How far a study is; at its end what was counted, or what went wrong, or both."""
+
+    busy: bool
+    progress: StudyProgress | None = None
+    study: Study | None = None
+    mistake: str = ""
+
+
+def take(file: Path) -> Suite:
+    """Read a suite that was dropped, and remove the server's copy of it.
+
+    Raises:
+        UserError: it cannot be read, or a row cannot be asked.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(suite.MOST_BYTES + 1)
+    finally:
+        file.unlink()
+    return Suite(file.name, read_suite(file.name, data))
+
+
+def seeds_for(asked: str) -> int:
+    """How often each prompt is asked where nothing else is said."""
+    return DEFAULT_SEEDS if asked == ONE else SEEDS_OF_A_SUITE
+
+
+def plan(
+    chosen: Choices,
+    asked: str,
+    prompt: str,
+    brought: Suite | None,
+    *,
+    seeds: Any,
+    tokens: Any,
+    tests: str,
+    crossed: bool,
+) -> StudyPlan:
+    """What is asked, of what the page holds; `tests` are one in a line.
+
+    Raises:
+        UserError: something is missing or out of range.
+    """
+    if seeds is None or tokens is None:
+        raise UserError(f"{'Seeds' if seeds is None else 'Longest reply'} is empty; type a number.")
+    try:
+        return StudyPlan(
+            prompts=_prompts(chosen, asked, prompt, brought),
+            pairs=(chosen.pair,),
+            seeds=seeds,
+            sampling=Sampling.model_validate({**dict(chosen.sampling), "max_new_tokens": tokens}),
+            framing_base=chosen.framing_base,
+            framing_post=chosen.framing_post,
+            crossed=crossed,
+            today=date.today().isoformat(),
+            chat_template_kwargs=chosen.chat_template_kwargs,
+            checks=tuple(read_check(line.strip()) for line in tests.splitlines() if line.strip()),
+        )
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def _prompts(chosen: Choices, asked: str, prompt: str, brought: Suite | None) -> tuple[StudyPrompt, ...]:
+    if asked in suite.NAMES:
+        return suite.own_suite(asked)
+    if asked == OWN:
+        if brought is None:
+            raise UserError("This suite is no longer in memory here; drop its file again.")
+        return brought.rows
+    if not prompt.strip():
+        raise UserError("Type a prompt first: it is what both models are asked, again and again.")
+    return (StudyPrompt(prompt=prompt, conversation=Conversation(system=chosen.system)),)
+
+
+def perform(pool: Pool, asked: StudyPlan, before: Study | None, stop: Stop) -> Generator[View, None, None]:
+    """Run a study; replies that the one before had are not written again. Closing the generator stops what is under way."""
+    try:
+        yield View(busy=True)
+        steps = served.perform(pool, asked, stop, before.image if before else None)
+        study = yield from watch(seldom(steps, PERIOD), lambda progress: View(busy=True, progress=progress))
+        yield View(busy=False, study=study, mistake=study.ended)
+    except UserError as error:
+        yield View(busy=False, mistake=str(error))
+
+
+def held(study: Study | None) -> Study:
+    """Raises UserError when the session that held it was lost."""
+    if study is None:
+        raise UserError("This study is no longer in memory here; run it again.")
+    return study
+
+
+def cell(found: Study | None, data: Any) -> tuple[Study, StudyCell]:
+    """The study that is held, and the cell that a browser names by (prompt, repetition, arm), each from 0.
+
+    Raises:
+        UserError: there is none.
+    """
+    study = held(found)
+    arms = study.plan.arms()
+    bounds = (len(study.plan.prompts), study.plan.repetitions, len(arms))
+    match data:
+        case [int() as prompt, int() as repetition, int() as arm] if all(
+            0 <= at < bound for at, bound in zip(data, bounds, strict=True)
+        ):
+            return study, StudyCell(prompt, repetition, arms[arm])
+    raise UserError("There is no such reply in this study; run it again.")
+
+
+def shared(study: Study, at: StudyCell) -> links.Shared:
+    """A cell with its sibling at the same seed, as a comparison that Compare writes again to the token."""
+    contrast = next(each for each in study.plan.contrasts() if at.arm in (each.base, each.post))
+    framed = {f"framing_{side}": contrast.arm(side).framing for side in SIDES}
+    written = study.written()
+    writers = {writer.side: writer.fingerprint for writer in study.report.receipt.writers if writer.pair == at.arm.pair}
+    outputs: dict[Side, links.Output] = {}
+    for side in SIDES:
+        own = at._replace(arm=contrast.arm(side))
+        if own in written:
+            outputs[side] = links.output(written[own].side_receipt(study.plan, own, writers[side]))
+    comparison = study.plan.comparison(at).model_copy(update=framed)
+    return links.Shared(comparison=comparison, base=outputs.get("base"), post=outputs.get("post"))
