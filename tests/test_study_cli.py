@@ -127,6 +127,31 @@ def test_a_mistake_is_one_sentence_before_anything_is_run(pool, capsys, argument
     assert not pool.loads
 
 
+def test_the_stages_of_a_lineage_are_each_held_against_the_first(pool, capsys, monkeypatch, tmp_path):
+    added: list = []
+    monkeypatch.setattr(pool, "add", added.append, raising=False)
+    file, report = str(tmp_path / "receipt.json"), tmp_path / "report.html"
+    stages = ["--stages", "lab/base, lab/sft,lab/final"]
+    assert app.main([*ASK, "--own-framings", *stages, "--receipt", file, "--out", str(report)]) == 0
+    assert [(pair.base, pair.post) for pair in added] == [("lab/base", "lab/sft"), ("lab/base", "lab/final")]
+    printed = capsys.readouterr().out
+    rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines() if line.startswith("  lab/base |")]
+    assert [row[0] for row in rows] == ["lab/base | lab/sft", "lab/base | lab/final"]
+    assert {row[2] for row in rows} == {"8 of 8, 100% (68% to 100%)"}
+    assert "From pair to pair" in report.read_text() and "pair 1: 100%; pair 2: 100%." in report.read_text()
+    added.clear()
+    assert app.main(["replay", file, *stages]) == 0 and len(added) == 2
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--stages"], "No stages are known of Scripted pair"),
+        (["--stages", "lab/base"], "name them in their order"),
+        (["--stages", "./nothing,lab/sft"], "check the path"),
+        ([*stages, "--pairs", "scripted"], "leave out one of them"),
+    ):
+        assert app.main([*ASK, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_its_receipt_replays_whole_or_in_part(pool, capsys, tmp_path):
     file = str(tmp_path / "receipt.json")
     assert app.main([*ASK, "--receipt", file]) == 0

@@ -17,7 +17,7 @@ from ..study.receipt import StudyVerdict
 from ..study.store import opened
 from ..types import Verdict
 from .files import read_file
-from .study import follow, sit_down
+from .study import add_stages_flag, follow, sit_down, staged
 from .terminal import INTERRUPTED, Saying, say, stopped_by
 
 
@@ -35,6 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.sqlite",
         help="of a study: the file that keeps its replies; in portable arithmetic they are read, which gives the same bits sooner",
     )
+    add_stages_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
     add_model_flags(parser)
 
@@ -74,6 +75,8 @@ def _study(flags: argparse.Namespace, settings: Settings, data: bytes) -> StudyV
         with opened(flags.keep) as kept:
             known = kept.written(receipt.plan)
     with Pool(settings, HuggingFaceHub()) as pool, stopped_by(stop, signal.SIGINT):
+        if flags.stages is not None:
+            staged(pool, flags.stages)
         again = study_receipts.replay(
             receipt,
             lambda pair: sit_down(pool, pair, receipt.commits(pair)),

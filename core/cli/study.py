@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..hub import HuggingFaceHub
-from ..pairs import find_pair
+from ..pairs import find_pair, own_pair
 from ..pool import Pool, Progress
 from ..settings import Settings, add_model_flags
 from ..steps import Steps, Stop, Stopped, finish, watch
@@ -68,6 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ID,ID",
         help="the pairs to ask, one after the other (default: the one that other commands take)",
     )
+    add_stages_flag(parser)
     parser.add_argument(
         "--own-framings",
         action="store_true",
@@ -98,6 +99,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_settings_flags(parser, SAMPLING)
     add_model_flags(parser)
+
+
+def add_stages_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stages",
+        metavar="BASE,NAME,...",
+        nargs="?",
+        const="",
+        help="several checkpoints of one lineage, each held against the first: folders, Hub ids, adapters; without names those that pairs.toml has for the pair",
+    )
 
 
 def run(flags: argparse.Namespace, settings: Settings) -> int:
@@ -180,17 +191,17 @@ def _plan(flags: argparse.Namespace, pool: Pool, kept: StudyPlan | None) -> Stud
     Raises:
         UserError: it cannot be asked.
     """
+    pairs = _studied(flags, pool)
     if (flags.suite is None) == (flags.prompt is None):
         if flags.suite is None and kept is not None:
             return kept
         raise UserError("Name a file of prompts, or write one with --prompt; not both.")
     if flags.suite is not None and flags.system is not None:
         raise UserError("A suite holds its own system prompts; leave out --system.")
-    pairs = [pool.default.id] if flags.studied is None else [id.strip() for id in flags.studied.split(",")]
     try:
         return StudyPlan(
             prompts=_prompts(flags),
-            pairs=tuple(find_pair(pool.pairs, id).id for id in dict.fromkeys(pairs)),
+            pairs=pairs,
             seeds=flags.seeds if flags.seeds is not None else DEFAULT_SEEDS if flags.prompt is not None else 4,
             sampling=Sampling.model_validate({**dict(SAMPLING), **given(flags, *Sampling.model_fields)}),
             crossed=not flags.own_framings,
@@ -201,6 +212,33 @@ def _plan(flags: argparse.Namespace, pool: Pool, kept: StudyPlan | None) -> Stud
         )
     except ValidationError as error:
         raise explain(error) from None
+
+
+def _studied(flags: argparse.Namespace, pool: Pool) -> tuple[str, ...]:
+    """The pairs to ask, by their ids. Raises UserError where one is none."""
+    if flags.stages is None:
+        ids = [pool.default.id] if flags.studied is None else [id.strip() for id in flags.studied.split(",")]
+        return tuple(find_pair(pool.pairs, id).id for id in dict.fromkeys(ids))
+    if flags.studied is not None:
+        raise UserError("--stages names the checkpoints and --pairs the pairs; leave out one of them.")
+    return staged(pool, flags.stages)
+
+
+def staged(pool: Pool, stages: str) -> tuple[str, ...]:
+    """Pairs of the first of these checkpoints with each of the others, known to the pool from now on, by their ids.
+
+    Raises:
+        UserError: there are fewer than two, or one is a path to nothing.
+    """
+    named = [spec.strip() for spec in stages.split(",")] if stages else [each.source for each in pool.default.stages]
+    if len(named) < 2:
+        raise UserError(
+            f"No stages are known of {pool.default.title}; name them in their order, as in --stages BASE,SFT,FINAL."
+        )
+    pairs = [own_pair(named[0], spec) for spec in dict.fromkeys(named[1:])]
+    for pair in pairs:
+        pool.add(pair)
+    return tuple(pair.id for pair in pairs)
 
 
 def _prompts(flags: argparse.Namespace) -> tuple[StudyPrompt, ...]:

@@ -110,6 +110,7 @@ def plain(plan: StudyPlan, found: StudyResults) -> str:
     times = f"{plan.repetitions} seeds" if plan.repetitions > 1 else "once"
     asked = f"{len(plan.prompts)} prompts, {times} each" if len(plan.prompts) > 1 else times
     lines = [f"{asked}, {found.done} of {found.total} replies: {found.whole.title}"]
+    lines += _over_pairs(plan, found)
     lines += _table(plan, found.whole, found.measures)
     if found.prompts:
         lines += ["", "Prompts at which verdicts flip most:"]
@@ -128,6 +129,24 @@ UNFINISHED = "It was ended early: the replies that were being written are missin
 OVERLAP = "Intervals are of 95%. Two overlapping intervals are no test: the difference, in percentage points, and p say whether the two differ."
 
 
+def pair_rows(plan: StudyPlan, found: StudyResults) -> list[tuple[str, str, str, str]]:
+    """Of each pair the first measure, each checkpoint as it is used: the pair, both rates, the difference. None of one pair alone."""
+    if len(plan.pairs) == 1:
+        return []
+    measure, own = found.measures[0], plan.contrasts()[0].title
+    rates = {count.arm: rate(count.rates[measure]) for count in found.whole.arms}
+    return [
+        (each.contrast.base.pair, rates[each.contrast.base], rates[each.contrast.post], gap(each.gaps[measure]))
+        for each in found.whole.contrasts
+        if each.contrast.title == own
+    ]
+
+
+def _over_pairs(plan: StudyPlan, found: StudyResults) -> list[str]:
+    rows = pair_rows(plan, found)
+    return ["", *_aligned([(found.measures[0], "base", "post-trained", "difference"), *rows])] if rows else []
+
+
 def _table(plan: StudyPlan, counted: Slice, measures: tuple[str, ...]) -> list[str]:
     by_arm = {count.arm: count for count in counted.arms}
     lines = []
@@ -139,9 +158,12 @@ def _table(plan: StudyPlan, counted: Slice, measures: tuple[str, ...]) -> list[s
         table += [(name, rate(base.rates[name]), rate(post.rates[name]), gap(contrast.gaps[name])) for name in measures]
         distinct = [f"{count.distinct} of {count.replies}" for count in (base, post)]
         table.append(("distinct replies", distinct[0], distinct[1], ""))
-        widths = [max(len(row[column]) for row in table) for column in range(4)]
-        lines += [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
+        lines += _aligned(table)
     return lines
+
+
+def _aligned(table: list[tuple[str, str, str, str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    ]

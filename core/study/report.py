@@ -13,7 +13,7 @@ from ..types import SIDE_NAMES, SIDES, Side
 from . import export
 from .plan import Contrast, StudyCell, StudyPlan
 from .receipt import EMBEDDED, StudyReceipt
-from .results import PARTED, ArmCount, ContrastCount, Gap, Slice, StudyResults
+from .results import PARTED, ArmCount, ContrastCount, Gap, Rate, Slice, StudyResults
 from .statistics import Interval
 from .store import CellReply
 
@@ -49,6 +49,7 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
     by_importance = {
         "the settings": _settings(plan, report.receipt),
         **at_the_end,
+        "the pairs": _pairs(plan, found),
         **{f"rates, {_title(plan, each.contrast)}": rates_section(plan, found, each) for each in found.whole.contrasts},
         "the categories": slices_section("By category", "category", plan, found, found.categories),
         "the prompts": slices_section(
@@ -164,6 +165,48 @@ def rates_section(plan: StudyPlan, found: StudyResults, counted: ContrastCount) 
         f"{_plot(title, found.measures, counts)}{table(f'Rates with intervals of 95%, {title}', head, rows)}"
         f"<p>{counted.equal} of {counted.pairs} pairs of replies are equal to the letter.</p>{_parted(counted)}</section>"
     )
+
+
+def _pairs(plan: StudyPlan, found: StudyResults) -> str:
+    """The first measure from pair to pair: over the stages of a lineage, where that is what they are."""
+    rows, measure = export.pair_rows(plan, found), found.measures[0]
+    if not rows:
+        return ""
+    head = ["pair", "base", "post-trained", "difference, points"]
+    shares = [
+        next(count.rates[measure] for count in found.whole.arms if count.arm == each.contrast.post)
+        for each in found.whole.contrasts
+        if each.contrast.title == plan.contrasts()[0].title
+    ]
+    return f"<section><h2>From pair to pair</h2>{_line(measure, shares)}{table(f'{measure}, each under its own framing', head, rows)}</section>"
+
+
+def _line(measure: str, rates: Sequence[Rate]) -> str:
+    """The post-trained rates in the order of the pairs, with their intervals, 0 to 100% from below."""
+    step, height = 90, 160
+
+    def at(number: int, share: float) -> str:
+        return f"{60 + step * number},{10 + height * (1 - share):.1f}"
+
+    known = [(number, rate) for number, rate in enumerate(rates) if rate.share is not None]
+    line = " ".join(at(number, rate.share or 0.0) for number, rate in known)
+    marks = "".join(
+        f'<circle class="post" cx="{60 + step * number}" cy="{10 + height * (1 - (rate.share or 0.0)):.1f}" r="4"/>'
+        + (
+            f'<polyline class="post" points="{at(number, rate.interval.low)} {at(number, rate.interval.high)}"/>'
+            if rate.interval
+            else ""
+        )
+        + f'<text x="{60 + step * number}" y="{height + 30}" text-anchor="middle">{number + 1}</text>'
+        for number, rate in known
+    )
+    grid = "".join(
+        f'<line class="axis" x1="40" x2="{60 + step * len(rates)}" y1="{10 + height * (1 - share):.0f}" y2="{10 + height * (1 - share):.0f}"/><text x="34" y="{14 + height * (1 - share):.0f}" text-anchor="end">{share:.0%}</text>'
+        for share in (0, 0.5, 1)
+    )
+    spoken = "; ".join(f"pair {number + 1}: {rate.share:.0%}" for number, rate in known)
+    label = html.escape(f"{measure}, post-trained, from pair to pair. {spoken}.")
+    return f'<svg viewBox="0 0 {max(690, 80 + step * len(rates))} {height + 40}" role="img" aria-label="{label}">{grid}<polyline class="post" fill="none" points="{line}" style="fill: none"/>{marks}</svg>'
 
 
 def _numbers(interval: Interval | None) -> str:
