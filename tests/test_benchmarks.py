@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import arithmetic, clients, engine, gpu, lens, real, report, subjects
+from benchmarks import arithmetic, clients, engine, gpu, lens, real, report, study, subjects
 from core.engine.device import Placement
 from tests import tiny
 
@@ -180,6 +180,14 @@ def test_lens(capsys):
     row = found(capsys.readouterr().out)["tables"][0]["rows"][0]
     assert row["tokens"] == 12
     assert row["read / write"] > 0
+
+
+def test_study(capsys):
+    flags = ["--repetitions", "1", "--seeds", "8", "--prompts", "3", "--tokens", "4"]
+    assert study.main(flags) == 0
+    rows = found(capsys.readouterr().out)["tables"][0]["rows"]
+    assert [(row["prompts"], row["seeds"]) for row in rows] == [(1, 8), (3, 4)]
+    assert all(row["seconds"] > 0 and row["share of them"] > 0 for row in rows)
 
 
 def test_real(capsys):
