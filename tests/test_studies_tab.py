@@ -239,6 +239,11 @@ def test_a_suite_is_chosen_by_dropping_it(house, tmp_path):
     guest.values[room.file] = str(file)
     update = room._take(guest.values)
     assert update[room.asked]["choices"][-1] == ("mine.csv: 1 prompt", OWN) and update[room.asked]["value"] == OWN
-    assert update[room.seeds] == 4 and update[room.prompt]["visible"] is False and update[room.file] is None
+    assert (
+        update[room.seeds] == 4
+        and update[room.tests] == ""
+        and update[room.prompt]["visible"] is False
+        and update[room.file] is None
+    )
     file.write_text("prompt\n\n")
     assert "mine.csv has no row" in room._take(guest.values)[room.notice]

@@ -116,7 +116,7 @@ class Room:
 
     def connect(self, demo: gr.Blocks) -> None:
         visitor, at_once = self.visitor, {"queue": False, **QUIET}
-        asking = [self.asked, self.prompt, self.seeds, self.notice]
+        asking = [self.asked, self.prompt, self.tests, self.seeds, self.notice]
         self.asked.input(self._ask, self.asked, asking, **at_once)
         self.file.upload(self._take, {self.file}, [*asking, self.file, self.brought], **at_once)
         fields = {self.asked, self.prompt, self.tests, self.seeds, self.tokens, self.crossed, self.brought}
@@ -139,7 +139,9 @@ class Room:
     # --- what is asked ---------------------------------------------------------------------------------
 
     def _ask(self, asked: str) -> Update:
+        """The test of one prompt is none of a suite, whose rows have tests of their own."""
         return {
+            self.tests: gr.update() if asked == ONE else "",
             self.prompt: gr.update(visible=asked == ONE),
             self.seeds: session.seeds_for(asked),
             self.notice: markup.notice(""),
