@@ -688,26 +688,26 @@ def test_mistakes_get_one_sentence_and_lose_nothing(visitor, url):
     expect(page.locator(".turn .caption")).to_contain_text("seed")
 
 
-def choose(page, number: int) -> str:
-    """Choose a pair of the list; returns what its models are called above the prompt."""
+def choose(page, title: str, model: str) -> str:
+    """Choose a pair of the list by the beginning of its title; returns what its models are called above the prompt."""
     page.locator("#pair input").click()
-    page.get_by_role("option").nth(number).click()
+    page.get_by_role("option").filter(has_text=title).first.click()
     before = page.locator("#transcript .before .model b")
-    expect(before.first).to_contain_text(("Same-Seed", "SmolLM2-135M")[number])
+    expect(before.first).to_contain_text(model)
     return before.first.inner_text()
 
 
 def test_after_a_failed_download_the_pair_that_answers_is_the_one_that_is_chosen(visitor, url):
     page = visitor(url)
     at_most(page, 8)
-    choose(page, 1)
+    choose(page, "SmolLM2 135M", "SmolLM2-135M")
     for _ in range(2):  # no other pair takes its place
         ask(page, "Hello")
         expect(page.locator("#notice")).to_contain_text("not on this machine")
         expect(page.locator("#prompt textarea")).to_have_value("Hello")
         expect(page.locator("#pair input")).to_have_value(re.compile("SmolLM2 135M"))
         expect(page.locator(".turn")).to_have_count(0)
-    name = choose(page, 0)
+    name = choose(page, "Llama Same Seed 6M", "Llama-Same-Seed-6M")
     expect(page.locator("#notice")).to_have_text("")
     ask(page, "Hello")
     ended(page)
