@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from checkpoints.recipe import __main__ as recipe
 from checkpoints.recipe import attention, batches, cards, chats, export, tokenizer, train
 from checkpoints.recipe.draw import talk
+from core import pairs
+from core.settings import Settings
 
 SHAPE = {
     "hidden_size": 16,
@@ -231,3 +233,10 @@ def test_only_the_models_that_were_trained_here_get_a_card_and_each_tells_its_ow
     assert "Pre-training: 10 steps, 1,000 tokens, 1 minutes." in base and "Post-training" not in base
     assert "included: 4 steps, 200 tokens, 0 minutes. It began with the base model's weights." in early
     assert cards.cost_of(output / "Tiny-Early") == train.Spent(1200, 90.0)
+
+
+def test_the_pair_that_is_measured_is_the_one_that_is_trained():
+    machine = recipe.for_machine(recipe.configured(), "cpu")
+    row = pairs.find_pair(pairs.known_pairs(Settings()), machine["pair"])
+    suffixes = [suffix for _, suffix in cards.MODELS]
+    assert {row.base, row.post} <= {f"{machine['name']}-{suffix}" for suffix in suffixes}

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from checkpoints.recipe import batches, cards, chats, conversations, documents, export, tokenizer, train
-from core.settings import EMBEDDED
 
 HERE = Path(__file__).parent
 SEED = 1
@@ -35,7 +34,7 @@ def configured() -> dict:
 
 def for_machine(configuration: dict, kind: str) -> dict:
     """The model's settings and those of one machine kind."""
-    return {key: configuration[key] for key in ("name", "vocabulary", "model")} | configuration[kind]
+    return {key: configuration[key] for key in ("name", "vocabulary", "pair", "model")} | configuration[kind]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder of a finished model: it is trained further, instead of what the stage begins with",
     )
     parser.add_argument("--output", type=Path, default=HERE.parent, help="folder for the finished models")
-    parser.add_argument("--pair", default=EMBEDDED, help="evaluate, voices: the row of pairs.toml that is asked")
+    parser.add_argument("--pair", help="evaluate, voices: the row of pairs.toml that is asked (that of config.toml)")
     parser.add_argument("--per-kind", type=int, default=200, help="evaluate: probes of each kind")
     parser.add_argument("--kinds", nargs="*", default=[], help="evaluate: only these kinds of probes")
     parser.add_argument("--temperature", type=float, default=0.7, help="evaluate: as on the page by default")
@@ -200,7 +199,7 @@ def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None
     evaluate.evaluate(
         arguments.work,
         mixture,
-        pair=arguments.pair,
+        pair=arguments.pair or machine["pair"],
         per_kind=arguments.per_kind,
         temperature=arguments.temperature,
         slots=arguments.slots,
@@ -211,7 +210,7 @@ def measure(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None
 def speak(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:
     from checkpoints.recipe import voices
 
-    voices.write(arguments.work, arguments.pair)
+    voices.write(arguments.work, arguments.pair or machine["pair"])
 
 
 def write_cards(arguments: argparse.Namespace, machine: dict, mixture: dict) -> None:

@@ -53,6 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m checkpoints.recipe.asked", description=__doc__)
     parser.add_argument("prompts", nargs="?", type=Path, help="a file with one prompt a line")
     named = parser.parse_args().prompts
+    if named is None and not FILE.exists():
+        parser.error("no replies were judged yet; name a file of prompts to ask them")
     kept = [] if named else [json.loads(line) for line in FILE.read_text("utf-8").splitlines()]
     prompts = named.read_text("utf-8").splitlines() if named else list(dict.fromkeys(row["prompt"] for row in kept))
     with Pool(Settings(), HuggingFaceHub()) as pool, pool.wait(EMBEDDED) as lease:

@@ -8,7 +8,7 @@ from checkpoints.recipe.evaluate import TODAY
 from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pool import Pool
-from core.settings import EMBEDDED, Settings
+from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, Comparison
 
 PROMPTS = (
@@ -35,7 +35,7 @@ class Voice:
     post: str
 
 
-def write(work: Path, pair: str = EMBEDDED, most: int = 120) -> None:
+def write(work: Path, pair: str, most: int = 120) -> None:
     """Keep the replies in `work`/voices.json and print them."""
     pool = Pool(Settings(), HuggingFaceHub())
     try:
