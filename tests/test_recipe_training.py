@@ -148,7 +148,7 @@ def test_only_replies_are_learned_from_and_only_from_the_chosen_one_on(spelling)
 def test_conversations_that_share_a_row_do_not_see_each_other(spelling, packed):
     some = encoded(spelling, *(talk("t", f"The {x}?", "On the mat.") for x in ("cat", "dog", "hen", "fox")))
     source = chats.Chats(some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=64, rows=2, replayed=1, seed=1)
-    inputs, labels, owner = source.batch(0)
+    inputs, labels, owner, weight = source.batch(0)
     assert len(set(owner[0].tolist()) - {-1}) > 1
     weights = model().eval()
     loss = train.loss_function(weights, "cpu")
@@ -156,10 +156,25 @@ def test_conversations_that_share_a_row_do_not_see_each_other(spelling, packed):
     for number in sorted(set(owner[0].tolist()) - {-1}):
         here = np.flatnonzero(owner[0] == number)
         part = loss(torch.from_numpy(inputs[:1, here]), torch.from_numpy(labels[:1, here]))
-        alone.append((part.item(), int((labels[0, here] != train.IGNORED).sum())))
-    together = loss(*(torch.from_numpy(part[:1]) for part in (inputs, labels, owner))).item()
+        alone.append((part.item(), float(weight[0, here].sum())))
+    together = loss(*(torch.from_numpy(part[:1]) for part in (inputs, labels, owner, weight))).item()
     expected = sum(value * count for value, count in alone) / sum(count for _, count in alone)
     assert together == pytest.approx(expected, abs=0.02)  # bfloat16, and rotary positions that begin elsewhere
+
+
+def test_a_text_counts_with_the_root_of_how_much_of_it_is_learned(spelling, packed):
+    some = encoded(
+        spelling, talk("t", "The cat?", "Yes."), talk("t", "The dog?", "On the mat and on the hill, on and on.")
+    )
+    source = chats.Chats(some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=128, rows=2, replayed=1, seed=1)
+    _, labels, owner, weight = source.batch(0)
+    learned = labels != train.IGNORED
+    assert not weight[~learned].any()
+    sizes = {int(learned[0, owner[0] == number].sum()) for number in (0, 1)}
+    assert sizes == {int(mask.sum()) for _, mask in some} and len(sizes) == 2
+    for row, number in ((0, 0), (0, 1), (1, 0)):
+        here = owner[row] == number
+        assert weight[row, here].sum() == pytest.approx(np.sqrt(learned[row, here].sum()))
 
 
 def test_every_conversation_is_in_one_row_of_every_epoch():

@@ -98,7 +98,8 @@ class Chats:
         return [rows[i] for i in order.permutation(len(rows))]
 
     def batch(self, step: int) -> Batch:
-        """Inputs, labels and the number of the conversation that each position belongs to, each int64 [rows, length]."""
+        """Inputs, labels and the number of the conversation that each position belongs to, each int64 [rows, length],
+        and what each position counts, float32 [rows, length]."""
         per_step = self.rows - self.replayed
         epoch, at = divmod(step, self._steps)
         if epoch != self._open[0]:
@@ -106,18 +107,30 @@ class Chats:
         rows = self._open[1]  # an epoch may come out a few rows shorter than the first: it begins again then
         packed = [self._row(rows[i % len(rows)]) for i in range(at * per_step, (at + 1) * per_step)]
         inputs, labels = self.documents.batch(step, self.replayed, self.length)
-        packed += [(row, following, np.zeros_like(row)) for row, following in zip(inputs, labels, strict=True)]
+        packed += [
+            (row, following, np.zeros_like(row), _weights(following))
+            for row, following in zip(inputs, labels, strict=True)
+        ]
         return tuple(np.stack(part) for part in zip(*packed, strict=True))
 
-    def _row(self, members: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _row(self, members: list[int]) -> Batch:
         inputs = np.zeros(self.length, dtype=np.int64)
         labels = np.full(self.length, IGNORED, dtype=np.int64)
         owner = np.full(self.length, -1, dtype=np.int64)
+        weight = np.zeros(self.length, dtype=np.float32)
         at = 0
         for number, member in enumerate(members):
             ids, learned = self.chats[member]
             end = at + len(ids)
             inputs[at:end], owner[at:end] = ids, number
             labels[at : end - 1] = np.where(learned[1:], ids[1:], IGNORED)
+            weight[at:end] = _weights(labels[at:end])
             at = end
-        return inputs, labels, owner
+        return inputs, labels, owner, weight
+
+
+def _weights(labels: np.ndarray) -> np.ndarray:
+    """What each label of one text counts: one over the root of how many it has, so that a text counts with the root of
+    its length. Were all labels equal, stories would count and the one word that a sum is about would not."""
+    learned = labels != IGNORED
+    return learned.astype(np.float32) / np.sqrt(max(1, learned.sum()), dtype=np.float32)

@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from checkpoints.recipe import attention
 
 # Inputs, labels and, where documents share a row without seeing each other, the number of the document that
-# each position belongs to; all int64 [rows, length]. Label -100 is not learned from.
+# each position belongs to, all int64 [rows, length], and what each position counts in the loss, float32 [rows, length].
+# Label -100 is not learned from.
 Batch = tuple[np.ndarray, ...]
 IGNORED = -100
 FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
@@ -95,20 +96,29 @@ def optimizers(model: PreTrainedModel, schedule: Schedule) -> list[torch.optim.O
 
 
 def loss_function(model: PreTrainedModel, device: str) -> Callable[..., torch.Tensor]:
-    """Mean cross-entropy over the labels that are learned from, nats per token. The head runs over `HEAD_PIECE`
-    positions at a time: the logits of a whole batch fit neither a processor's cache nor, at 4 bytes, a small GPU."""
+    """Mean cross-entropy over the labels that are learned from, nats per token, weighted where a batch has weights. The
+    head runs over `HEAD_PIECE` positions at a time: the logits of a whole batch fit neither a processor's cache nor, at
+    4 bytes, a small GPU."""
     piece = HEAD_PIECE[device]
 
-    def loss(inputs: torch.Tensor, labels: torch.Tensor, owner: torch.Tensor | None = None) -> torch.Tensor:
+    def loss(
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        owner: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         mask = None if owner is None else same_document(owner)
+        counts = (labels != IGNORED).float() if weight is None else weight
         with torch.autocast(device, torch.bfloat16):
             states = model.model(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
             total = torch.zeros((), device=inputs.device)
-            for part, wanted in zip(states.flatten(0, 1).split(piece), labels.flatten().split(piece), strict=True):
-                total = total + torch.nn.functional.cross_entropy(
-                    model.lm_head(part).float(), wanted, ignore_index=IGNORED, reduction="sum"
+            pieces = (of.split(piece) for of in (states.flatten(0, 1), labels.flatten(), counts.flatten()))
+            for part, wanted, count in zip(*pieces, strict=True):
+                each = torch.nn.functional.cross_entropy(
+                    model.lm_head(part).float(), wanted, ignore_index=IGNORED, reduction="none"
                 )
-        return total / (labels != IGNORED).sum()
+                total = total + (each * count).sum()
+        return total / counts.sum()
 
     return loss
 
