@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from . import canonical, prompts
 from .detokenizer import UNREADABLE, Detokenizer
 from .errors import UserError
+from .pairs import came_with
 from .prompts import Tokenizer, digest
 from .types import (
     SIDES,
@@ -263,7 +264,8 @@ def _spells(output: Output, text: str) -> bool:
 
 def _why(output: Output, here: SideReceipt) -> str:
     if output.weights_sha256 != here.weights_sha256:
-        return f"other weights ({output.weights_sha256[:8]} when it was shared, {here.weights_sha256[:8]} here)"
+        shared = output.weights_sha256
+        return f"other weights ({shared[:8]}{came_with(shared)} when it was shared, {here.weights_sha256[:8]} here)"
     if here.finish_reason == "stopped":
         return "it was stopped here before its end"
     return "the same weights wrote something else, so the link was changed, or the machine or its libraries differ"

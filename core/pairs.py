@@ -93,6 +93,18 @@ def spelled(megabytes: int) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes < 10_000 else f"{megabytes / 1000:,.0f} GB"
 
 
+def came_with(weights_sha256: str) -> str:
+    """The last version of the app that came with these weights, as ", of version 0.1.0 of this app,"; empty where none is known."""
+    version = _file().get("earlier", {}).get(weights_sha256)
+    return f", of version {version} of this app," if version else ""
+
+
+def other_weights(whose: str, there: tuple[str, str], here: tuple[str, str]) -> str:
+    """Why a receipt cannot be replayed: names and sha256 of the weights in it and of those that are here."""
+    (recorded, sha256), (name, found) = there, here
+    return f"Other weights on {whose}: {recorded} with fingerprint {sha256[:16]}{came_with(sha256)} in the receipt, {name} with {found[:16]} here."
+
+
 def known_pairs(settings: Settings) -> tuple[Pair, ...]:
     """The rows of pairs.toml, or those of them that --pairs lists, after the person's own pair when --base and --post name one.
 

@@ -15,7 +15,7 @@ from .compare import Run
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .installation import COMMAND
-from .pairs import at_commits
+from .pairs import at_commits, other_weights
 from .pool import Lease, Pool, Progress
 from .steps import Steps, watch
 from .types import SIDE_NAMES, SIDES, Receipt, Side, SideReceipt, Verdict
@@ -92,11 +92,10 @@ def _commits(receipt: Receipt) -> dict[Side, str]:
 def _other_weights(lease: Lease, receipt: Receipt) -> list[str]:
     reasons = []
     for side in SIDES:
-        recorded, here = receipt.side(side), lease.side(side)
-        if recorded.weights_sha256 != here.weights_sha256:
-            reasons.append(
-                f"Other weights on the {SIDE_NAMES[side]} side: {recorded.checkpoint.name} with fingerprint {recorded.weights_sha256[:16]} in the receipt, {here.info.name} with {here.weights_sha256[:16]} here."
-            )
+        there, here = receipt.side(side), lease.side(side)
+        if there.weights_sha256 != here.weights_sha256:
+            recorded, found = (there.checkpoint.name, there.weights_sha256), (here.info.name, here.weights_sha256)
+            reasons.append(other_weights(f"the {SIDE_NAMES[side]} side", recorded, found))
     return reasons
 
 

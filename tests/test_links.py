@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import zlib
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -382,6 +383,13 @@ def test_other_replies_are_told_with_the_reason(sides, side, why):
     found = links.differences(SHARED, sides)
     assert list(found) == [side]
     assert why in found[side]
+
+
+def test_the_version_that_has_the_weights_of_an_earlier_embedded_pair_is_named():
+    earlier = json.loads((Path(__file__).parent / "data" / "v1" / "receipt.json").read_text("utf-8"))
+    output = SHARED.base.model_copy(update={"weights_sha256": earlier["base"]["weights_sha256"]})
+    found = links.differences(SHARED.model_copy(update={"base": output}), here(base=(5, 6, 8)))
+    assert found["base"] == "other weights (440ce88f, of version 0.1.0 of this app, when it was shared, aaaaaaaa here)"
 
 
 def test_a_reply_that_was_stopped_is_compared_as_far_as_it_went():

@@ -166,7 +166,9 @@ def test_a_text_counts_with_the_root_of_how_much_of_it_is_learned(spelling, pack
     some = encoded(
         spelling, talk("t", "The cat?", "Yes."), talk("t", "The dog?", "On the mat and on the hill, on and on.")
     )
-    source = chats.Chats(some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=128, rows=2, replayed=1, seed=1)
+    source = chats.Chats(
+        some, batches.Documents.open(packed, {"tales": 1.0}, 5), length=128, rows=2, replayed=1, seed=1
+    )
     _, labels, owner, weight = source.batch(0)
     learned = labels != train.IGNORED
     assert not weight[~learned].any()

@@ -8,6 +8,8 @@ import pytest
 from core import canonical, links, receipts, wording
 from core.difference import Difference
 from core.experiments import ExperimentVerdict
+from core.replay import replay
+from core.steps import finish
 from core.types import Answer, LensReport, Receipt, Verdict
 
 V1 = Path(__file__).parent / "data" / "v1"
@@ -52,3 +54,10 @@ def test_a_divergence_of_version_1_is_told_in_words():
     assert "Base replies diverge at token 3" in "\n".join(wording.difference_lines(found))
     verdict = Verdict.model_validate_json((V1 / "verdict.json").read_text("utf-8"))
     assert "at token 3 they diverge" in "\n".join(wording.verdict_lines(verdict))
+
+
+@pytest.mark.slow
+def test_a_receipt_of_an_earlier_embedded_pair_names_the_version_that_has_its_weights(pool):
+    verdict = finish(replay(pool, receipts.read((V1 / "receipt.json").read_bytes())))
+    assert verdict.outcome == "not replayable" and len(verdict.reasons) == 2
+    assert all(", of version 0.1.0 of this app, in the receipt, " in reason for reason in verdict.reasons)

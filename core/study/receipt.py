@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from .. import __version__, canonical
 from ..errors import UserError
+from ..pairs import other_weights
 from ..receipts import MAX_BYTES
 from ..steps import Steps
 from ..types import SIDE_NAMES, Digest, Outcome, Side, Value, explain
@@ -169,7 +170,8 @@ def replay(
 def _not_replayable(
     recorded: Mapping[StudyCell, str], cell: StudyCell, there: Fingerprint, here: Fingerprint
 ) -> StudyVerdict:
-    why = f"Other weights on {_whose(cell)}: {there.checkpoint.name} with fingerprint {there.weights_sha256[:16]} in the receipt, {here.checkpoint.name} with {here.weights_sha256[:16]} here."
+    weights, found = ((by.checkpoint.name, by.weights_sha256) for by in (there, here))
+    why = other_weights(_whose(cell), weights, found)
     return StudyVerdict(outcome="not replayable", covered=0, cells=len(recorded), reasons=(why,))
 
 
