@@ -6,7 +6,7 @@
 One comparison is two replies. `generate` answers it by running one model after the other, as a script
 would, with one thread or all cores, whichever is faster; the engine runs both siblings at once, and
 several comparisons in the slots of each. Every row is the median over repetitions in which both are
-timed one after the other.
+timed one after the other. Then the reading of a long prompt beside a plain forward pass, and what the checks at load take.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks import clients, report, subjects
 from benchmarks.subjects import Subject
@@ -30,6 +30,7 @@ from core.settings import Settings, usable_cores
 from core.types import Request
 
 AT_ONCE = (1, 4, 16)  # comparisons
+READ = 1000  # tokens of the prompt whose reading is timed
 
 
 def generate(subject: Subject, asked: Request, threads: int) -> float:
@@ -103,6 +104,38 @@ def speed_of(
     return [measure(subject, engines, concurrent, repetitions, threads, bandwidth) for concurrent in at_once]
 
 
+def reading_of(subject: Subject, engine: Engine, repetitions: int) -> dict[str, Any]:
+    """How long the first model takes to read a prompt that nothing is kept of, beside one plain forward pass with the engine's threads."""
+    read = min(READ, engine.context - 1)
+    own, plain = list[float](), list[float]()
+    for seed in range(repetitions + 1):  # whatever happens only the first time is not counted
+        asked = clients.request(10_000 + seed, subject.vocabulary, 1, read)
+        own.append(clients.wait(clients.ask(engine, asked, time.perf_counter())[0]).first)
+        plain.append(forward(subject.models[0], asked.token_ids, engine.info().threads))
+    ratios = [engine / model for engine, model in zip(own[1:], plain[1:], strict=True)]
+    return {
+        "pair": subject.name,
+        "tokens": read,
+        "ms to first token": 1000 * statistics.median(own[1:]),
+        "ms of a plain forward pass": 1000 * statistics.median(plain[1:]),
+        "times": statistics.median(ratios),
+    }
+
+
+def forward(model: PreTrainedModel, ids: Sequence[int], threads: int) -> float:
+    """Seconds of one forward pass over a whole prompt, as `transformers` runs it, with the logits of its end."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        model(torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    seconds = time.perf_counter() - began
+    torch.set_num_threads(threads_before)
+    return seconds
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
@@ -129,13 +162,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = report.Report(report.command("benchmarks.engine", arguments), flags.device, flags.save)
     for name in (flags.pairs or ("0.6b,8b" if gpu else "embedded,135m")).split(","):
         subject = subjects.make(name, placement)
+        began = time.perf_counter()
         engines = subject.engines(placement)
+        checked = time.perf_counter() - began
         try:
             title = f"{subject.name}, {str(placement.dtype).removeprefix('torch.')}"
             out.add(
                 f"Engine against transformers.generate: {title}",
                 speed_of(subject, engines, flags.repetitions, flags.at_once),
             )
+            out.add(f"Reading a prompt: {title}", [reading_of(subject, engines[0], flags.repetitions)])
+            check = {"pair": subject.name, "seconds for both models": checked, "found": engines[0].info().certification}
+            out.add(f"Held against the model itself and certified, before the first request: {title}", [check])
             out.add(f"Asked again under random load: {title}", [clients.reproduction(subject, engines, flags.replies)])
         finally:
             for engine in engines:

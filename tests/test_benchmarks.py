@@ -41,7 +41,9 @@ def found_by(benchmark: str, arguments: list[str]) -> dict:
 def test_engine(capsys):
     assert engine.main(["--pairs", "tiny", "--repetitions", "1", "--replies", "2", "--at-once", "3"]) == 0
     content = found(capsys.readouterr().out)
-    speed, again = content["tables"]
+    speed, reading, check, again = content["tables"]
+    assert reading["rows"][0]["tokens"] == engine.READ and reading["rows"][0]["times"] > 0
+    assert check["rows"][0]["seconds for both models"] > 0
     assert [row["comparisons at once"] for row in speed["rows"]] == [3]
     assert all(row["times generate"] > 0 for row in speed["rows"])
     assert again["rows"][0]["identical"] == again["rows"][0]["replies asked again under load"] == 4
