@@ -1,6 +1,7 @@
 """What happens when somebody presses a button on the Compare tab, as views: no page, no browser."""
 
 import threading
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -232,6 +233,13 @@ def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool)
         whole, writer.sampling = writer.sampling, writer.sampling.model_copy(update={"max_new_tokens": 7})
         assert session._caveats(run).startswith(f"The {name} side had room for 7 new tokens, not {asked:,}")
         writer.sampling = whole
+    run.stop()
+
+
+def test_a_machine_that_cannot_be_portable_says_so_under_the_turn(pool):
+    lease = replace(pool.lease, base=replace(pool.lease.base, lacks=("log", "sin")))
+    run = Run(lease, session._comparison((), "Hello", CHOICES))
+    assert session._caveats(run) == "Not in portable arithmetic: this machine gives other answers for log, sin."
     run.stop()
 
 

@@ -161,7 +161,7 @@ def test_a_planted_fault_is_far_outside_what_portable_arithmetic_may_be_off(monk
 @pytest.fixture(autouse=True)
 def asked_anew():
     yield
-    device._is_ieee.cache_clear()
+    device._other_answers.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,10 @@ def test_the_flag_wins_over_the_pairs_row(flag, row, portable_here):
 
 def test_a_machine_with_other_answers_says_so_and_runs_fast(monkeypatch, caplog):
     monkeypatch.setattr(exact, "log", torch.log)
-    device._is_ieee.cache_clear()
-    assert not place(Settings(device="cpu"), 0, "portable").portable
+    device._other_answers.cache_clear()
+    placement = place(Settings(device="cpu"), 0, "portable")
+    assert (placement.portable, placement.lacks) == (False, ("log",))
+    assert not place(Settings(device="cpu"), 0, "fast").lacks, "nobody asked for it"
     assert "no portable arithmetic here: log of this machine's gives other answers" in caplog.text
 
 

@@ -37,7 +37,7 @@ from .whole import INSIDE, WRAPPERS, beside_the_text, check_whole, parts, tensor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory with its tokenizer and its engine."""
+    """A model in memory with its tokenizer and its engine. `lacks` is that of its placement."""
 
     info: CheckpointInfo
     weights_sha256: str
@@ -45,6 +45,7 @@ class Checkpoint:
     stop_ids: frozenset[int]
     model: PreTrainedModel
     engine: Engine
+    lacks: tuple[str, ...] = ()
 
     def close(self) -> None:
         """End its engine. Its weights stay for whoever holds it."""
@@ -113,7 +114,7 @@ def load(
         left_out=left_out,
         quantization=stored_as(weights_place, config, under.name),
     )
-    return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine)
+    return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine, placement.lacks)
 
 
 def check_kind(source: Source, hub: Hub, placement: Placement) -> Need | None:

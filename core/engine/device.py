@@ -24,11 +24,12 @@ BFLOAT16_CAPABILITY = (8, 0)  # Ampere; GPUs before it compute in bfloat16 many 
 
 @dataclass(frozen=True)
 class Placement:
-    """On what a model runs here."""
+    """On what a model runs here. `lacks` names what this machine computes otherwise, where it runs fast for that alone."""
 
     device: torch.device
     dtype: torch.dtype
     portable: bool = False
+    lacks: tuple[str, ...] = ()
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -52,13 +53,15 @@ def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Place
     if settings.device == "auto" and kind == "cpu" and NVIDIA_DRIVER.exists():
         _say_that_the_gpu_is_not_used()
     device = torch.device("cuda", index % torch.cuda.device_count()) if kind == "cuda" else torch.device(kind)
-    portable = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable" and _is_ieee(device)
+    wanted = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable"
+    lacks = _other_answers(device) if wanted else ()
+    portable = wanted and not lacks
     if settings.dtype != "auto":
-        return Placement(device, getattr(torch, settings.dtype), portable)
+        return Placement(device, getattr(torch, settings.dtype), portable, lacks)
     if kind == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
-        return Placement(device, torch.float16, portable)
+        return Placement(device, torch.float16, portable, lacks)
     fast_bfloat16 = portable or kind != "cpu" or torch.cpu._is_avx512_bf16_supported()  # portable only stores in it
-    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32, portable)
+    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32, portable, lacks)
 
 
 @cache
@@ -93,8 +96,8 @@ def described(device: torch.device) -> str:
 
 
 @cache
-def _is_ieee(device: torch.device) -> bool:
-    """Whether this device gives the known answers, on which portable arithmetic rests; one that does not runs fast, and says so.
+def _other_answers(device: torch.device) -> tuple[str, ...]:
+    """What this device does not give the known answers for, on which portable arithmetic rests; one with any runs fast, and says so.
 
     Raises:
         UserError: it has no float64 at all.
@@ -104,7 +107,7 @@ def _is_ieee(device: torch.device) -> bool:
     wrong = exact.self_test(str(device))
     if wrong:
         log.warning("no portable arithmetic here: %s of this machine's gives other answers", ", ".join(wrong))
-    return not wrong
+    return tuple(wrong)
 
 
 def figures_device(device: torch.device) -> torch.device:

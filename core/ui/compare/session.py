@@ -57,7 +57,9 @@ class Live:
     snapshot: Snapshot
     models: Mapping[Side, render.Model]
     ends: Mapping[Side, str]  # the tokens that ended those replies which have ended by themselves
-    caveats: str  # sentences: where a reply has less room than was asked for, and what a chat template left out
+    caveats: (
+        str  # sentences: where a reply has less room than was asked for, what a chat template left out, and the like
+    )
     begun: render.Begun = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +94,9 @@ def _caveats(run: Run) -> str:
         f"The {SIDE_NAMES[side]} side had room for {tokens:,} new tokens, not {asked:,}: prompt and reply share its context."
         for side, tokens in short.items()
     )
-    return " ".join([*room, *dict.fromkeys(note for side in SIDES for note in run.prompt(side).notes)])
+    lacks = {name: None for side in SIDES for name in run.checkpoint(side).lacks}
+    fast = [f"Not in portable arithmetic: this machine gives other answers for {', '.join(lacks)}."] if lacks else []
+    return " ".join([*room, *fast, *dict.fromkeys(note for side in SIDES for note in run.prompt(side).notes)])
 
 
 @dataclass(frozen=True)
