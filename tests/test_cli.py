@@ -309,6 +309,18 @@ def test_the_server_runs_as_in_a_space_and_lets_in_only_who_may(ended_by, own):
     assert "Traceback" not in printed and server.returncode == 128 + ended_by
 
 
+@pytest.mark.parametrize("arguments", [["compare", "--help"], ["pairs"]], ids=" ".join)
+def test_whoever_reads_no_further_ends_it_without_a_traceback(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "app.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait() == 128 + 13
+
+
 def answers(url: str, server: subprocess.Popen) -> bool:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:

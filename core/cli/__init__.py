@@ -56,7 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configuration.quieten()  # before the libraries that read the environment
     if arguments is not None:
         return run(arguments)
-    status = run(sys.argv[1:])
+    try:
+        try:
+            status = run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        status = SIGNALLED + 13  # SIGPIPE, which Windows does not name
     if status > SIGNALLED:
         sys.stdout.flush()
         os._exit(status)  # else the end of the process waits for a download that is under way
