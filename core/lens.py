@@ -8,7 +8,7 @@ and what is drawn here only says what would have been drawn. This file knows no 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import log
@@ -19,7 +19,7 @@ import torch
 
 from .checkpoints.loading import Checkpoint
 from .detokenizer import Detokenizer
-from .engine import Engine, Scored, sampling
+from .engine import Engine, Scored, exact, sampling
 from .errors import UserError
 from .pool import Lease
 from .steps import Steps, Stop, apart, watch
@@ -124,13 +124,17 @@ def report(
         UserError: as `read`; or the reply was written with other weights than those that are loaded.
     """
     for each in SIDES:
-        here, there = lease.side(each).weights_sha256, finished.side(each).weights_sha256
-        if here != there:
-            raise UserError(
-                f"This reply was written with other weights on the {SIDE_NAMES[each]} side ({there[:8]}; here they are {here[:8]}); load those to look at it."
-            )
+        _check_weights(lease, each, finished.side(each))
     found = yield from read(lease, finished.comparison, side, finished.side(side).token_ids, context)
     return LensReport(comparison=finished.comparison, summary=found.summary(), lens=found)
+
+
+def _check_weights(lease: Lease, side: Side, written: Written) -> None:
+    here, there = lease.side(side).weights_sha256, written.weights_sha256
+    if here != there:
+        raise UserError(
+            f"This reply was written with other weights on the {SIDE_NAMES[side]} side ({there[:8]}; here they are {here[:8]}); load those to look at it."
+        )
 
 
 def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> tuple[float, ...]:
@@ -150,14 +154,63 @@ def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids
 
 def _scored(checkpoint: Checkpoint, token_ids: Sequence[int], first: int) -> Iterator[torch.Tensor]:
     """Log-softmax of the logits, float64 [rows, vocabulary], that predict the tokens from position `first` on."""
+    for logits in _logits(checkpoint, token_ids, first):
+        yield torch.log_softmax(logits.double(), -1)
+
+
+def _logits(
+    checkpoint: Checkpoint, token_ids: Sequence[int], first: int, check: Callable[[], None] = lambda: None
+) -> Iterator[torch.Tensor]:
+    """Float32 [rows, vocabulary], that predict the tokens from position `first` on; `check` is called while it waits."""
     left = len(token_ids) - first
     with closing(Reader(checkpoint.engine, token_ids, first)) as reader:
         while left:
+            check()
             if reader.ready:
                 left -= (rows := reader.ready)
-                yield torch.log_softmax(reader.take(rows).double(), -1)
+                yield reader.take(rows)
             else:
                 reader.wait()
+
+
+def entropies(
+    lease: Lease, comparison: Comparison, side: Side, written: Written, check: Callable[[], None] = lambda: None
+) -> tuple[float, ...]:
+    """At each token of a reply that `side` drew, the entropy (nats) of what it was drawn from: after penalty, temperature and cuts.
+
+    The reply is read by its token ids, so in portable arithmetic these are the numbers of writing it; else they are as near as
+    reading is to writing. At temperature 0 nothing is drawn, and all are 0.
+
+    Args:
+        check: is called again and again; what it raises ends it.
+
+    Raises:
+        UserError: it was written with other weights, or the model's output is not a number.
+    """
+    _check_weights(lease, side, written)
+    reply_ids = written.token_ids
+    if not comparison.sampling.temperature:
+        return (0.0,) * len(reply_ids)
+    asked = lease.prompt(comparison, side, check).token_ids
+    luck = Luck(side, comparison.sampling, {side: asked}, reply_ids)
+    found: list[float] = []
+    for chunk in _logits(lease.side(side), (*asked, *reply_ids), len(asked), check):
+        for logits in chunk.split(max(1, _BLOCK // chunk.shape[1])):
+            if bool(torch.isnan(logits.sum())):
+                raise UserError("A model's output is not a number here; try --dtype float32.")
+            found += entropy(luck.warped(side, len(found), logits)).tolist()
+    return tuple(found)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Of the softmax of each row of float64 [R, V], in nats: log(sum of e^x) - sum of x e^x / sum of e^x, for x below its row's largest.
+
+    The same bits on every machine: the shares are whole numbers, as in the draw (`sampling.shares`).
+    """
+    shares, below = sampling.shares(logits), (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-40.0)
+    whole = shares.sum(dim=1).double()
+    mean = exact.total(shares.double() * below, (1,)) / whole
+    return exact.log(whole * 2.0 ** -sampling.share_bits(logits.shape[1])) - mean
 
 
 def alternatives(

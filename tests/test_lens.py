@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.steps import finish
 from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
 from tests import tiny
+from tests.arithmetics import Shuffled
 from tests.engines import VOCABULARY, answer, bits, naive_reply, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease, whole
 
@@ -170,6 +171,35 @@ def test_coupled_agreement_equals_its_definition_and_a_count_of_draws():
         assert got[row].item() == pytest.approx(counted, abs=0.015)
     assert got[1].item() == pytest.approx(1)
     assert got[3].item() == 0
+
+
+def test_an_entropy_is_that_of_the_softmax_and_the_same_however_its_sum_is_ordered():
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(5, 4001, generator=generator, dtype=torch.float64)
+    logits[1, 7:] = logits[2, 1:] = -math.inf
+    logits[3] = 0.5
+    got = lens.entropy(logits)
+    assert got == pytest.approx(torch.distributions.Categorical(logits=logits).entropy(), abs=1e-6)
+    assert got[2] == 0 and got[3] == pytest.approx(math.log(4001), abs=1e-9)
+    order = torch.randperm(4001, generator=generator)
+    assert torch.equal(lens.entropy(logits[:, order]), got)
+    with Shuffled() as other:
+        assert torch.equal(lens.entropy(logits), got) and other.calls
+
+
+def test_the_entropies_of_a_reply_are_of_what_its_tokens_were_drawn_from(lease):
+    asked = comparison(temperature=0.9, top_p=0.8)
+    written = compare(lease, asked).side("post")
+    got = lens.entropies(lease, asked, "post", written)
+    ids = [*written.prompt_token_ids, *written.token_ids]
+    scores = exact(lease.post, ids, len(written.prompt_token_ids))
+    warped = sampling.warp(scores, sampling.marked(scores, [()] * len(scores)), [asked.sampling] * len(scores))
+    assert got == pytest.approx(torch.distributions.Categorical(logits=warped).entropy().tolist(), abs=1e-3)
+    assert 0 < min(got) and len(set(got)) > 1
+    greedy = comparison(temperature=0)
+    assert set(lens.entropies(lease, greedy, "post", compare(lease, greedy).side("post"))) == {0.0}
+    with pytest.raises(UserError, match="with other weights on the base side"):
+        lens.entropies(lease, asked, "base", written)
 
 
 def test_at_temperature_zero_agreement_is_certain_or_impossible(lease):

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from core import receipts, replay, wording
+from core import lens, receipts, replay, wording
 from core.checkpoints import budget, memory
 from core.checkpoints.fingerprint import weights_sha256
-from core.compare import Run, compare
-from core.engine import device, exact, portable
+from core.compare import Run, compare, write
+from core.engine import device, exact, portable, sampling
 from core.engine.device import Placement, place
 from core.engine.engine import HUNG, STORE_BYTES, Shape
 from core.engine.operations import current
@@ -25,7 +25,7 @@ from core.pairs import Pair
 from core.pool import Pool
 from core.receipts import engine_changes
 from core.settings import Settings
-from core.steps import finish
+from core.steps import Stop, finish
 from core.types import SIDES, Dial, EngineInfo, Failure, Receipt, Result
 from tests import tiny
 from tests.engines import VOCABULARY, answer, bits, random_model, request, running, tokens
@@ -298,6 +298,20 @@ def test_every_setting_is_read_as_it_was_written(pool, more):
         receipt = receipts.answer(compare(lease, asked(pool, **more))).receipt
     verdict = finish(replay.replay(pool, receipt))
     assert (verdict.outcome, verdict.base.drift, verdict.post.drift) == ("identical", 0, 0)
+
+
+def test_the_entropies_that_reading_finds_are_those_of_what_writing_drew_from(pool, monkeypatch):
+    drew, draw = list[float](), sampling.draw
+
+    def watched(logits, seen, settings, steps):
+        drew.extend(lens.entropy(sampling.warp(logits, seen, settings)).tolist())
+        return draw(logits, seen, settings, steps)
+
+    monkeypatch.setattr(sampling, "draw", watched)
+    with pool.wait(pool.default.id) as lease:
+        written = write(lease, asked(pool), "post", Stop())
+        assert len(drew) == len(written.token_ids) > 5
+        assert lens.entropies(lease, asked(pool), "post", written) == tuple(drew)
 
 
 def test_nothing_is_written_when_it_is_read(pool, original, monkeypatch):

@@ -69,6 +69,21 @@ def test_results_and_receipt_are_one_json_object_and_rows_go_into_files(pool, ca
     assert {line["seed"] for line in lines} == {report.receipt.plan.seed(0, i) for i in range(8)}
 
 
+def test_the_branching_factor_and_where_replies_part_are_told_where_they_are_asked(pool, capsys, tmp_path):
+    file, table = tmp_path / "replies.jsonl", tmp_path / "replies.csv"
+    out = ["--out", str(file), "--out", str(table)]
+    assert app.main([*ASK, "--own-framings", "--branching", "--temperature", "1.5", *out]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  branching factor")]
+    assert re.fullmatch(r"  branching factor +\d+\.\d\d \([\d.]+ to [\d.]+\) +\d+\.\d\d \([\d.]+ to [\d.]+\)", line)
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    with table.open(encoding="utf-8", newline="") as read:
+        rows = list(csv.DictReader(read))
+    for line, row in zip(lines, rows, strict=True):
+        assert len(line["entropies"]) == line["tokens"] and all(0 <= entropy < 11 for entropy in line["entropies"])
+        assert float(row["branching"]) == line["branching"] > 1 and int(row["parts_at"]) == line["parts_at"] == 1
+        assert "entropies" not in row
+
+
 def test_a_suite_is_told_by_the_prompts_that_flip_most(pool, capsys, tmp_path):
     file = tmp_path / "suite.csv"
     file.write_text("prompt,category,expect\nWhere?,a,Paris\nWhen?,b,\n", "utf-8")

@@ -69,6 +69,17 @@ def test_it_says_the_rates_and_groups_equal_replies(one):
     labels = [attributes["aria-label"] for tag, attributes in read.tags if tag == "svg"]
     assert any(f"contains:Paris, post-trained: {arm.rates['contains:Paris'].share:.0%}" in label for label in labels)
     assert any(label.startswith("The word at which the two part.") for label in labels)
+    assert any(label.startswith("The token at which the two part.") for label in labels)
+    assert "ranching factor" not in read.text
+
+
+def test_where_it_was_asked_the_branching_factor_stands_in_the_table_and_over_the_tokens():
+    made, text = reported(plan(checks=(PARIS,), seeds=16, branching=True))
+    read = Reader(text)
+    assert export.branching(made.results.whole.arms[0].branching) in read.text and "1.27 (" in read.text
+    labels = [attributes["aria-label"] for tag, attributes in read.tags if tag == "svg"]
+    assert sum(label.startswith("The branching factor at each token, ") for label in labels) == 3
+    assert any("base: 2.72 at the first" in label for label in labels)
 
 
 def test_it_asks_nothing_of_anybody_and_runs_nothing(one):
@@ -77,7 +88,7 @@ def test_it_asks_nothing_of_anybody_and_runs_nothing(one):
         read = Reader(page)
         assert {tag for tag, _ in read.tags} <= {
             "html", "head", "meta", "title", "style", "body", "main", "section", "h1", "h2", "h3", "p", "pre", "dl", "dt", "dd",
-            "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "svg", "line", "text", "circle", "rect", "span", "code", "script",
+            "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "svg", "line", "polyline", "text", "circle", "rect", "span", "code", "script",
         }  # fmt: skip
         assert [attributes for tag, attributes in read.tags if tag == "script"] == [
             {"type": "application/json", "id": "receipt"}

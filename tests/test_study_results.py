@@ -1,5 +1,6 @@
 """What a study counts is what an independent count of its replies gives, and its intervals are of the right sample."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -134,6 +135,43 @@ def test_prompts_are_ranked_by_flips_and_then_by_how_many_replies_differ():
     assert found.prompts[0].flips > found.prompts[1].flips == 0
     parted = found.prompts[1].contrasts[0]
     assert parted.equal == 0 and parted.parted[2] == 4, "at the third word"
+    assert parted.parted_steps[len("It is ")] == 4 and sum(parted.parted_steps) == 4, "a token is a letter here"
+
+
+def test_replies_part_at_a_token_and_what_ends_them_is_none():
+    def says(comparison, side):
+        other = ("Yes.", "Yes, yes.", "Yes. And so on and on and on and on.")
+        return "Yes." if side == "base" else other[comparison.sampling.seed % 3]
+
+    asked = plan(crossed=False, seeds=64)
+    written, found = counted(asked, says)
+    luck = Counter(asked.seed(0, at) % 3 for at in range(64))
+    steps = found.whole.contrasts[0].parted_steps
+    # The last letter of a reply that ended by itself is what ended it.
+    assert (steps[3], sum(steps)) == (luck[1] + luck[2], luck[1] + luck[2]) and min(luck.values()) > 5
+    cut = [reply.model_copy(update={"finish_reason": "length"}) for reply in written.values()]
+    assert results.parting_step(cut[0], cut[0].model_copy(update={"token_ids": (*cut[0].token_ids, 5)})) == 4
+
+
+def test_the_branching_factor_is_e_to_the_mean_entropy_and_its_interval_draws_replies_or_prompts():
+    asked = plan(crossed=False, branching=True)
+    written, found = counted(asked)
+    for count, steps in zip(found.whole.arms, found.branching, strict=True):
+        mine = [written[cell].entropies for cell in written if cell.arm == count.arm]
+        tokens = [entropy for reply in mine for entropy in reply]
+        assert count.branching.mean == pytest.approx(math.exp(sum(tokens) / len(tokens)))
+        drawn = statistics.bootstrap(mine)
+        assert count.branching.interval.low == math.exp(drawn.low) < count.branching.mean
+        assert steps.arm == count.arm and steps.replies[0] == 64 and len(steps.factors) == max(map(len, mine))
+        assert steps.factors == pytest.approx([math.exp(1 / (1 + step)) for step in range(len(steps.factors))])
+    prompts = suite(branching=True)
+    written, found = counted(prompts)
+    clusters = [
+        [entropy for cell in written if cell.arm == prompts.arms()[0] and cell.prompt == i for entropy in written[cell].entropies]
+        for i in range(20)
+    ]  # fmt: skip
+    assert found.whole.arms[0].branching.interval.high == math.exp(statistics.bootstrap(clusters).high)
+    assert counted(plan(crossed=False, seeds=8))[1].whole.arms[0].branching is None
 
 
 def test_what_is_not_finished_is_not_counted():

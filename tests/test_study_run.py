@@ -50,6 +50,7 @@ class Typist:
         self.say, self.slots, self.options = say, slots, options
         self.asked: list[tuple[str, Side, str, int]] = []
         self.shared: list[tuple[int, ...]] = []
+        self.were_read: list[tuple] = []
         self.at_once = self.most_at_once = 0
         self.pairs: list[str] = []
         self._lock = threading.Lock()
@@ -57,7 +58,11 @@ class Typist:
     def sit_down(self, pair: str):
         yield f"Loading {pair}"
         self.pairs.append(pair)
-        return nullcontext(Desk(self.slots, self.write))
+        return nullcontext(Desk(self.slots, self.write, self.read))
+
+    def read(self, comparison: Comparison, side: Side, reply, stop: Stop) -> tuple[float, ...]:
+        self.were_read.append((comparison.prompt, side, reply.token_ids))
+        return tuple(1 / (1 + step) for step in range(len(reply.token_ids)))
 
     def write(self, comparison: Comparison, side: Side, stop: Stop, shared: tuple[int, ...]) -> SideResult:
         stop.check()
@@ -126,6 +131,25 @@ def test_a_study_that_was_ended_goes_on_and_finished_cells_are_never_written_aga
         assert not nobody.pairs, "no model is loaded for nothing"
 
 
+def test_where_the_branching_is_asked_every_reply_is_read_once_and_those_that_are_there_are_only_read(tmp_path):
+    file, asked = str(tmp_path / "study.sqlite"), plan(seeds=8, crossed=False)
+    branching = asked.model_copy(update={"branching": True, "seeds": 9})
+    with store.opened(file) as kept:
+        perform(asked, kept, first := Typist())
+        assert not first.were_read and not kept.unread(asked)
+        assert len(kept.unread(branching)) == 16
+    with store.opened(file) as kept:
+        perform(branching, kept, second := Typist())
+        assert len(second.asked) == 2 and len(second.were_read) == 18 and not kept.unread(branching)
+        perform(branching, kept, third := Typist())
+        assert not third.pairs
+        for reply in kept.written(branching).values():
+            assert reply.entropies == tuple(1 / (1 + step) for step in range(len(reply.token_ids)))
+        assert {cell: reply.digest for cell, reply in kept.written(asked).items()}.items() <= {
+            cell: reply.digest for cell, reply in kept.written(branching).items()
+        }.items(), "no digest depends on it"
+
+
 def test_a_cell_that_fails_ends_the_study_in_its_sentence_and_the_others_stay():
     def say(comparison, side):
         if side == "post":
@@ -150,7 +174,7 @@ def test_a_stop_ends_what_is_being_written():
 
     def sit_down(pair):
         yield f"Loading {pair}"
-        return nullcontext(Desk(1, write))
+        return nullcontext(Desk(1, write, lambda *asked: ()))
 
     def show(step):
         if started.is_set():

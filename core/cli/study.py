@@ -75,6 +75,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="leave out both checkpoints under one framing, which tells weights from template and takes as long again",
     )
     parser.add_argument(
+        "--branching",
+        action="store_true",
+        help="also tell the branching factor, from the entropy of what each token is drawn from: every reply is read once more",
+    )
+    parser.add_argument(
         "--keep",
         metavar="FILE.sqlite",
         help="keep every reply in this file as soon as it is there, and go on from what it holds; alone it goes on with its last study",
@@ -208,6 +213,7 @@ def _plan(flags: argparse.Namespace, pool: Pool, kept: StudyPlan | None) -> Stud
             today=flags.today or (kept.today if kept else date.today().isoformat()),
             chat_template_kwargs=switches(flags.chat_template_kwargs),
             checks=tuple(map(read_check, flags.test)),
+            branching=flags.branching,
             **given(flags, "framing_base", "framing_post"),
         )
     except ValidationError as error:

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
+from math import exp
+from statistics import fmean
 from typing import Any
 
 from ..types import SIDE_NAMES, Framing, Side, Value
 from .plan import Arm, StudyCell, StudyPlan
 from .receipt import StudyReceipt
-from .results import Gap, Rate, Slice, StudyResults, verdicts
+from .results import Gap, Mean, Rate, Slice, StudyResults, parting_step, verdicts
 from .statistics import Interval
 from .store import CellReply
 
@@ -22,7 +24,11 @@ class StudyReport(Value):
 
 
 class ReplyRow(Value):
-    """One reply of a study. `row` and `repetition` count from 1; `verdicts` are by the name of the measure, where there is one."""
+    """One reply of a study. `row` and `repetition` count from 1; `verdicts` are by the name of the measure, where there is one.
+
+    `parts_at` is the token, from 1, at which it and its sibling's at the same seed part, each under its own framing; None where they do
+    not, or it has none. `branching` is e to the mean of its `entropies`, None where nobody asked for these.
+    """
 
     row: int
     category: str
@@ -37,12 +43,18 @@ class ReplyRow(Value):
     tokens: int
     finish_reason: str
     digest: str
+    parts_at: int | None = None
+    branching: float | None = None
     verdicts: dict[str, bool]
+    entropies: tuple[float, ...] = ()
 
 
 def rows(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> Iterator[ReplyRow]:
     judged = verdicts(plan, written)
+    siblings = {own: other for each in plan.own() for own, other in ((each.base, each.post), (each.post, each.base))}
     for cell, reply in written.items():
+        sibling = written.get(cell._replace(arm=siblings.get(cell.arm, cell.arm)))
+        step = parting_step(reply, sibling) if sibling is not None else None
         asked = plan.prompts[cell.prompt]
         yield ReplyRow(
             row=cell.prompt + 1,
@@ -58,6 +70,9 @@ def rows(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> Iterator[Re
             tokens=len(reply.token_ids),
             finish_reason=reply.finish_reason,
             digest=reply.digest,
+            parts_at=None if step is None else step + 1,
+            branching=exp(fmean(reply.entropies)) if reply.entropies else None,
+            entropies=reply.entropies,
             verdicts={name: of[cell] for name, of in judged.items() if cell in of},
         )
 
@@ -68,7 +83,7 @@ def json_lines(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> str:
 
 def comma_separated(plan: StudyPlan, written: Mapping[StudyCell, CellReply], measures: tuple[str, ...]) -> str:
     """With a column of 1 and 0 for each measure, empty where it has nothing to say."""
-    plain = [name for name in ReplyRow.model_fields if name != "verdicts"]
+    plain = [name for name in ReplyRow.model_fields if name not in ("verdicts", "entropies")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*plain, *measures])
@@ -97,6 +112,14 @@ def gap(found: Gap) -> str:
         return "-"
     between = f" ({100 * found.interval.low:+.0f} to {100 * found.interval.high:+.0f})" if found.interval else ""
     return f"{100 * found.difference:+.0f}{between}" + (f", p {found.p:.2g}" if found.p is not None else "")
+
+
+def branching(found: Mean | None) -> str:
+    """As "1.83 (1.71 to 1.97)"."""
+    if found is None:
+        return "-"
+    between = f" ({found.interval.low:.2f} to {found.interval.high:.2f})" if found.interval else ""
+    return f"{found.mean:.2f}{between}"
 
 
 def arm_name(arm: Arm, plan: StudyPlan) -> str:
@@ -133,12 +156,12 @@ def pair_rows(plan: StudyPlan, found: StudyResults) -> list[tuple[str, str, str,
     """Of each pair the first measure, each checkpoint as it is used: the pair, both rates, the difference. None of one pair alone."""
     if len(plan.pairs) == 1:
         return []
-    measure, own = found.measures[0], plan.contrasts()[0].title
+    measure, own = found.measures[0], plan.own()
     rates = {count.arm: rate(count.rates[measure]) for count in found.whole.arms}
     return [
         (each.contrast.base.pair, rates[each.contrast.base], rates[each.contrast.post], gap(each.gaps[measure]))
         for each in found.whole.contrasts
-        if each.contrast.title == own
+        if each.contrast in own
     ]
 
 
@@ -158,6 +181,8 @@ def _table(plan: StudyPlan, counted: Slice, measures: tuple[str, ...]) -> list[s
         table += [(name, rate(base.rates[name]), rate(post.rates[name]), gap(contrast.gaps[name])) for name in measures]
         distinct = [f"{count.distinct} of {count.replies}" for count in (base, post)]
         table.append(("distinct replies", distinct[0], distinct[1], ""))
+        if plan.branching:
+            table.append(("branching factor", branching(base.branching), branching(post.branching), ""))
         lines += _aligned(table)
     return lines
 

@@ -57,7 +57,8 @@ class StudyPlan(Value):
 
     `sampling.seed` is the seed of the study. `seeds` is how often each prompt is asked; at temperature 0 that is once,
     for every repetition would be the same. With `crossed` both checkpoints are also asked under each other's
-    framing, since two things changed between them: the weights and the template.
+    framing, since two things changed between them: the weights and the template. With `branching` every reply is read once more
+    for the entropy of what each of its tokens was drawn from.
     """
 
     schema_version: Literal[1] = 1
@@ -71,6 +72,7 @@ class StudyPlan(Value):
     today: Date
     chat_template_kwargs: Switches = Field(default={})
     checks: tuple[Check, ...] = Field(default=(), max_length=20)
+    branching: bool = Field(default=False, exclude_if=lambda asked: not asked)
 
     @model_validator(mode="after")
     def _counts(self) -> "StudyPlan":
@@ -112,6 +114,11 @@ class StudyPlan(Value):
             for pair in self.pairs
             for title, (base, post) in framings.items()
         )
+
+    def own(self) -> tuple[Contrast, ...]:
+        """For each pair the checkpoints as they are used."""
+        contrasts = self.contrasts()
+        return tuple(each for each in contrasts if each.title == contrasts[0].title)
 
     def arms(self) -> tuple[Arm, ...]:
         found = [arm for contrast in self.contrasts() for arm in (contrast.base, contrast.post)]

@@ -144,8 +144,9 @@ def replay(
     writers = {(writer.pair, writer.side): writer.fingerprint for writer in receipt.writers}
     differ, reasons = list[str](), dict[str, None]()
     ids = {cell: reply.token_ids for cell, reply in known.items()}
-    with closing(write(receipt.plan, chosen, sit_down, known=ids)) as coming:
-        for progress, cell, result in coming:
+    plan = receipt.plan.model_copy(update={"branching": False})  # a digest is of the reply
+    with closing(write(plan, chosen, sit_down, known=ids)) as coming:
+        for progress, cell, result, _ in coming:
             if cell is not None and result is not None:
                 there, here = writers[cell.arm.pair, cell.arm.side], Fingerprint.of(result)
                 if here.weights_sha256 != there.weights_sha256:

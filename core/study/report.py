@@ -13,7 +13,7 @@ from ..types import SIDE_NAMES, SIDES, Side
 from . import export
 from .plan import Contrast, StudyCell, StudyPlan
 from .receipt import EMBEDDED, StudyReceipt
-from .results import PARTED, ArmCount, ContrastCount, Gap, Rate, Slice, StudyResults
+from .results import ArmCount, BranchingSteps, ContrastCount, Gap, Rate, Slice, StudyResults
 from .statistics import Interval
 from .store import CellReply
 
@@ -35,7 +35,7 @@ thead th, dt { font-weight: 700 } dl { display: grid; grid-template-columns: min
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 .75rem; padding: .5rem .75rem; border-left: 3px solid var(--line); unicode-bidi: plaintext; font: .9rem/1.45 ui-monospace, monospace }
 .base { border-color: var(--base) } .post { border-color: var(--post) }
 svg { width: 100%; max-width: 44rem; height: auto; font: 12px system-ui, sans-serif } svg text { fill: var(--ink) }
-svg .axis { stroke: var(--line) } svg .base { fill: var(--base); stroke: var(--base) } svg .post { fill: var(--post); stroke: var(--post) }
+svg .axis { stroke: var(--line) } svg .base { fill: var(--base); stroke: var(--base) } svg .post { fill: var(--post); stroke: var(--post) } svg .line { fill: none; stroke-width: 2 }
 .key span { border-left-width: .7rem; border-left-style: solid; padding-left: .4rem; margin-right: 1.5rem }
 """
 
@@ -158,12 +158,15 @@ def rates_section(plan: StudyPlan, found: StudyResults, counted: ContrastCount) 
     rows.append(
         ("distinct replies", *(f"{count.distinct} of {count.replies}" for count in counts.values()), "", "", "")
     )
+    if plan.branching:
+        rows.append(("branching factor", *(export.branching(count.branching) for count in counts.values()), "", "", ""))
     head = ["measure", "base", "post-trained", "difference, points", "unpaired seeds would give", "p (McNemar)"]
     key = "".join(f'<span class="{side}">{SIDE_NAMES[side]}</span>' for side in SIDES)
     return (
         f'<section><h2>{html.escape(title[0].upper() + title[1:])}</h2><p class="key">{key}</p>'
         f"{_plot(title, found.measures, counts)}{table(f'Rates with intervals of 95%, {title}', head, rows)}"
-        f"<p>{counted.equal} of {counted.pairs} pairs of replies are equal to the letter.</p>{_parted(counted)}</section>"
+        f"<p>{counted.equal} of {counted.pairs} pairs of replies are equal to the letter.</p>"
+        f"{_parted('word', counted.parted)}{_parted('token', counted.parted_steps)}{_branching(title, found.branching, counted.contrast)}</section>"
     )
 
 
@@ -176,7 +179,7 @@ def _pairs(plan: StudyPlan, found: StudyResults) -> str:
     shares = [
         next(count.rates[measure] for count in found.whole.arms if count.arm == each.contrast.post)
         for each in found.whole.contrasts
-        if each.contrast.title == plan.contrasts()[0].title
+        if each.contrast in plan.own()
     ]
     return f"<section><h2>From pair to pair</h2>{_line(measure, shares)}{table(f'{measure}, each under its own framing', head, rows)}</section>"
 
@@ -206,7 +209,7 @@ def _line(measure: str, rates: Sequence[Rate]) -> str:
     )
     spoken = "; ".join(f"pair {number + 1}: {rate.share:.0%}" for number, rate in known)
     label = html.escape(f"{measure}, post-trained, from pair to pair. {spoken}.")
-    return f'<svg viewBox="0 0 {max(690, 80 + step * len(rates))} {height + 40}" role="img" aria-label="{label}">{grid}<polyline class="post" fill="none" points="{line}" style="fill: none"/>{marks}</svg>'
+    return f'<svg viewBox="0 0 {max(690, 80 + step * len(rates))} {height + 40}" role="img" aria-label="{label}">{grid}<polyline class="post line" points="{line}"/>{marks}</svg>'
 
 
 def _numbers(interval: Interval | None) -> str:
@@ -258,19 +261,54 @@ def _plot(title: str, measures: Sequence[str], counts: Mapping[Side, ArmCount]) 
     )
 
 
-def _parted(counted: ContrastCount) -> str:
-    """At which word the siblings part, as bars."""
-    most = max(counted.parted, default=0)
+def _parted(what: str, counts: Sequence[int]) -> str:
+    """At which word, or token, the siblings part, as bars; the last one is all that is later."""
+    most = max(counts, default=0)
     if not most:
         return ""
+    step = 650 / len(counts)
     bars = "".join(
-        f'<rect class="post" x="{20 + 50 * word}" y="{90 - 70 * count / most:.1f}" width="36" height="{70 * count / most:.1f}"/>'
-        f'<text x="{38 + 50 * word}" y="106" text-anchor="middle">{word + 1}{"+" if word == PARTED else ""}</text>'
-        f'<text x="{38 + 50 * word}" y="{84 - 70 * count / most:.1f}" text-anchor="middle">{count or ""}</text>'
-        for word, count in enumerate(counted.parted)
+        f'<rect class="post" x="{20 + step * at:.1f}" y="{90 - 70 * count / most:.1f}" width="{0.72 * step:.1f}" height="{70 * count / most:.1f}"/>'
+        f'<text x="{20 + step * (at + 0.36):.1f}" y="106" text-anchor="middle">{at + 1}{"+" if at == len(counts) - 1 else ""}</text>'
+        f'<text x="{20 + step * (at + 0.36):.1f}" y="{84 - 70 * count / most:.1f}" text-anchor="middle">{count or ""}</text>'
+        for at, count in enumerate(counts)
     )
-    spoken = "; ".join(f"word {word + 1}: {count}" for word, count in enumerate(counted.parted) if count)
-    return f'<h3>The word at which the two part</h3><svg viewBox="0 0 690 112" role="img" aria-label="The word at which the two part. {spoken}.">{bars}</svg>'
+    spoken = "; ".join(f"{what} {at + 1}: {count}" for at, count in enumerate(counts) if count)
+    title = f"The {what} at which the two part"
+    return f'<h3>{title}</h3><svg viewBox="0 0 690 112" role="img" aria-label="{title}. {spoken}.">{bars}</svg>'
+
+
+def _branching(title: str, found: Sequence[BranchingSteps], contrast: Contrast) -> str:
+    """The branching factor from step to step, of both sides; 1 is the least, and below."""
+    sides = {side: next((each for each in found if each.arm == contrast.arm(side)), None) for side in SIDES}
+    known = {side: steps for side, steps in sides.items() if steps is not None and steps.factors}
+    if not known:
+        return ""
+    count = max(len(steps.factors) for steps in known.values())
+    most = max(2.0, *(max(steps.factors) for steps in known.values()))
+
+    def at(step: int, factor: float) -> str:
+        return f"{50 + 620 * step / max(1, count - 1):.1f},{140 - 125 * (factor - 1) / (most - 1):.1f}"
+
+    grid = "".join(
+        f'<line class="axis" x1="50" x2="670" y1="{140 - 125 * share:.1f}" y2="{140 - 125 * share:.1f}"/><text x="44" y="{144 - 125 * share:.1f}" text-anchor="end">{1 + share * (most - 1):.1f}</text>'
+        for share in (0, 0.5, 1)
+    )
+    steps = "".join(
+        f'<text x="{50 + 620 * step / max(1, count - 1):.1f}" y="158" text-anchor="middle">{step + 1}</text>'
+        for step in sorted({0, (count - 1) // 2, count - 1})
+    )
+    lines = "".join(
+        f'<polyline class="{side} line" points="{" ".join(at(step, factor) for step, factor in enumerate(each.factors))}"/>'
+        for side, each in known.items()
+    )
+    spoken = "; ".join(
+        f"{SIDE_NAMES[side]}: {each.factors[0]:.2f} at the first, {each.factors[-1]:.2f} at token {len(each.factors)}"
+        for side, each in known.items()
+    )
+    label = html.escape(f"The branching factor at each token, {title}. {spoken}.")
+    told = "How many tokens there are to choose from, as it were, at each: e to the entropy of what is drawn from, averaged over the replies that are so long."
+    return f'<h3>The branching factor at each token</h3><p class="soft">{told}</p><svg viewBox="0 0 690 164" role="img" aria-label="{label}">{grid}{steps}{lines}</svg>'
 
 
 # --- prompts and replies ----------------------------------------------------------------------------------------
@@ -280,10 +318,9 @@ def slices_section(title: str, what: str, plan: StudyPlan, found: StudyResults, 
     """Of each pair's checkpoints as they are used."""
     if not slices:
         return ""
-    own = [each for each in plan.contrasts() if each.title == plan.contrasts()[0].title]
     measure = found.measures[0]
     tables = []
-    for contrast in own:
+    for contrast in plan.own():
         rows = []
         for each in slices[:_MOST_ROWS]:
             counted = next(count for count in each.contrasts if count.contrast == contrast)

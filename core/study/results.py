@@ -9,6 +9,8 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import exp
+from statistics import fmean
 from typing import Literal
 
 from ..errors import UserError
@@ -57,22 +59,39 @@ class Gap(Value):
 
 
 class ArmCount(Value):
-    """The replies of one arm: how many, how many of them distinct, and `tokens`, their mean length."""
+    """The replies of one arm: how many, how many of them distinct, and `tokens`, their mean length.
+
+    `branching` is e to the mean entropy of what their tokens were drawn from: how many tokens there are to choose from, as it were, at a
+    step (arXiv 2506.17871, section 2). None where nobody asked.
+    """
 
     arm: Arm
     replies: int
     distinct: int
     rates: dict[str, Rate]
     tokens: Mean | None
+    branching: Mean | None = None
+
+
+class BranchingSteps(Value):
+    """The branching factor of an arm at each of its first steps: e to the entropy there, averaged over the replies that are so long, and how many these are."""
+
+    arm: Arm
+    factors: tuple[float, ...]
+    replies: tuple[int, ...]
 
 
 class ContrastCount(Value):
-    """`equal` replies are so to the letter; `parted` counts at which word (from 0) the others part, the last one meaning later."""
+    """`equal` replies are so to the letter; `parted` counts at which word (from 0) the others part, the last one meaning later.
+
+    `parted_steps` counts the same by the token, of all whose tokens differ; what ends a reply is no token here.
+    """
 
     contrast: Contrast
     pairs: int
     equal: int
     parted: tuple[int, ...]
+    parted_steps: tuple[int, ...]
     gaps: dict[str, Gap]
     tokens: Gap | None
 
@@ -100,9 +119,11 @@ class StudyResults(Value):
     whole: Slice
     categories: tuple[Slice, ...]
     prompts: tuple[Slice, ...]
+    branching: tuple[BranchingSteps, ...] = ()
 
 
-PARTED = 12  # words that the histogram tells apart
+PARTED, PARTED_STEPS = 12, 24  # words, and tokens, that the histograms tell apart
+_STEPS = 512  # of which the branching factor is told
 
 
 def results(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> StudyResults:
@@ -121,6 +142,7 @@ def results(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> StudyRes
             for category in (categories if len(categories) > 1 else ())
         ),
         prompts=tuple(sorted(prompts, key=_interest, reverse=True)) if len(prompts) > 1 else (),
+        branching=tuple(counting.branching(arm) for arm in plan.arms()) if plan.branching else (),
     )
 
 
@@ -185,6 +207,18 @@ class _Counting:
             distinct=len({(cell.prompt, self.written[cell].text) for cell in cells}),
             rates={name: _rate(_known(clusters, of)) for name, of in self.verdicts.items()},
             tokens=Mean(mean=_mean(lengths), interval=statistics.bootstrap(_sample(lengths))) if cells else None,
+            branching=_branching([[self.written[cell].entropies for cell in cluster] for cluster in clusters]),
+        )
+
+    def branching(self, arm: Arm) -> BranchingSteps:
+        """Of all prompts together."""
+        cells = (cell for cluster in self._cells(arm, range(len(self.plan.prompts))) for cell in cluster)
+        replies = [self.written[cell].entropies[:_STEPS] for cell in cells]
+        steps = [
+            [reply[step] for reply in replies if len(reply) > step] for step in range(max(map(len, replies), default=0))
+        ]
+        return BranchingSteps(
+            arm=arm, factors=tuple(exp(fmean(found)) for found in steps), replies=tuple(map(len, steps))
         )
 
     def _contrast(self, contrast: Contrast, prompts: Sequence[int]) -> ContrastCount:
@@ -200,6 +234,8 @@ class _Counting:
         pairs = [pair for cluster in clusters for pair in cluster]
         partings = [_parting(*(self.written[cell].text for cell in pair)) for pair in pairs]
         parted = Counter(min(word, PARTED) for word in partings if word is not None)
+        steps = [parting_step(*(self.written[cell] for cell in pair)) for pair in pairs]
+        parted_steps = Counter(min(step, PARTED_STEPS) for step in steps if step is not None)
         lengths = [
             [tuple(float(len(self.written[cell].token_ids)) for cell in pair) for pair in cluster]
             for cluster in clusters
@@ -209,6 +245,7 @@ class _Counting:
             pairs=len(pairs),
             equal=partings.count(None),
             parted=tuple(parted[word] for word in range(PARTED + 1)),
+            parted_steps=tuple(parted_steps[step] for step in range(PARTED_STEPS + 1)),
             gaps={
                 name: _gap([[(of[a], of[b]) for a, b in cluster if a in of] for cluster in clusters])
                 for name, of in self.verdicts.items()
@@ -292,12 +329,29 @@ def _mean_gap(clusters: Sequence[Sequence[tuple[float, ...]]]) -> Gap:
 
 def _parting(first: str, second: str) -> int | None:
     """The first word, from 0, that two replies do not share; None where they are equal."""
-    if first == second:
+    return None if first == second else _first_apart(words(first), words(second))
+
+
+def parting_step(first: CellReply, second: CellReply) -> int | None:
+    """The first token, from 0, that two replies do not share, without what ends them; None where there is none."""
+    one, two = (each.token_ids[:-1] if each.finish_reason == "eos" else each.token_ids for each in (first, second))
+    return None if one == two else _first_apart(one, two)
+
+
+def _first_apart(one: Sequence[object], two: Sequence[object]) -> int:
+    differ = (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1])
+    return next(differ, min(len(one), len(two)))
+
+
+def _branching(clusters: Sequence[Sequence[tuple[float, ...]]]) -> Mean | None:
+    """Of the entropies of replies, prompt by prompt. The tokens of one reply are not independent, nor are the replies to one prompt."""
+    replies = [list(reply) for cluster in clusters for reply in cluster if reply]
+    if not replies:
         return None
-    one, two = words(first), words(second)
-    return next(
-        (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
-    )
+    prompts = [[entropy for reply in cluster for entropy in reply] for cluster in clusters]
+    drawn = statistics.bootstrap(replies if _are_the_sample(clusters) else list(filter(None, prompts)))
+    interval = Interval(low=exp(drawn.low), high=exp(drawn.high)) if drawn is not None else None
+    return Mean(mean=exp(_mean(replies)), interval=interval)
 
 
 # --- what a machine asks of the results ------------------------------------------------------------------

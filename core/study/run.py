@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..steps import Steps, Stop, watch
-from ..types import Comparison, Side, SideResult, Value
+from ..types import Comparison, Side, SideReceipt, SideResult, Value
 from .plan import StudyCell, StudyPlan
 from .store import Store
 
@@ -26,11 +26,13 @@ class Desk:
     """A pair that is in memory: how many replies each of its models writes at once, and what writes one to its end.
 
     `write` raises UserError when it fails, and ends early when the stop that it is given is pressed. The token ids are those that
-    somebody says will come of it, if any: where reading gives the bits of writing they are read.
+    somebody says will come of it, if any: where reading gives the bits of writing they are read. `read` gives the entropy of what
+    each token of a reply was drawn from.
     """
 
     slots: int
     write: Callable[[Comparison, Side, Stop, tuple[int, ...]], SideResult]
+    read: Callable[[Comparison, Side, SideResult | SideReceipt, Stop], tuple[float, ...]]
 
 
 class StudyProgress(Value):
@@ -55,19 +57,25 @@ def run(plan: StudyPlan, store: Store, sit_down: SitDown) -> Steps[StudyProgress
         UserError: a pair cannot be loaded, or a reply failed.
     """
     store.begin(plan)
-    with closing(write(plan, store.missing(plan), sit_down, total=plan.total)) as coming:
-        for progress, cell, result in coming:
+    unread = store.unread(plan)
+    cells = {*store.missing(plan), *unread}
+    ordered = [cell for cell in plan.cells() if cell in cells]
+    with closing(write(plan, ordered, sit_down, total=plan.total, unread=unread)) as coming:
+        for progress, cell, result, entropies in coming:
             if cell is not None and result is not None:
-                store.keep(plan, cell, result)
+                store.keep(plan, cell, result, entropies)
+            elif cell is not None:
+                store.add(plan, cell, entropies)
             yield progress
 
 
 class Came(NamedTuple):
-    """How far it is, and the reply that has come, if any."""
+    """How far it is, and what has come: a reply and its entropies, or these alone of a reply that was there."""
 
     progress: StudyProgress
     cell: StudyCell | None = None
     result: SideResult | None = None
+    entropies: tuple[float, ...] = ()
 
 
 def write(
@@ -77,12 +85,14 @@ def write(
     *,
     total: int | None = None,
     known: Mapping[StudyCell, tuple[int, ...]] = MappingProxyType({}),
+    unread: Mapping[StudyCell, SideReceipt] = MappingProxyType({}),
 ) -> Steps[Came, None]:
     """Write these cells of a plan, pair by pair, so that one is in memory at a time.
 
     Args:
         total: counts those that are there already, too.
         known: the token ids of cells that somebody has written before.
+        unread: replies that are there and only read.
     """
     total = len(cells) if total is None else total
     began, new, before = monotonic(), 0, total - len(cells)
@@ -95,7 +105,7 @@ def write(
         if not mine:
             continue
         seat = yield from watch(sit_down(pair), loading)
-        with seat as desk, closing(_write(plan, mine, desk, known)) as coming:
+        with seat as desk, closing(_write(plan, mine, desk, known, unread)) as coming:
             for came in coming:
                 new += came is not None
                 left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
@@ -103,19 +113,32 @@ def write(
     yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 
+_Done = tuple[SideResult | None, tuple[float, ...]]
+
+
 def _write(
-    plan: StudyPlan, cells: list[StudyCell], desk: Desk, known: Mapping[StudyCell, tuple[int, ...]]
-) -> Steps[tuple[StudyCell, SideResult] | None, None]:
-    """Writes the cells of a pair; None where nothing has come for a while.
+    plan: StudyPlan,
+    cells: list[StudyCell],
+    desk: Desk,
+    known: Mapping[StudyCell, tuple[int, ...]],
+    unread: Mapping[StudyCell, SideReceipt],
+) -> Steps[tuple[StudyCell, SideResult | None, tuple[float, ...]] | None, None]:
+    """Writes the cells of a pair, and reads them where that is asked; None where nothing has come for a while.
 
     Each model has threads of its own, twice as many as slots: so neither waits for the other, and a slot that gets free
     is filled at the next step.
     """
-    stop, came = Stop(), SimpleQueue[tuple[StudyCell, SideResult | BaseException]]()
+    stop, came = Stop(), SimpleQueue[tuple[StudyCell, _Done | BaseException]]()
+
+    def done(cell: StudyCell) -> _Done:
+        asked, side, there = plan.comparison(cell), cell.arm.side, unread.get(cell)
+        result = desk.write(asked, side, stop, known.get(cell, ())) if there is None else None
+        reply = result or there
+        return result, desk.read(asked, side, reply, stop) if plan.branching and reply is not None else ()
 
     def work(cell: StudyCell) -> None:
         try:
-            came.put((cell, desk.write(plan.comparison(cell), cell.arm.side, stop, known.get(cell, ()))))
+            came.put((cell, done(cell)))
         except BaseException as error:
             came.put((cell, error))
 
@@ -130,11 +153,11 @@ def _write(
         left = len(cells)
         while left:
             try:
-                cell, result = came.get(timeout=_PERIOD)
+                cell, found = came.get(timeout=_PERIOD)
             except Empty:
                 yield None
                 continue
-            if isinstance(result, BaseException):
-                raise result
+            if isinstance(found, BaseException):
+                raise found
             left -= 1
-            yield cell, result
+            yield cell, *found

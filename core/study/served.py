@@ -6,7 +6,7 @@ from functools import partial
 
 from pydantic import Field
 
-from .. import compare
+from .. import compare, lens
 from ..errors import UserError
 from ..pool import Lease, Pool
 from ..steps import Steps, Stop, Stopped, watch
@@ -82,4 +82,8 @@ def desk(lease: Lease) -> Iterator[Desk]:
     """Where the replies of this pair are written; it is released at the end."""
     with lease:
         slots = min(lease.side(side).engine.info().slots for side in SIDES)
-        yield Desk(slots, partial(compare.write, lease))
+        yield Desk(
+            slots,
+            write=partial(compare.write, lease),
+            read=lambda asked, side, reply, stop: lens.entropies(lease, asked, side, reply, stop.check),
+        )

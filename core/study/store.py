@@ -72,6 +72,8 @@ class CellReply(Value):
     margins: Margins = Field(repr=False)
     finish_reason: FinishReason
     usage: Usage
+    # In nats, of what each token was drawn from; none where nobody asked.
+    entropies: tuple[float, ...] = Field(default=(), repr=False, exclude_if=lambda found: not found)
 
     @classmethod
     def of(cls, result: SideResult) -> "CellReply":
@@ -115,7 +117,7 @@ class Store:
             self._connection.execute("DELETE FROM study")
             self._connection.execute("INSERT INTO study VALUES (?)", (canonical.text(canonical.dump(plan)),))
 
-    def keep(self, plan: StudyPlan, cell: StudyCell, result: SideResult) -> None:
+    def keep(self, plan: StudyPlan, cell: StudyCell, result: SideResult, entropies: tuple[float, ...] = ()) -> None:
         """Keep a reply.
 
         Raises:
@@ -131,8 +133,17 @@ class Store:
             if kept is None:
                 who = (cell.arm.pair, cell.arm.side, mine.model_dump_json())
                 self._connection.execute("INSERT INTO fingerprint VALUES (?, ?, ?)", who)
-            row = (_key(plan, cell), CellReply.of(result).model_dump_json())
-            self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?)", row)
+            self._put(plan, cell, CellReply.of(result).model_copy(update={"entropies": entropies}))
+
+    def add(self, plan: StudyPlan, cell: StudyCell, entropies: tuple[float, ...]) -> None:
+        """What reading a reply that is kept has found."""
+        kept = CellReply.model_validate_json(self._value(_key(plan, cell)) or "")
+        with self._connection:
+            self._put(plan, cell, kept.model_copy(update={"entropies": entropies}))
+
+    def _put(self, plan: StudyPlan, cell: StudyCell, reply: CellReply) -> None:
+        row = (_key(plan, cell), reply.model_dump_json())
+        self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?)", row)
 
     def image(self, plan: StudyPlan) -> bytes:
         """What there is of a study, packed, for `opened`; all else is dropped here."""
@@ -152,6 +163,16 @@ class Store:
     def missing(self, plan: StudyPlan) -> list[StudyCell]:
         """What there is still to write."""
         return [cell for cell in plan.cells() if not self._has(_key(plan, cell))]
+
+    def unread(self, plan: StudyPlan) -> dict[StudyCell, SideReceipt]:
+        """The replies that are still to be read, each with who wrote it."""
+        found = self.written(plan) if plan.branching else {}
+        by = {arm: self.fingerprint(arm) for arm in plan.arms()}
+        return {
+            cell: reply.side_receipt(plan, cell, writer)
+            for cell, reply in found.items()
+            if not reply.entropies and (writer := by[cell.arm]) is not None
+        }
 
     def written(self, plan: StudyPlan) -> dict[StudyCell, CellReply]:
         """What there is of a study, in the order of its cells."""

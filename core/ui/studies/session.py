@@ -77,6 +77,7 @@ def plan(
     tokens: Any,
     tests: str,
     crossed: bool,
+    branching: bool = False,
 ) -> StudyPlan:
     """What is asked, of what the page holds; `tests` are one in a line.
 
@@ -97,6 +98,7 @@ def plan(
             today=date.today().isoformat(),
             chat_template_kwargs=chosen.chat_template_kwargs,
             checks=tuple(read_check(line.strip()) for line in tests.splitlines() if line.strip()),
+            branching=branching,
         )
     except ValidationError as error:
         raise explain(error) from None

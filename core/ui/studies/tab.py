@@ -93,6 +93,11 @@ class Room:
             self.crossed = gr.Checkbox(
                 True, label="Weights or template? Ask each model under the other's framing too", elem_id="study_crossed"
             )
+            self.branching = gr.Checkbox(
+                False,
+                label="Branching factor: read each reply once more, for how many tokens there were to choose from",
+                elem_id="study_branching",
+            )
             with gr.Row(elem_classes="buttons"):
                 self.start = gr.Button(
                     "Run the study", variant="primary", size="md", elem_id="study_start", min_width=120
@@ -119,9 +124,9 @@ class Room:
         asking = [self.asked, self.prompt, self.tests, self.seeds, self.notice]
         self.asked.input(self._ask, self.asked, asking, **at_once)
         self.file.upload(self._take, {self.file}, [*asking, self.file, self.brought], **at_once)
-        fields = {self.asked, self.prompt, self.tests, self.seeds, self.tokens, self.crossed, self.brought}
+        typed = {self.asked, self.prompt, self.tests, self.seeds, self.tokens, self.crossed, self.branching}
         shown = [self.start, self.stop, self.notice, self.progress, self.results, self.rates, self.row, self.replies]
-        given = {*fields, *visitor.sidebar.widgets, *visitor.held, self.found}
+        given = {*typed, self.brought, *visitor.sidebar.widgets, *visitor.held, self.found}
         self.start.click(self._run, given, [*shown, self.found], trigger_mode="once", **MODELS, **QUIET)
         visitor.on_stop(self.stop.click, NAME)
         self.row.input(self._choose, {self.row, self.found}, [self.replies, self.notice], **at_once)
@@ -170,6 +175,7 @@ class Room:
                 tokens=values[self.tokens],
                 tests=values[self.tests] or "",
                 crossed=bool(values[self.crossed]),
+                branching=bool(values[self.branching]),
             )
         except UserError as error:
             yield {self.notice: markup.notice(str(error), "error")}
