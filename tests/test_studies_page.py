@@ -84,7 +84,15 @@ def test_a_suite_that_is_dropped_is_accessible_and_fits(visitor, scripted, width
     page.locator(".study-more > summary").first.click()
     expect(page.locator("#study_row input")).to_be_visible()
     axe(page)
+    flips = page.get_by_role("region", name="Prompts and seeds at which the two verdicts differ")
+    page.get_by_role("searchbox", name="Rows with, Prompts and seeds").fill("two expect")
+    expect(flips.locator("tbody tr:visible")).to_have_count(2)
+    flips.get_by_role("button", name="seed").click()
+    expect(flips.locator("tbody tr:visible td:nth-child(3)")).to_have_text(["2", "1"])
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    flips.locator("tbody tr:visible button").first.click()
+    expect(page.locator("#banner")).to_contain_text("Loaded from a study")
+    expect(page.locator("#prompt textarea")).to_have_value("Two?")
 
 
 def test_a_study_that_is_stopped_shows_what_came_until_then(visitor, scripted):

@@ -1,5 +1,7 @@
 """The report of a study: one file that asks nothing of anybody, says what was counted, and carries its receipt."""
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -39,7 +41,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -82,17 +84,23 @@ def test_where_it_was_asked_the_branching_factor_stands_in_the_table_and_over_th
     assert any("base: 2.72 at the first" in label for label in labels)
 
 
-def test_it_asks_nothing_of_anybody_and_runs_nothing(one):
+def test_it_asks_nothing_of_anybody_and_one_script_alone_may_run(one):
     _, text = reported(plan(HOSTILE, seeds=8, checks=(PARIS,)), lambda comparison, side: HOSTILE)
     for page in (text, one[1]):
         read = Reader(page)
         assert {tag for tag, _ in read.tags} <= {
             "html", "head", "meta", "title", "style", "body", "main", "section", "h1", "h2", "h3", "p", "pre", "dl", "dt", "dd",
             "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "svg", "line", "polyline", "text", "circle", "rect", "span", "code", "script",
+            "button", "label", "input", "details", "summary",
         }  # fmt: skip
         assert [attributes for tag, attributes in read.tags if tag == "script"] == [
-            {"type": "application/json", "id": "receipt"}
+            {"type": "application/json", "id": "receipt"},
+            {},
         ]
+        [policy] = [attributes["content"] for tag, attributes in read.tags if "http-equiv" in attributes]
+        _, _, own = page.rpartition("<script>")
+        digest = hashlib.sha256(own.partition("</script>")[0].encode()).digest()
+        assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in policy, "no other script may run"
         names = {name for _, attributes in read.tags for name in attributes}
         assert not {name for name in names if name in ("src", "href", "style") or name.startswith("on")}
         assert "url(" not in page and "@import" not in page and "default-src 'none'" in page
@@ -114,6 +122,42 @@ def test_a_suite_has_its_categories_and_prompts(suite):
     read = Reader(text)
     assert "By category" in read.text and "By prompt, those at which verdicts flip most first" in read.text
     assert [f"Row {each.rows[0]}" for each in made.results.prompts] == re.findall(r"<h3>(Row \d+)</h3>", text)
+
+
+def test_every_flip_is_told_with_both_replies(suite):
+    made, text = suite
+    flips = sum(contrast.gaps["expect"].flips for contrast in made.results.whole.contrasts)
+    section = Reader(text.partition("<h2>Flips</h2>")[2].partition("</section>")[0])
+    assert section.text.count("expectpost-trainedboth") + section.text.count("expectbaseboth") == flips > 0
+    assert len([tag for tag, _ in section.tags if tag == "details"]) == sum(
+        gap.flips for contrast in made.results.whole.contrasts for gap in contrast.gaps.values()
+    )
+
+
+def test_its_tables_sort_by_a_column_and_show_the_rows_that_hold_some_words(suite, browser, tmp_path):
+    made, text = suite
+    file = tmp_path / "report.html"
+    file.write_text(text, "utf-8")
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(file.as_uri())
+        place = page.get_by_role("region", name="By prompt: expect")
+        head = place.get_by_role("columnheader", name="post-trained")
+        shares = [each.arms[1].rates["expect"].share for each in made.results.prompts]
+        for order, expected in (("descending", sorted(shares)[::-1]), ("ascending", sorted(shares))):
+            head.get_by_role("button").click()
+            assert head.get_attribute("aria-sort") == order
+            shown = [
+                cell.split(",")[1].split("%")[0] for cell in place.locator("tbody td:nth-child(3)").all_inner_texts()
+            ]
+            assert [int(share) for share in shown] == [round(100 * share) for share in expected]
+        place.get_by_role("columnheader", name="prompt", exact=True).get_by_role("button").click()
+        assert head.get_attribute("aria-sort") is None
+        names = place.locator("tbody th").all_inner_texts()
+        assert names == [f"Question {i}?" for i in range(12)], "numbers in texts count as numbers"
+        page.get_by_role("searchbox", name="Rows with, By prompt: expect").fill("10? QUESTION")
+        assert place.locator("tbody tr:visible th").all_inner_texts() == ["Question 10?"]
+        assert "1 of 12 rows" in place.locator("xpath=..").inner_text()
 
 
 def test_it_has_an_end_and_says_what_it_left_out(monkeypatch):

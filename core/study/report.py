@@ -1,11 +1,15 @@
 """A study as one HTML file to take away: it asks nothing of anybody, prints, and carries the receipt that it can be checked by.
 
-Everything in it is escaped, no script runs in it, and what does not fit into MOST_BYTES is left out, which is said.
+Everything in it is escaped, no script runs in it but the one that sorts and filters tables, and what does not fit into MOST_BYTES is left out, which is said.
 """
 
+import base64
+import hashlib
 import html
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from .. import canonical
 from ..installation import COMMAND
@@ -13,31 +17,53 @@ from ..types import SIDE_NAMES, SIDES, Side
 from . import export
 from .plan import Contrast, StudyCell, StudyPlan
 from .receipt import EMBEDDED, StudyReceipt
-from .results import ArmCount, BranchingSteps, ContrastCount, Gap, Rate, Slice, StudyResults
+from .results import (
+    ArmCount,
+    BranchingSteps,
+    ContrastCount,
+    Flip,
+    Gap,
+    Rate,
+    Slice,
+    StudyResults,
+    flips,
+    shortened,
+    verdicts,
+)
 from .statistics import Interval
 from .store import CellReply
 
 MOST_BYTES = 500_000
 _MOST_ROWS = 200  # of a table of prompts or categories
+_MOST_FLIPS, _FLIPPED_CHARACTERS = 300, 160
 _SHOWN_PROMPTS, _SHOWN_GROUPS, _SHOWN_CHARACTERS = 20, 40, 1_000  # of replies
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a18; --soft: #53524d; --line: #d2d1c9; --page: #fff; --base: #3f5fbf; --post: #b45309 }
 @media (prefers-color-scheme: dark) { :root { --ink: #ecebe6; --soft: #a3a29b; --line: #3a3a36; --page: #171716; --base: #93a8f4; --post: #f0a860 } }
-@media print { :root { color-scheme: light; --ink: #000; --soft: #333; --line: #bbb; --page: #fff; --base: #3f5fbf; --post: #b45309 } section { break-inside: avoid } }
+@media print { :root { color-scheme: light; --ink: #000; --soft: #333; --line: #bbb; --page: #fff; --base: #3f5fbf; --post: #b45309 } section { break-inside: avoid } .filter { display: none } }
 body { margin: 0 auto; max-width: 62rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page) }
 h1, p, dd, dt { overflow-wrap: anywhere } h1 { font-size: 1.5rem; line-height: 1.25 } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem }
 .soft, caption { color: var(--soft) } caption { text-align: left }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400 }
-thead th, dt { font-weight: 700 } dl { display: grid; grid-template-columns: minmax(6rem, 14rem) 1fr; gap: .2rem 1rem } dd { margin: 0 }
+thead th, dt { font-weight: 700 } td, tbody th { overflow-wrap: anywhere; min-width: 5rem }
+th button { font: inherit; color: inherit; background: none; border: 0; padding: .25rem 0; text-align: left; cursor: pointer; text-decoration: underline dotted }
+th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
+.filter { margin: .5rem 0 } .filter input { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--soft); border-radius: .25rem; padding: .25rem .5rem; max-width: 100% }
+dl { display: grid; grid-template-columns: minmax(6rem, 14rem) 1fr; gap: .2rem 1rem } dd { margin: 0 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0 .75rem; padding: .5rem .75rem; border-left: 3px solid var(--line); unicode-bidi: plaintext; font: .9rem/1.45 ui-monospace, monospace }
 .base { border-color: var(--base) } .post { border-color: var(--post) }
 svg { width: 100%; max-width: 44rem; height: auto; font: 12px system-ui, sans-serif } svg text { fill: var(--ink) }
 svg .axis { stroke: var(--line) } svg .base { fill: var(--base); stroke: var(--base) } svg .post { fill: var(--post); stroke: var(--post) } svg .line { fill: none; stroke-width: 2 }
 .key span { border-left-width: .7rem; border-left-style: solid; padding-left: .4rem; margin-right: 1.5rem }
 """
+
+# Sorts and filters tables; whoever shows them elsewhere needs it too.
+TABLES = Path(__file__).with_name("table.js").read_text("utf-8")
+_SCRIPT = f"const element = document;\n{TABLES}"
+_ALLOWED = f"'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'"
 
 
 def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report: export.StudyReport) -> str:
@@ -55,6 +81,7 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
         "the prompts": slices_section(
             "By prompt, those at which verdicts flip most first", "prompt", plan, found, found.prompts
         ),
+        "the flips": flips_section(plan, written, _both_replies),
         "the replies": _replies(plan, written, found),
     }
     room, shown = MOST_BYTES - 10_000, dict[str, str]()
@@ -68,10 +95,11 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
     title = f"How often? {found.whole.title}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src "
+        f'{_ALLOWED}">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main><h1>{html.escape(title)}</h1>"
         f"<p>{found.done:,} of {found.total:,} replies. {html.escape(' '.join(export.told(found)))}</p>"
-        f"{body}{missing if left_out else ''}</main></body></html>\n"
+        f"{body}{missing if left_out else ''}</main><script>{_SCRIPT}</script></body></html>\n"
     )
 
 
@@ -79,15 +107,36 @@ def _title(plan: StudyPlan, contrast: Contrast) -> str:
     return f"{contrast.base.pair}, {contrast.title}" if len(plan.pairs) > 1 else contrast.title
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The first cell of a row names it."""
+class Cell(NamedTuple):
+    """A text, the number that its column is sorted by where that is not the text, and HTML behind it."""
+
+    text: str
+    by: float | None = None
+    more: str = ""
+
+
+_Row = Sequence[str | int | Cell]
+_NAMES_ITS_ROW = 'th scope="row"'
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[_Row], *, sorts: bool = False) -> str:
+    """The first cell of a row names it. One that `sorts` does that by each column, and filters."""
     body = "".join(
-        f'<tr><th scope="row">{html.escape(str(first))}</th>{"".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
+        f"<tr>{_cell(_NAMES_ITS_ROW, first)}{''.join(_cell('td', cell) for cell in rest)}</tr>" for first, *rest in rows
     )
-    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    button, end = ('<button type="button">', "</button>") if sorts else ("", "")
+    columns = "".join(f'<th scope="col">{button}{html.escape(name)}{end}</th>' for name in head)
     label = html.escape(caption)
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table><caption>{label}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+    shown = f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{" class=sorts" if sorts else ""}><caption>{label}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+    if not sorts:
+        return shown
+    return f'<div><p class="filter"><label>Rows with <input type="search" aria-label="Rows with, {label}"></label> <span></span></p>{shown}</div>'
+
+
+def _cell(tag: str, cell: str | int | Cell) -> str:
+    given = cell if isinstance(cell, Cell) else Cell(str(cell), cell if isinstance(cell, int) else None)
+    by = "" if given.by is None else f' data-by="{given.by:.6g}"'
+    return f"<{tag}{by}>{html.escape(given.text)}{given.more}</{tag[:2]}>"
 
 
 # --- what was asked, and how to ask it again ---------------------------------------------------------------
@@ -321,18 +370,59 @@ def slices_section(title: str, what: str, plan: StudyPlan, found: StudyResults, 
     measure = found.measures[0]
     tables = []
     for contrast in plan.own():
-        rows = []
+        rows = list[_Row]()
         for each in slices[:_MOST_ROWS]:
             counted = next(count for count in each.contrasts if count.contrast == contrast)
-            rates = [export.rate(_count(each, contrast, side).rates[measure]) for side in SIDES]
-            flips = sum(gap.flips for gap in counted.gaps.values())
+            rates = [_count(each, contrast, side).rates[measure] for side in SIDES]
+            gap, pairs = counted.gaps[measure], counted.pairs
             rows.append(
-                (each.title, *rates, export.gap(counted.gaps[measure]), flips, f"{counted.equal} of {counted.pairs}")
+                (
+                    each.title,
+                    *(Cell(export.rate(rate), rate.share) for rate in rates),
+                    Cell(export.gap(gap), gap.difference if gap.trials else None),
+                    sum(gap.flips for gap in counted.gaps.values()),
+                    Cell(f"{counted.equal} of {pairs}", counted.equal / pairs if pairs else None),
+                )
             )
         head = [what, "base", "post-trained", "difference, points", "flips, all measures", "equal replies"]
-        tables.append(table(f"By {what}: {measure}, {_title(plan, contrast)}", head, rows))
+        tables.append(table(f"By {what}: {measure}, {_title(plan, contrast)}", head, rows, sorts=True))
     more = f"<p>The first {_MOST_ROWS} of {len(slices):,}.</p>" if len(slices) > _MOST_ROWS else ""
     return f"<section><h2>{html.escape(title)}</h2>{more}{''.join(tables)}</section>"
+
+
+def flips_section(
+    plan: StudyPlan, written: Mapping[StudyCell, CellReply], both: Callable[[Flip, Mapping[StudyCell, CellReply]], Cell]
+) -> str:
+    """Every prompt and seed at which two checkpoints' verdicts differ; `both` shows the two replies."""
+    found = flips(plan, verdicts(plan, written))
+    if not found:
+        return ""
+    several, filed = len(plan.pairs) > 1, any(row.category for row in plan.prompts)
+    optional = {"category": filed, "pair": several}
+    head = ["prompt", *(name for name, shown in optional.items() if shown), "seed", "verdict", "passes", "replies"]
+    rows: list[_Row] = [
+        (
+            f"{flip.base.prompt + 1}. {shortened(plan.prompts[flip.base.prompt].prompt)}",
+            *([plan.prompts[flip.base.prompt].category] if filed else []),
+            *([flip.base.arm.pair] if several else []),
+            flip.base.repetition + 1,
+            flip.measure,
+            SIDE_NAMES[flip.passes],
+            both(flip, written),
+        )
+        for flip in found[:_MOST_FLIPS]
+    ]
+    more = f"<p>The first {_MOST_FLIPS} of {len(found):,}.</p>" if len(found) > _MOST_FLIPS else ""
+    caption = "Prompts and seeds at which the two verdicts differ, each checkpoint under its own framing"
+    return f"<section><h2>Flips</h2>{more}{table(caption, head, rows, sorts=True)}</section>"
+
+
+def _both_replies(flip: Flip, written: Mapping[StudyCell, CellReply]) -> Cell:
+    shown = "".join(
+        f'<pre class="{cell.arm.side}">{_cut(written[cell].text, _FLIPPED_CHARACTERS) or "(nothing)"}</pre>'
+        for cell in (flip.base, flip.post)
+    )
+    return Cell("", None, f"<details><summary>both</summary>{shown}</details>")
 
 
 def _replies(plan: StudyPlan, written: Mapping[StudyCell, CellReply], found: StudyResults) -> str:
@@ -356,5 +446,5 @@ def _replies(plan: StudyPlan, written: Mapping[StudyCell, CellReply], found: Stu
     return f"<section><h2>Replies, equal ones together</h2>{''.join(blocks)}</section>"
 
 
-def _cut(text: str) -> str:
-    return html.escape(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " \u2026")
+def _cut(text: str, most: int = _SHOWN_CHARACTERS) -> str:
+    return html.escape(text if len(text) <= most else text[:most] + " \u2026")

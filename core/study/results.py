@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..errors import UserError
 from ..judging import behaviour, does_not_loop, words
@@ -131,7 +131,7 @@ def results(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> StudyRes
     counting = _Counting(plan, written, verdicts(plan, written))
     everything = range(len(plan.prompts))
     categories = {plan.prompts[index].category: None for index in everything}
-    prompts = [counting.slice(_shortened(plan.prompts[index].prompt), [index]) for index in everything]
+    prompts = [counting.slice(shortened(plan.prompts[index].prompt), [index]) for index in everything]
     return StudyResults(
         done=len(written),
         total=plan.total,
@@ -151,7 +151,7 @@ def _interest(prompt: Slice) -> tuple[int, float]:
     return prompt.flips, 1 - first.equal / first.pairs if first.pairs else 0.0
 
 
-def _shortened(text: str, length: int = 90) -> str:
+def shortened(text: str, length: int = 90) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "\u2026"
 
@@ -174,6 +174,26 @@ def verdicts(plan: StudyPlan, written: Mapping[StudyCell, CellReply]) -> _Verdic
     found[LOOPS] = {cell: not does_not_loop("", reply.text) for cell, reply in written.items()}
     found[ENDS] = {cell: reply.finish_reason == "eos" for cell, reply in written.items()}
     return found
+
+
+class Flip(NamedTuple):
+    """A prompt and seed at which the verdicts of two checkpoints differ, each under its own framing: both replies, and whose passes."""
+
+    base: StudyCell
+    post: StudyCell
+    measure: str
+    passes: Side
+
+
+def flips(plan: StudyPlan, verdicts: _Verdicts) -> list[Flip]:
+    """Those of the first measure first."""
+    return [
+        Flip(cell, other, measure, "base" if of[cell] else "post")
+        for measure, of in verdicts.items()
+        for contrast in plan.own()
+        for cell in of
+        if cell.arm == contrast.base and of[cell] != of.get(other := cell._replace(arm=contrast.post), of[cell])
+    ]
 
 
 class _Counting:

@@ -2,11 +2,13 @@
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from ...experiments.report import time_left
 from ...study import export, report
 from ...study.plan import Arm, StudyCell, StudyPlan
-from ...study.results import ArmCount, StudyResults, verdicts
+from ...study.report import Cell
+from ...study.results import ArmCount, Flip, StudyResults, verdicts
 from ...study.run import StudyProgress
 from ...study.served import Study
 from ...study.store import CellReply
@@ -14,7 +16,7 @@ from ...types import SIDE_NAMES, SIDES
 from ..markup import FRAMING, KIND, counted, listed, short
 
 MOST_GROUPS, MOST_CELLS = 64, 64  # of an arm, and of a group, that are drawn; the files have all
-_LETTERS = 220  # of a reply in the grid
+_LETTERS, _FLIPPED = 220, 60  # of a reply in the grid, and in the list of flips
 
 HEAD = (
     "<header class='study-head'><h2>How often?</h2><p>Ask both models the same thing at many seeds, the same seeds for both, and count how many "
@@ -47,10 +49,19 @@ def found(study: Study) -> str:
     tables += report.slices_section(
         "By prompt, those at which verdicts flip most first", "prompt", plan, results, results.prompts
     )
+    if results.prompts:
+        tables += report.flips_section(plan, study.written(), partial(_both, plan))
     return (
         f"{_headline(study)}{_grid_of_framings(plan, results) if others else ''}{tables}"
         f"<details class='study-more'><summary>Everything that was counted</summary>{sections}{crossed}</details>"
     )
+
+
+def _both(plan: StudyPlan, flip: Flip, written: Mapping[StudyCell, CellReply]) -> Cell:
+    """Of both replies the beginning, and what opens them in Compare."""
+    button = _cell(plan, flip.base, plan.arms().index(flip.base.arm), None, 0, "Open")
+    base, post = (html.escape(short(written[cell].text, _FLIPPED)) for cell in (flip.base, flip.post))
+    return Cell("", None, f"{button} <span class='base'>{base}</span> <span class='post'>{post}</span>")
 
 
 def _headline(study: Study) -> str:
@@ -196,14 +207,14 @@ def _cells(plan: StudyPlan, cells: Sequence[StudyCell], passed: Mapping[StudyCel
     return f"<div class='cells {kind}' role='group' aria-label='{counted(len(cells), 'seed')}'>{drawn}{more}</div>"
 
 
-def _cell(plan: StudyPlan, cell: StudyCell, arm: int, passed: bool | None, at: int) -> str:
+def _cell(plan: StudyPlan, cell: StudyCell, arm: int, passed: bool | None, at: int, label: str = "") -> str:
     """Of a group the first is reached by Tab, the others by the arrow keys (studies.js)."""
     seed = plan.seed(cell.prompt, cell.repetition)
     mark = {True: " pass", False: " fail", None: ""}[passed]
     number = cell.repetition + 1
     return (
         f"<button type='button' class='cell{mark}' data-cell='[{cell.prompt},{cell.repetition},{arm}]' tabindex='{0 if at == 0 else -1}'"
-        f" title='Seed {seed}: open both replies in Compare' aria-label='Reply {number}, {SIDE_NAMES[cell.arm.side]}: open both replies in Compare'>{number}</button>"
+        f" title='Seed {seed}: open both replies in Compare' aria-label='Reply {number}, {SIDE_NAMES[cell.arm.side]}: open both replies in Compare'>{label or number}</button>"
     )
 
 

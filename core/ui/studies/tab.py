@@ -20,7 +20,7 @@ from .session import ONE, OWN, TOKENS, Suite, View
 TITLE = "Studies"
 NAME = "studies"
 CELL = "cell"  # the one that was pressed
-_SCRIPT = Path(__file__).with_name("studies.js").read_text("utf-8")
+_SCRIPT = Path(__file__).with_name("studies.js").read_text("utf-8") + report.TABLES
 _EXAMPLE, _TEST = "What is the capital of France?", "contains:Paris"
 _ASKED = [("One prompt", ONE), *((f"Suite: {name}", name) for name in suite.NAMES)]
 
@@ -106,7 +106,7 @@ class Room:
             self.notice = gr.HTML(markup.notice(""), elem_id="study_notice")
             self.progress = gr.HTML("", elem_id="study_progress")
         with gr.Column(visible=False, elem_id="study_results") as self.results:
-            self.rates = gr.HTML("", apply_default_css=False, elem_id="study_rates")
+            self.rates = gr.HTML("", js_on_load=_SCRIPT, apply_default_css=False, elem_id="study_rates")
             with gr.Row(elem_id="study_files"):
                 self.files = [
                     gr.Button(label, size="sm", min_width=90, elem_id=f"study_{name.rpartition('.')[2]}")
@@ -137,7 +137,8 @@ class Room:
             def with_cell(values: Values, event: gr.EventData) -> Update:
                 return opened({**values, CELL: event._data.get("cell")})
 
-            self.replies.open(with_cell, *given, **how)
+            for shown in (self.rates, self.replies):
+                shown.open(with_cell, *given, **how)
 
         visitor.on_open(pressed, self._shared, "study", {self.found}, self.notice)
 
