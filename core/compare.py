@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
 
+from . import canonical
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
 from .engine import Engine, LogitsDial, Reread, Stoppable, WeightsDial
@@ -362,6 +363,24 @@ def _engine(lease: Lease, comparison: Comparison, side: Side) -> Engine | Logits
         one_at_a_time=lease.mixing,
         check_room=lambda: check_room_for_another(lease.post.engine),
     )
+
+
+def identity(lease: Lease, comparison: Comparison, side: Side) -> str:
+    """A digest of all that a side's reply hangs on, and how it reads: the model, its engine, what is sent, what ends it. No dial.
+
+    Where two are equal so are the replies, whatever the pairs are.
+
+    Raises:
+        UserError: as `Run`.
+    """
+    checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
+    told = [
+        checkpoint.weights_sha256,
+        *map(canonical.dump, (checkpoint.info, checkpoint.engine.info(), fit(comparison.sampling, prompt, checkpoint))),
+        *(prompt.text, prompt.token_ids, prompt.prefilled, repr(prompt.marks), prompt.reasons),
+        sorted(lease.stop_ids(side)),
+    ]
+    return canonical.sha256(told)
 
 
 def compare(lease: Lease, comparison: Comparison) -> Result:

@@ -4,7 +4,7 @@ Knows names and folders, no model: whoever only asks for the list waits for no l
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -153,6 +153,16 @@ def own_pair(base: str, post: str) -> Pair:
     for spec in (base, post):
         check_path(spec)
     return _own(base, post)
+
+
+def against_the_first(specs: Sequence[str], like: Pair | None = None) -> tuple[Pair, ...]:
+    """Of checkpoints in their order pairs of the first with each of the others; computed as those of the pair that they are `like`.
+
+    Raises:
+        UserError: one is a path to nothing.
+    """
+    found = [own_pair(specs[0], spec) for spec in dict.fromkeys(specs[1:])]
+    return tuple(pair.model_copy(update={"arithmetic": like.arithmetic}) if like else pair for pair in found)
 
 
 def default_pair(settings: Settings) -> Pair:

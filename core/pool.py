@@ -25,7 +25,7 @@ from .engine.device import Placement, give_back, place
 from .engine.engine import Shape
 from .errors import NotEnoughMemory, TooLong, UserError
 from .hub import Hub
-from .pairs import Pair, at_commits, default_pair, find_pair, known_pairs, label, places
+from .pairs import Pair, at_commits, default_pair, find_pair, here, known_pairs, label, places
 from .prompts import Prompt
 from .settings import Settings
 from .steps import Steps, finish
@@ -98,12 +98,15 @@ class Lease:
 class _Key(NamedTuple):
     spec: str
     merged_into: str | None  # if it is an adapter
-    number: int  # in the pair: 0 or 1
+    device: int  # which of several
     arithmetic: str
 
 
-def _keys(pair: Pair) -> tuple[_Key, _Key]:
-    return _Key(pair.base, None, 0, pair.arithmetic), _Key(pair.post, pair.base, 1, pair.arithmetic)
+def _place_of(spec: str) -> str:
+    """The same for whatever names one folder or file here."""
+    with suppress(UserError):  # a path to nothing is told where it is loaded
+        return str(here(spec) or spec)
+    return spec
 
 
 @dataclass(eq=False)
@@ -118,6 +121,7 @@ class _Entry:
     over: Checkpoint | None = None  # of the same weights, whose engine hung
     sibling: "_Entry | None" = None  # while it is loaded: they share what memory there is
     need: Need | None = None  # what it takes, once that is known
+    whole: bool = False  # known to be no adapter, so that nothing hangs on what it could be merged into
 
     kin: "WeakKeyDictionary[_Entry, Kinship]" = field(default_factory=WeakKeyDictionary)  # of its siblings
 
@@ -206,6 +210,7 @@ class Pool:
 
         try:
             base, post = (entry.loading.result() for entry in entries)
+            self._loaded.update(self._keys(pair))
             if entries[1] not in entries[0].kin:
                 entries[0].kin[entries[1]] = kinship(base, post)
         except BaseException:
@@ -221,7 +226,7 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether whoever asks now is served: the default pair was in memory once, and no end was announced."""
-        return not self._ending and self._loaded.issuperset(_keys(self.default))
+        return not self._ending and self._loaded.issuperset(self._keys(self.default))
 
     def _count(self, tokens: int) -> None:
         with self._lock:
@@ -235,7 +240,7 @@ class Pool:
         """A lease when the pair is in memory already; never loads anything."""
         pair = find_pair(self.pairs, id)
         with self._lock:
-            known = [self._entries.get(key) for key in _keys(pair)]
+            known = [self._known(key) for key in self._keys(pair)]
             entries = [entry for entry in known if entry is not None and entry.ready and not entry.broken]
             if len(entries) < len(known):
                 return None
@@ -279,15 +284,35 @@ class Pool:
             if entry.ready:
                 entry.loading.result().close()
 
+    def _keys(self, pair: Pair) -> tuple[_Key, _Key]:
+        base, post = map(_place_of, (pair.base, pair.post))
+        first, second = map(self._device, (0, 1))
+        return _Key(base, None, first, pair.arithmetic), _Key(post, base, second, pair.arithmetic)
+
+    def _device(self, index: int) -> int:
+        """The number of the device of the first or second model of a pair; what is wrong with the device is said where one is loaded."""
+        try:
+            return place(self.settings, index).device.index or 0
+        except UserError:
+            return index
+
+    def _known(self, key: _Key) -> _Entry | None:
+        """The entry of this model, whatever it is in its pairs."""
+        alone = key._replace(merged_into=None)
+        same = (each for each in self._entries.values() if each.whole and each.key._replace(merged_into=None) == alone)
+        return self._entries.get(key) or next(same, None)
+
     def _take(self, pair: Pair) -> list[_Entry]:
         """The entries of both models, with one more user; starts loading what is new or failed before."""
         taken, new = list[_Entry](), list[_Entry]()
         with self._lock:
             self._check_ending()
-            for key in _keys(pair):
-                entry = self._entries.get(key)
+            for key in self._keys(pair):
+                entry = self._known(key)
                 if entry is None or entry.broken:
                     over = entry.loading.result() if entry is not None and entry.hung else None
+                    if entry is not None:
+                        del self._entries[entry.key]
                     entry = self._entries[key] = _Entry(key, Future(), over=over)
                     new.append(entry)
                 entry.users += 1
@@ -340,6 +365,7 @@ class Pool:
         report(f"Looking for {name}", None)
         patience = Patience(self.settings.hang_seconds, self._hung)
         source = sources.find(spec, self.hub, adapter_base)
+        entry.whole = source.adapter_of is None
         placement = self._place(entry.key)
         entry.need = loading.check_kind(source, self.hub, placement)
         self._find_need(entry.sibling)
@@ -370,7 +396,7 @@ class Pool:
         return sibling.loading.result().engine.shape if sibling.ready else sibling.need
 
     def _place(self, key: _Key) -> Placement:
-        return place(self.settings, key.number, key.arithmetic)
+        return place(self.settings, key.device, key.arithmetic)
 
     def _make_room(self) -> bool:
         """Unload the model that has been idle the longest; False when every loaded model is in use."""

@@ -48,13 +48,14 @@ class ScriptedEngine:
     def __init__(self, tokenizer, seed: int):
         self.tokenizer, self.seed = tokenizer, seed
         self.ids: list[int] = []
-        self.pause = 0.0
+        self.pause, self.asked = 0.0, 0
 
     def say(self, text: str, pause: float) -> None:
         self.ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         self.pause = pause
 
     def submit(self, request: Request, emit) -> Ticket:
+        self.asked += 1
         ticket = Ticket(threading.Event())
         threading.Thread(target=self._write, args=(request, emit, ticket), daemon=True).start()
         return ticket

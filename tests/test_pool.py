@@ -119,6 +119,24 @@ def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
     assert memory.loads.count("a-base") == 1
 
 
+def test_a_model_is_in_memory_once_whichever_side_of_a_pair_it_is(pool, memory, home):
+    pool.add(pairs.own_pair(str(home / "a-chat"), str(home / "a-other")))
+    with pool.wait("a") as first, pool.wait("a-chat | a-other") as second, pool.wait("a2") as third:
+        assert second.base is first.post and third.post is second.post
+    assert sorted(memory.loads) == ["a-base", "a-chat", "a-other"]
+    assert pool.ready
+
+
+def test_an_adapter_is_merged_into_each_base_apart(pool, memory, home):
+    (home / "a-chat" / "adapter_config.json").touch()
+    pool.add(pairs.own_pair(str(home / "b-base"), str(home / "a-chat")))
+    with pool.wait("b-base | a-chat") as one:
+        pool.add(pairs.own_pair(str(home / "c-base"), str(home / "a-chat")))
+        with pool.wait("c-base | a-chat") as other:
+            assert one.post is not other.post
+    assert memory.loads.count("a-chat") == 2
+
+
 def test_a_model_is_loaded_beside_what_its_sibling_needs_or_in_the_lanes_that_it_has(pool, memory):
     """The first one leaves room for the second, which gets lanes like the first's; so does one that comes later."""
     use(pool, "a")

@@ -6,6 +6,7 @@ import pytest
 
 from core.compare import compare
 from core.errors import UserError
+from core.pairs import Pair, Stage
 from core.steps import Stop
 from core.study import suite
 from core.study.results import results
@@ -146,6 +147,25 @@ def test_what_models_and_people_write_is_escaped():
     *_, last = views(ScriptedPool(HOSTILE, HOSTILE), plan(HOSTILE, tests=f"contains:{HOSTILE}"))
     for shown in (render.found(last.study), render.replies(last.study, 0)):
         assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
+
+
+def test_the_stages_of_a_lineage_are_each_held_against_the_first_and_the_base_is_asked_once():
+    pool = ScriptedPool("Lyon", "Paris")
+    stages = tuple(Stage(name=name, source=f"lab/{name.lower()}") for name in ("Base", "SFT", "Final"))
+    pool.pairs = (PAIR, Pair(id="lab", title="Lab", base="lab/base", post="lab/final", stages=stages))
+    pool.add = lambda pair: setattr(pool, "pairs", (*pool.pairs, pair))
+    assert session.stages_told(pool.pairs[1]).endswith("against the first: Base, SFT, Final")
+    ids = session.stages(pool, "lab")
+    assert ids == ("lab/base | lab/sft", "lab/base | lab/final")
+    assert [(pair.base, pair.post) for pair in pool.pairs[2:]] == [("lab/base", "lab/sft"), ("lab/base", "lab/final")]
+    *_, last = views(pool, plan(pairs=ids))
+    shown, replies = render.found(last.study), render.replies(last.study, 0)
+    assert "From stage to stage" in shown and "Scripted-Base: 0%; Scripted-Chat: 100%; Scripted-Chat: 100%." in shown
+    for id in ids:
+        assert f"<small>{id}, 8 seeds</small>" in shown and f"Replies: Post-trained, chat template, {id}" in replies
+    assert pool.engines["base"].asked == 2 * 8, "under two framings, for both pairs together"
+    with pytest.raises(UserError, match="No stages are known of Scripted pair"):
+        session.stages(pool, PAIR.id)
 
 
 def test_of_a_suite_a_prompt_is_chosen_those_that_flip_first():

@@ -153,7 +153,8 @@ def test_the_stages_of_a_lineage_are_each_held_against_the_first(pool, capsys, m
     rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines() if line.startswith("  lab/base |")]
     assert [row[0] for row in rows] == ["lab/base | lab/sft", "lab/base | lab/final"]
     assert {row[2] for row in rows} == {"8 of 8, 100% (68% to 100%)"}
-    assert "From pair to pair" in report.read_text() and "pair 1: 100%; pair 2: 100%." in report.read_text()
+    told = "Scripted-Base: 0%; Scripted-Chat: 100%; Scripted-Chat: 100%."
+    assert "From stage to stage" in report.read_text("utf-8") and told in report.read_text("utf-8")
     added.clear()
     assert app.main(["replay", file, *stages]) == 0 and len(added) == 2
     capsys.readouterr()

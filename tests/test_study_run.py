@@ -41,12 +41,20 @@ def reply(
     )
 
 
+ANY = Comparison(pair="a", prompt="x", sampling=DEFAULT_SAMPLING, today="2026-01-02")
+
+
 class Typist:
     """Writes what `say` gives for a comparison and a side, and counts."""
 
     def __init__(
-        self, say=lambda comparison, side: f"{side} {comparison.sampling.seed % 3}", slots: int = 2, **options
+        self,
+        say=lambda comparison, side: f"{side} {comparison.sampling.seed % 3}",
+        slots: int = 2,
+        one_base: bool = False,
+        **options,
     ):
+        self.one_base = one_base
         self.say, self.slots, self.options = say, slots, options
         self.asked: list[tuple[str, Side, str, int]] = []
         self.shared: list[tuple[int, ...]] = []
@@ -58,7 +66,15 @@ class Typist:
     def sit_down(self, pair: str):
         yield f"Loading {pair}"
         self.pairs.append(pair)
-        return nullcontext(Desk(self.slots, self.write, self.read))
+        return nullcontext(Desk(self.slots, self.write, self.read, self.identity, self.writer))
+
+    def identity(self, comparison: Comparison, side: Side) -> str:
+        """Every base is one checkpoint where that is said."""
+        whose = "the base" if self.one_base and side == "base" else f"{comparison.pair} {side}"
+        return f"{whose} {comparison.framing(side)} {comparison.prompt}"
+
+    def writer(self, side: Side) -> store.Fingerprint:
+        return store.Fingerprint.of(reply(ANY, side, "x", **self.options))
 
     def read(self, comparison: Comparison, side: Side, reply, stop: Stop) -> tuple[float, ...]:
         self.were_read.append((comparison.prompt, side, reply.token_ids))
@@ -174,7 +190,7 @@ def test_a_stop_ends_what_is_being_written():
 
     def sit_down(pair):
         yield f"Loading {pair}"
-        return nullcontext(Desk(1, write, lambda *asked: ()))
+        return nullcontext(Desk(1, write, lambda *asked: (), lambda *asked: "x", Typist().writer))
 
     def show(step):
         if started.is_set():
@@ -189,6 +205,30 @@ def test_pairs_are_in_memory_one_after_the_other():
     with store.opened(None) as kept:
         perform(plan(seeds=8, pairs=("a", "b"), crossed=False), kept, typist := Typist())
     assert typist.pairs == ["a", "b"]
+
+
+@pytest.mark.parametrize("branching", [False, True])
+def test_a_checkpoint_of_several_pairs_is_asked_once(branching):
+    asked = plan(seeds=8, pairs=("a", "b", "c"), branching=branching)
+    with store.opened(None) as kept:
+        steps = perform(asked, kept, typist := Typist(one_base=True))
+        written = kept.written(asked)
+        assert not kept.unread(asked)
+    assert len(typist.asked) == 8 * (2 + 3 * 2) and len(written) == asked.total == 8 * 12
+    assert len(typist.were_read) == (len(typist.asked) if branching else 0)
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    for cell in asked.cells():
+        if cell.arm.side == "base":
+            first = cell._replace(arm=cell.arm.model_copy(update={"pair": "a"}))
+            assert written[cell] == written[first]
+    with store.opened(None) as kept:
+        for _ in zip(range(18), run(asked, kept, Typist(one_base=True).sit_down), strict=False):
+            pass
+        assert "c" not in {cell.arm.pair for cell in kept.written(asked)}
+        perform(asked, kept, again := Typist(one_base=True))
+        assert kept.written(asked) == written and len(again.asked) < 8 * 8, (
+            "also by a run that goes on with another's file"
+        )
 
 
 def test_replies_of_other_weights_do_not_come_into_the_same_file():

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..hub import HuggingFaceHub
-from ..pairs import find_pair, own_pair
+from ..pairs import against_the_first, find_pair
 from ..pool import Pool, Progress
 from ..settings import Settings, add_model_flags
 from ..steps import Steps, Stop, Stopped, finish, watch
@@ -241,7 +241,7 @@ def staged(pool: Pool, stages: str) -> tuple[str, ...]:
         raise UserError(
             f"No stages are known of {pool.default.title}; name them in their order, as in --stages BASE,SFT,FINAL."
         )
-    pairs = [own_pair(named[0], spec) for spec in dict.fromkeys(named[1:])]
+    pairs = against_the_first(named, None if stages else pool.default)
     for pair in pairs:
         pool.add(pair)
     return tuple(pair.id for pair in pairs)

@@ -142,21 +142,34 @@ def replay(
     if sample is not None and sample < len(chosen):
         chosen = sorted(Random(sample_seed).sample(chosen, sample), key=chosen.index)
     writers = {(writer.pair, writer.side): writer.fingerprint for writer in receipt.writers}
-    differ, reasons = list[str](), dict[str, None]()
+    differ, reasons, wrong = list[str](), dict[str, None](), list[StudyVerdict]()
+    before = dict[str, str]()  # digests, by what they came of
+
+    def hold(cell: StudyCell, digest: str, here: Fingerprint) -> None:
+        there = writers[cell.arm.pair, cell.arm.side]
+        if here.weights_sha256 != there.weights_sha256:
+            wrong.append(_not_replayable(recorded, cell, there, here))
+        if not here.gives_the_bits_of(there):
+            reasons[f"Another engine wrote {_whose(cell)}, so its rounding may be another."] = None
+        if digest != recorded[cell]:
+            differ.append(
+                f"row {cell.prompt + 1}, repetition {cell.repetition + 1}, {_whose(cell)} under {cell.arm.framing}"
+            )
+
+    def adopt(cell: StudyCell, request: str, here: Fingerprint) -> bool:
+        if request in before:
+            hold(cell, before[request], here)
+        return request in before
+
     ids = {cell: reply.token_ids for cell, reply in known.items()}
     plan = receipt.plan.model_copy(update={"branching": False})  # a digest is of the reply
-    with closing(write(plan, chosen, sit_down, known=ids)) as coming:
-        for progress, cell, result, _ in coming:
+    with closing(write(plan, chosen, sit_down, adopt, known=ids)) as coming:
+        for progress, cell, result, _, request in coming:
             if cell is not None and result is not None:
-                there, here = writers[cell.arm.pair, cell.arm.side], Fingerprint.of(result)
-                if here.weights_sha256 != there.weights_sha256:
-                    return _not_replayable(recorded, cell, there, here)
-                if not here.gives_the_bits_of(there):
-                    reasons[f"Another engine wrote {_whose(cell)}, so its rounding may be another."] = None
-                if CellReply.of(result).digest != recorded[cell]:
-                    differ.append(
-                        f"row {cell.prompt + 1}, repetition {cell.repetition + 1}, {_whose(cell)} under {cell.arm.framing}"
-                    )
+                before[request] = CellReply.of(result).digest
+                hold(cell, before[request], Fingerprint.of(result))
+            if wrong:
+                return wrong[0]
             yield progress
     return StudyVerdict(
         outcome="diverged" if differ else "identical",

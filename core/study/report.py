@@ -75,7 +75,7 @@ def html_report(plan: StudyPlan, written: Mapping[StudyCell, CellReply], report:
     by_importance = {
         "the settings": _settings(plan, report.receipt),
         **at_the_end,
-        "the pairs": _pairs(plan, found),
+        "the pairs": pairs_section(plan, report),
         **{f"rates, {_title(plan, each.contrast)}": rates_section(plan, found, each) for each in found.whole.contrasts},
         "the categories": slices_section("By category", "category", plan, found, found.categories),
         "the prompts": slices_section(
@@ -219,46 +219,53 @@ def rates_section(plan: StudyPlan, found: StudyResults, counted: ContrastCount) 
     )
 
 
-def _pairs(plan: StudyPlan, found: StudyResults) -> str:
-    """The first measure from pair to pair: over the stages of a lineage, where that is what they are."""
+def pairs_section(plan: StudyPlan, report: export.StudyReport) -> str:
+    """The first measure from pair to pair, or over the stages of a lineage, where all pairs have one base."""
+    found = report.results
     rows, measure = export.pair_rows(plan, found), found.measures[0]
     if not rows:
         return ""
+    writers = {(writer.pair, writer.side): writer.fingerprint for writer in report.receipt.writers}
+    bases = {by.weights_sha256 for (_, side), by in writers.items() if side == "base"}
+    own = plan.own()
+    arms = [*([own[0].base] if len(bases) == 1 else []), *(each.post for each in own)]
+    names = [writers[arm.pair, arm.side].checkpoint.name if (arm.pair, arm.side) in writers else "-" for arm in arms]
+    rates = [next(count.rates[measure] for count in found.whole.arms if count.arm == arm) for arm in arms]
+    title = "From stage to stage" if len(bases) == 1 else "From pair to pair"
     head = ["pair", "base", "post-trained", "difference, points"]
-    shares = [
-        next(count.rates[measure] for count in found.whole.arms if count.arm == each.contrast.post)
-        for each in found.whole.contrasts
-        if each.contrast in plan.own()
-    ]
-    return f"<section><h2>From pair to pair</h2>{_line(measure, shares)}{table(f'{measure}, each under its own framing', head, rows)}</section>"
+    return f"<section><h2>{title}</h2>{_line(measure, names, rates)}{table(f'{measure}, each under its own framing', head, rows)}</section>"
 
 
-def _line(measure: str, rates: Sequence[Rate]) -> str:
-    """The post-trained rates in the order of the pairs, with their intervals, 0 to 100% from below."""
-    step, height = 90, 160
+def _line(measure: str, names: Sequence[str], rates: Sequence[Rate]) -> str:
+    """Rates in their order, with their intervals, 0 to 100% from below. Of a long name its end, which tells stages apart."""
+    step, height = min(150, 620 // len(names)), 160
 
     def at(number: int, share: float) -> str:
-        return f"{60 + step * number},{10 + height * (1 - share):.1f}"
+        return f"{90 + step * number},{10 + height * (1 - share):.1f}"
 
     known = [(number, rate) for number, rate in enumerate(rates) if rate.share is not None]
     line = " ".join(at(number, rate.share or 0.0) for number, rate in known)
     marks = "".join(
-        f'<circle class="post" cx="{60 + step * number}" cy="{10 + height * (1 - (rate.share or 0.0)):.1f}" r="4"/>'
+        f'<circle class="post" cx="{90 + step * number}" cy="{10 + height * (1 - (rate.share or 0.0)):.1f}" r="4"/>'
         + (
             f'<polyline class="post" points="{at(number, rate.interval.low)} {at(number, rate.interval.high)}"/>'
             if rate.interval
             else ""
         )
-        + f'<text x="{60 + step * number}" y="{height + 30}" text-anchor="middle">{number + 1}</text>'
+        + f'<text x="{90 + step * number}" y="{height + 30}" text-anchor="middle">{html.escape(_end(names[number], step // 8))}</text>'
         for number, rate in known
     )
     grid = "".join(
-        f'<line class="axis" x1="40" x2="{60 + step * len(rates)}" y1="{10 + height * (1 - share):.0f}" y2="{10 + height * (1 - share):.0f}"/><text x="34" y="{14 + height * (1 - share):.0f}" text-anchor="end">{share:.0%}</text>'
+        f'<line class="axis" x1="40" x2="{90 + step * len(rates)}" y1="{10 + height * (1 - share):.0f}" y2="{10 + height * (1 - share):.0f}"/><text x="34" y="{14 + height * (1 - share):.0f}" text-anchor="end">{share:.0%}</text>'
         for share in (0, 0.5, 1)
     )
-    spoken = "; ".join(f"pair {number + 1}: {rate.share:.0%}" for number, rate in known)
-    label = html.escape(f"{measure}, post-trained, from pair to pair. {spoken}.")
-    return f'<svg viewBox="0 0 {max(690, 80 + step * len(rates))} {height + 40}" role="img" aria-label="{label}">{grid}<polyline class="post line" points="{line}"/>{marks}</svg>'
+    spoken = "; ".join(f"{names[number]}: {rate.share:.0%}" for number, rate in known)
+    label = html.escape(f"{measure}, from checkpoint to checkpoint. {spoken}.")
+    return f'<svg viewBox="0 0 {max(690, 110 + step * len(rates))} {height + 40}" role="img" aria-label="{label}">{grid}<polyline class="post line" points="{line}"/>{marks}</svg>'
+
+
+def _end(name: str, most: int) -> str:
+    return name if len(name) <= most else "\u2026" + name[1 - most :]
 
 
 def _numbers(interval: Interval | None) -> str:

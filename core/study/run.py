@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cache, partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from types import MappingProxyType
 from typing import NamedTuple
 
+from .. import canonical
 from ..steps import Steps, Stop, watch
 from ..types import Comparison, Side, SideReceipt, SideResult, Value
 from .plan import StudyCell, StudyPlan
-from .store import Store
+from .store import Fingerprint, Store
 
 _PERIOD = 0.25  # seconds between two steps in which nothing was written
 
@@ -27,12 +29,14 @@ class Desk:
 
     `write` raises UserError when it fails, and ends early when the stop that it is given is pressed. The token ids are those that
     somebody says will come of it, if any: where reading gives the bits of writing they are read. `read` gives the entropy of what
-    each token of a reply was drawn from.
+    each token of a reply was drawn from. Where `identity` is the same so is the reply; `writer` is who writes a side.
     """
 
     slots: int
     write: Callable[[Comparison, Side, Stop, tuple[int, ...]], SideResult]
     read: Callable[[Comparison, Side, SideResult | SideReceipt, Stop], tuple[float, ...]]
+    identity: Callable[[Comparison, Side], str]
+    writer: Callable[[Side], Fingerprint]
 
 
 class StudyProgress(Value):
@@ -48,6 +52,7 @@ class StudyProgress(Value):
 
 
 SitDown = Callable[[str], Steps[str, AbstractContextManager[Desk]]]  # loads a pair by its id, and says how far that is
+Adopt = Callable[[StudyCell, str, Fingerprint], bool]  # whether a cell has what came of the same request before
 
 
 def run(plan: StudyPlan, store: Store, sit_down: SitDown) -> Steps[StudyProgress, None]:
@@ -60,28 +65,31 @@ def run(plan: StudyPlan, store: Store, sit_down: SitDown) -> Steps[StudyProgress
     unread = store.unread(plan)
     cells = {*store.missing(plan), *unread}
     ordered = [cell for cell in plan.cells() if cell in cells]
-    with closing(write(plan, ordered, sit_down, total=plan.total, unread=unread)) as coming:
-        for progress, cell, result, entropies in coming:
+    adopt = partial(store.adopt, plan)
+    with closing(write(plan, ordered, sit_down, adopt, total=plan.total, unread=unread)) as coming:
+        for progress, cell, result, entropies, request in coming:
             if cell is not None and result is not None:
-                store.keep(plan, cell, result, entropies)
-            elif cell is not None:
+                store.keep(plan, cell, result, entropies, request)
+            elif cell is not None and entropies:
                 store.add(plan, cell, entropies)
             yield progress
 
 
 class Came(NamedTuple):
-    """How far it is, and what has come: a reply and its entropies, or these alone of a reply that was there."""
+    """How far it is, and what has come: a reply, its entropies and what it came of; of a reply that was there, entropies or nothing."""
 
     progress: StudyProgress
     cell: StudyCell | None = None
     result: SideResult | None = None
     entropies: tuple[float, ...] = ()
+    request: str = ""
 
 
 def write(
     plan: StudyPlan,
     cells: list[StudyCell],
     sit_down: SitDown,
+    adopt: Adopt,
     *,
     total: int | None = None,
     known: Mapping[StudyCell, tuple[int, ...]] = MappingProxyType({}),
@@ -90,6 +98,7 @@ def write(
     """Write these cells of a plan, pair by pair, so that one is in memory at a time.
 
     Args:
+        adopt: is asked of the cells of every pair but the first, whether a pair before had the same request.
         total: counts those that are there already, too.
         known: the token ids of cells that somebody has written before.
         unread: replies that are there and only read.
@@ -105,7 +114,7 @@ def write(
         if not mine:
             continue
         seat = yield from watch(sit_down(pair), loading)
-        with seat as desk, closing(_write(plan, mine, desk, known, unread)) as coming:
+        with seat as desk, closing(_write(plan, mine, desk, adopt, known, unread)) as coming:
             for came in coming:
                 new += came is not None
                 left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
@@ -113,28 +122,43 @@ def write(
     yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 
-_Done = tuple[SideResult | None, tuple[float, ...]]
+_Done = tuple[SideResult | None, tuple[float, ...], str]
 
 
 def _write(
     plan: StudyPlan,
     cells: list[StudyCell],
     desk: Desk,
+    adopt: Adopt,
     known: Mapping[StudyCell, tuple[int, ...]],
     unread: Mapping[StudyCell, SideReceipt],
-) -> Steps[tuple[StudyCell, SideResult | None, tuple[float, ...]] | None, None]:
+) -> Steps[tuple[StudyCell, SideResult | None, tuple[float, ...], str] | None, None]:
     """Writes the cells of a pair, and reads them where that is asked; None where nothing has come for a while.
 
     Each model has threads of its own, twice as many as slots: so neither waits for the other, and a slot that gets free
     is filled at the next step.
     """
+    identity = cache(lambda prompt, arm: desk.identity(plan.comparison(StudyCell(prompt, 0, arm)), arm.side))
+
+    def request(cell: StudyCell) -> str:
+        return canonical.sha256([identity(cell.prompt, cell.arm), plan.seed(cell.prompt, cell.repetition)])
+
+    if cells[0].arm.pair != plan.pairs[0]:
+        waiting = list[StudyCell]()
+        for cell in cells:
+            if cell not in unread and adopt(cell, request(cell), desk.writer(cell.arm.side)):
+                yield cell, None, (), ""
+            else:
+                waiting.append(cell)
+        cells = waiting
     stop, came = Stop(), SimpleQueue[tuple[StudyCell, _Done | BaseException]]()
 
     def done(cell: StudyCell) -> _Done:
         asked, side, there = plan.comparison(cell), cell.arm.side, unread.get(cell)
         result = desk.write(asked, side, stop, known.get(cell, ())) if there is None else None
         reply = result or there
-        return result, desk.read(asked, side, reply, stop) if plan.branching and reply is not None else ()
+        entropies = desk.read(asked, side, reply, stop) if plan.branching and reply is not None else ()
+        return result, entropies, request(cell)
 
     def work(cell: StudyCell) -> None:
         try:

@@ -7,6 +7,7 @@ from functools import partial
 from pydantic import Field
 
 from .. import compare, lens
+from ..checkpoints.loading import Checkpoint
 from ..errors import UserError
 from ..pool import Lease, Pool
 from ..steps import Steps, Stop, Stopped, watch
@@ -17,7 +18,7 @@ from .export import StudyReport
 from .plan import StudyCell, StudyPlan
 from .results import results
 from .run import Desk, StudyProgress, run
-from .store import CellReply, opened
+from .store import CellReply, Fingerprint, opened
 
 MOST_TOKENS = 1_000_000  # that the replies of one study may have
 
@@ -77,6 +78,12 @@ def sit_down(pool: Pool, pair: str) -> Steps[str, AbstractContextManager[Desk]]:
     return desk(lease)
 
 
+def _writer(checkpoint: Checkpoint) -> Fingerprint:
+    return Fingerprint(
+        checkpoint=checkpoint.info, weights_sha256=checkpoint.weights_sha256, engine=checkpoint.engine.info()
+    )
+
+
 @contextmanager
 def desk(lease: Lease) -> Iterator[Desk]:
     """Where the replies of this pair are written; it is released at the end."""
@@ -86,4 +93,6 @@ def desk(lease: Lease) -> Iterator[Desk]:
             slots,
             write=partial(compare.write, lease),
             read=lambda asked, side, reply, stop: lens.entropies(lease, asked, side, reply, stop.check),
+            identity=partial(compare.identity, lease),
+            writer=lambda side: _writer(lease.side(side)),
         )

@@ -32,11 +32,12 @@ from ..types import (
 )
 from .plan import Arm, StudyCell, StudyPlan
 
-_APPLICATION = 0x53734731  # what SQLite's header says of whose a file is
+_APPLICATION = 0x53734732  # what SQLite's header says of whose a file is
 _SCHEMA = """
     CREATE TABLE study (plan TEXT NOT NULL);
     CREATE TABLE fingerprint (pair TEXT, side TEXT, value TEXT NOT NULL, PRIMARY KEY (pair, side));
-    CREATE TABLE cell (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE cell (key TEXT PRIMARY KEY, request TEXT NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX request ON cell (request);
 """
 _DIGITS = 32  # of the digest of a cell
 
@@ -117,13 +118,35 @@ class Store:
             self._connection.execute("DELETE FROM study")
             self._connection.execute("INSERT INTO study VALUES (?)", (canonical.text(canonical.dump(plan)),))
 
-    def keep(self, plan: StudyPlan, cell: StudyCell, result: SideResult, entropies: tuple[float, ...] = ()) -> None:
-        """Keep a reply.
+    def keep(
+        self,
+        plan: StudyPlan,
+        cell: StudyCell,
+        result: SideResult,
+        entropies: tuple[float, ...] = (),
+        request: str = "",
+    ) -> None:
+        """Keep a reply, and what it came of (`Desk.identity`).
 
         Raises:
             UserError: the replies that are kept of its checkpoint were written by another.
         """
-        mine = Fingerprint.of(result)
+        reply = CellReply.of(result).model_copy(update={"entropies": entropies})
+        self._put(plan, cell, Fingerprint.of(result), request, reply.model_dump_json())
+
+    def adopt(self, plan: StudyPlan, cell: StudyCell, request: str, by: Fingerprint) -> bool:
+        """Keep for a cell what is kept of the same request, if anything is: a checkpoint may be in several pairs.
+
+        Raises:
+            UserError: as `keep`.
+        """
+        row = self._connection.execute("SELECT value FROM cell WHERE request = ?", (request,)).fetchone()
+        if row is None or (plan.branching and not CellReply.model_validate_json(row[0]).entropies):
+            return False
+        self._put(plan, cell, by, request, row[0])
+        return True
+
+    def _put(self, plan: StudyPlan, cell: StudyCell, mine: Fingerprint, request: str, value: str) -> None:
         kept = self.fingerprint(cell.arm)
         if kept is not None and not mine.gives_the_bits_of(kept):
             raise UserError(
@@ -133,17 +156,16 @@ class Store:
             if kept is None:
                 who = (cell.arm.pair, cell.arm.side, mine.model_dump_json())
                 self._connection.execute("INSERT INTO fingerprint VALUES (?, ?, ?)", who)
-            self._put(plan, cell, CellReply.of(result).model_copy(update={"entropies": entropies}))
+            row = (_key(plan, cell), request, value)
+            self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?, ?)", row)
 
     def add(self, plan: StudyPlan, cell: StudyCell, entropies: tuple[float, ...]) -> None:
         """What reading a reply that is kept has found."""
-        kept = CellReply.model_validate_json(self._value(_key(plan, cell)) or "")
+        key = _key(plan, cell)
+        kept = CellReply.model_validate_json(self._value(key) or "")
+        value = kept.model_copy(update={"entropies": entropies}).model_dump_json()
         with self._connection:
-            self._put(plan, cell, kept.model_copy(update={"entropies": entropies}))
-
-    def _put(self, plan: StudyPlan, cell: StudyCell, reply: CellReply) -> None:
-        row = (_key(plan, cell), reply.model_dump_json())
-        self._connection.execute("INSERT OR REPLACE INTO cell VALUES (?, ?)", row)
+            self._connection.execute("UPDATE cell SET value = ? WHERE key = ?", (value, key))
 
     def image(self, plan: StudyPlan) -> bytes:
         """What there is of a study, packed, for `opened`; all else is dropped here."""

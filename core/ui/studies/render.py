@@ -6,9 +6,9 @@ from functools import partial
 
 from ...experiments.report import time_left
 from ...study import export, report
-from ...study.plan import Arm, StudyCell, StudyPlan
+from ...study.plan import Arm, Contrast, StudyCell, StudyPlan
 from ...study.report import Cell
-from ...study.results import ArmCount, Flip, StudyResults, verdicts
+from ...study.results import ArmCount, ContrastCount, Flip, StudyResults, verdicts
 from ...study.run import StudyProgress
 from ...study.served import Study
 from ...study.store import CellReply
@@ -42,9 +42,15 @@ def progress(far: StudyProgress | None) -> str:
 def found(study: Study) -> str:
     """Rates of each side and the difference, then weights or template, then everything else that was counted."""
     plan, results = study.plan, study.report.results
-    own, *others = results.whole.contrasts
-    sections = report.rates_section(plan, results, own)
-    crossed = "".join(report.rates_section(plan, results, each) for each in others)
+    own = [each for each in results.whole.contrasts if each.contrast in plan.own()]
+    pairs = report.pairs_section(plan, study.report)
+    headlines = "".join(
+        _headline(plan, results, each, listed(export.told(results)) if each is own[-1] else "") for each in own
+    )
+    grids = "".join(
+        _grid_of_framings(plan, results, pair) for pair in plan.pairs if len(own) < len(results.whole.contrasts)
+    )
+    sections = "".join(report.rates_section(plan, results, each) for each in results.whole.contrasts)
     tables = report.slices_section("By category", "category", plan, results, results.categories)
     tables += report.slices_section(
         "By prompt, those at which verdicts flip most first", "prompt", plan, results, results.prompts
@@ -52,8 +58,8 @@ def found(study: Study) -> str:
     if results.prompts:
         tables += report.flips_section(plan, study.written(), partial(_both, plan))
     return (
-        f"{_headline(study)}{_grid_of_framings(plan, results) if others else ''}{tables}"
-        f"<details class='study-more'><summary>Everything that was counted</summary>{sections}{crossed}</details>"
+        f"{pairs}{headlines}{grids}{tables}"
+        f"<details class='study-more'><summary>Everything that was counted</summary>{sections}</details>"
     )
 
 
@@ -64,20 +70,20 @@ def _both(plan: StudyPlan, flip: Flip, written: Mapping[StudyCell, CellReply]) -
     return Cell("", None, f"{button} <span class='base'>{base}</span> <span class='post'>{post}</span>")
 
 
-def _headline(study: Study) -> str:
-    """The first measure, as each checkpoint is used."""
-    plan, results = study.plan, study.report.results
-    measure, own = results.measures[0], results.whole.contrasts[0]
+def _headline(plan: StudyPlan, results: StudyResults, own: ContrastCount, said: str) -> str:
+    """The first measure, as each checkpoint of a pair is used; `said` beneath it."""
+    measure, pair = results.measures[0], f"{own.contrast.base.pair}, " if len(plan.pairs) > 1 else ""
     sides = "".join(_rate(_count(results, own.contrast.arm(side)), measure) for side in SIDES)
     gap = own.gaps[measure]
     p = f"McNemar's p {gap.p:.2g}" if gap.p is not None else ""
     difference = export.gap(gap.model_copy(update={"p": None}))
     asked = f"{len(plan.prompts)} prompts, {counted(plan.repetitions, 'seed')} each" if len(plan.prompts) > 1 else ""
     asked = asked or (counted(plan.repetitions, "seed") if plan.repetitions > 1 else "Asked once, at temperature 0")
+    label = html.escape(f"What was found {pair}".rstrip(" ,"))
     return (
-        f"<section class='study-headline' aria-label='What was found'><h3>{html.escape(measure)} <small>{asked}</small></h3><dl>{sides}"
+        f"<section class='study-headline' aria-label='{label}'><h3>{html.escape(measure)} <small>{html.escape(pair)}{asked}</small></h3><dl>{sides}"
         f"<div class='difference'><dt>Difference</dt><dd><b>{difference}</b><span>percentage points</span><span>{p}</span></dd></div></dl>"
-        f"{listed(export.told(results))}</section>"
+        f"{said}</section>"
     )
 
 
@@ -103,14 +109,14 @@ def _count(results: StudyResults, arm: Arm) -> ArmCount:
     return next(count for count in results.whole.arms if count.arm == arm)
 
 
-def _grid_of_framings(plan: StudyPlan, results: StudyResults) -> str:
+def _grid_of_framings(plan: StudyPlan, results: StudyResults, pair: str) -> str:
     """The two checkpoints under the two framings: what the weights change stands below each other, what the template does side by side."""
     measure, framings = results.measures[0], (plan.framing_base, plan.framing_post)
     rows = [
         (
             SIDE_NAMES[side],
             *(
-                export.rate(_count(results, Arm(pair=plan.pairs[0], side=side, framing=each)).rates[measure])
+                export.rate(_count(results, Arm(pair=pair, side=side, framing=each)).rates[measure])
                 for each in framings
             ),
         )
@@ -118,7 +124,7 @@ def _grid_of_framings(plan: StudyPlan, results: StudyResults) -> str:
     ]
     return (
         "<section class='study-two'><h3>Weights or template?</h3><p class='muted'>Two things changed between the two: the weights and the text around the prompt. Here is each with the other.</p>"
-        f"{report.table(measure, ['weights', *(FRAMING[each] for each in framings)], rows)}</section>"
+        f"{report.table(f'{measure}, {pair}' if len(plan.pairs) > 1 else measure, ['weights', *(FRAMING[each] for each in framings)], rows)}</section>"
     )
 
 
@@ -132,14 +138,18 @@ def replies(study: Study, prompt: int) -> str:
     judged = verdicts(plan, written)
     measure = study.report.results.measures[0]
     passed = judged.get(measure, {})
-    own = plan.contrasts()[0]
-    pair = "".join(_arm(plan, own.arm(side), written, passed) for side in SIDES)
-    shown = {own.base, own.post}
+    own = plan.own()
+    sides = {each: "".join(_arm(plan, each.arm(side), written, passed) for side in SIDES) for each in own}
+    pairs = "".join(
+        f"{_flips(plan, each, written, passed, measure)}<div class='study-arms'>{drawn}</div>"
+        for each, drawn in sides.items()
+    )
+    shown = {arm for each in own for arm in (each.base, each.post)}
     rest = "".join(_arm(plan, arm, written, passed) for arm in plan.arms() if arm not in shown)
     asked = f"<p class='study-asked'>{html.escape(short(plan.prompts[prompt].prompt, 400))}</p>"
     return (
         "<header><h3>Replies, equal ones together</h3><p class='muted'>Each small number is one seed; press it to open both models' replies at this seed in Compare, where they are written again, the same.</p></header>"
-        f"{asked if len(plan.prompts) > 1 else ''}{_flips(plan, written, passed, measure)}<div class='study-arms'>{pair}</div>"
+        f"{asked if len(plan.prompts) > 1 else ''}{pairs}"
         + (
             f"<details class='study-more'><summary>Under the other's framing</summary><div class='study-arms'>{rest}</div></details>"
             if rest
@@ -149,10 +159,13 @@ def replies(study: Study, prompt: int) -> str:
 
 
 def _flips(
-    plan: StudyPlan, written: Mapping[StudyCell, CellReply], passed: Mapping[StudyCell, bool], measure: str
+    plan: StudyPlan,
+    own: Contrast,
+    written: Mapping[StudyCell, CellReply],
+    passed: Mapping[StudyCell, bool],
+    measure: str,
 ) -> str:
     """The seeds at which the verdicts of the two differ, each as it is used."""
-    own = plan.contrasts()[0]
     flips = [
         cell
         for cell in written
@@ -179,7 +192,9 @@ def _arm(plan: StudyPlan, arm: Arm, written: Mapping[StudyCell, CellReply], pass
         if len(ranked) > MOST_GROUPS
         else ""
     )
-    name = f"{KIND[arm.side]}, {FRAMING[arm.framing].lower()}"
+    name = html.escape(
+        f"{KIND[arm.side]}, {FRAMING[arm.framing].lower()}" + (f", {arm.pair}" if len(plan.pairs) > 1 else "")
+    )
     return (
         f"<section class='study-arm {arm.side}' aria-label='Replies: {name}'><h4>{name} <small>{len(ranked):,} distinct of {total:,}</small></h4>"
         f"<ul>{shown}</ul>{more}</section>"

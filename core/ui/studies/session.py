@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ... import links
 from ...errors import UserError
+from ...pairs import Pair, against_the_first, find_pair
 from ...pool import Pool
 from ...steps import Stop, seldom, watch
 from ...study import served, suite
@@ -78,8 +79,9 @@ def plan(
     tests: str,
     crossed: bool,
     branching: bool = False,
+    pairs: tuple[str, ...] = (),
 ) -> StudyPlan:
-    """What is asked, of what the page holds; `tests` are one in a line.
+    """What is asked, of what the page holds; `tests` are one in a line, `pairs` those to ask instead of the one beside it.
 
     Raises:
         UserError: something is missing or out of range.
@@ -89,7 +91,7 @@ def plan(
     try:
         return StudyPlan(
             prompts=_prompts(chosen, asked, prompt, brought),
-            pairs=(chosen.pair,),
+            pairs=pairs or (chosen.pair,),
             seeds=seeds,
             sampling=Sampling.model_validate({**dict(chosen.sampling), "max_new_tokens": tokens}),
             framing_base=chosen.framing_base,
@@ -114,6 +116,26 @@ def _prompts(chosen: Choices, asked: str, prompt: str, brought: Suite | None) ->
     if not prompt.strip():
         raise UserError("Type a prompt first: it is what both models are asked, again and again.")
     return (StudyPrompt(prompt=prompt, conversation=Conversation(system=chosen.system)),)
+
+
+def stages_told(pair: Pair) -> str:
+    names = ", ".join(stage.name for stage in pair.stages)
+    return f"Every stage of the training, each held against the first: {names}"
+
+
+def stages(pool: Pool, id: str) -> tuple[str, ...]:
+    """The pairs of the first stage of a lineage with each of the others, known to the pool from now on, by their ids.
+
+    Raises:
+        UserError: of this pair none are known.
+    """
+    pair = find_pair(pool.pairs, id)
+    if not pair.stages:
+        raise UserError(f"No stages are known of {pair.title}; untick them, or choose another pair.")
+    found = against_the_first([each.source for each in pair.stages], pair)
+    for each in found:
+        pool.add(each)
+    return tuple(each.id for each in found)
 
 
 def perform(pool: Pool, asked: StudyPlan, before: Study | None, stop: Stop) -> Generator[View, None, None]:

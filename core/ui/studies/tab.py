@@ -98,6 +98,10 @@ class Room:
                 label="Branching factor: read each reply once more, for how many tokens there were to choose from",
                 elem_id="study_branching",
             )
+            chosen = self.page.pool.default
+            self.stages = gr.Checkbox(
+                False, label=session.stages_told(chosen), elem_id="study_stages", visible=bool(chosen.stages)
+            )
             with gr.Row(elem_classes="buttons"):
                 self.start = gr.Button(
                     "Run the study", variant="primary", size="md", elem_id="study_start", min_width=120
@@ -124,7 +128,17 @@ class Room:
         asking = [self.asked, self.prompt, self.tests, self.seeds, self.notice]
         self.asked.input(self._ask, self.asked, asking, **at_once)
         self.file.upload(self._take, {self.file}, [*asking, self.file, self.brought], **at_once)
-        typed = {self.asked, self.prompt, self.tests, self.seeds, self.tokens, self.crossed, self.branching}
+        typed = {
+            self.asked,
+            self.prompt,
+            self.tests,
+            self.seeds,
+            self.tokens,
+            self.crossed,
+            self.branching,
+            self.stages,
+        }
+        visitor.sidebar.pair.change(self._choose_pair, visitor.sidebar.pair, self.stages, **at_once)
         shown = [self.start, self.stop, self.notice, self.progress, self.results, self.rates, self.row, self.replies]
         given = {*typed, self.brought, *visitor.sidebar.widgets, *visitor.held, self.found}
         self.start.click(self._run, given, [*shown, self.found], trigger_mode="once", **MODELS, **QUIET)
@@ -153,6 +167,13 @@ class Room:
             self.notice: markup.notice(""),
         }
 
+    def _choose_pair(self, id: str) -> Any:
+        """The stages of a lineage are offered where they are known."""
+        pair = next((each for each in self.page.pool.pairs if each.id == id), None)
+        if pair is None or not pair.stages:
+            return gr.update(value=False, visible=False)
+        return gr.update(label=session.stages_told(pair), visible=True)
+
     def _take(self, values: Values) -> Update:
         try:
             brought = session.take(Path(values[self.file]))
@@ -167,8 +188,9 @@ class Room:
     def _run(self, values: Values) -> Iterator[Update]:
         brought: Suite | None = values[self.brought]
         try:
+            chosen = self.visitor.sidebar.read(values)
             plan = session.plan(
-                self.visitor.sidebar.read(values),
+                chosen,
                 values[self.asked],
                 values[self.prompt] or "",
                 brought,
@@ -177,6 +199,7 @@ class Room:
                 tests=values[self.tests] or "",
                 crossed=bool(values[self.crossed]),
                 branching=bool(values[self.branching]),
+                pairs=session.stages(self.page.pool, chosen.pair) if values[self.stages] else (),
             )
         except UserError as error:
             yield {self.notice: markup.notice(str(error), "error")}
