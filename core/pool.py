@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from time import monotonic
+from time import monotonic, sleep
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -46,7 +47,13 @@ class Progress:
 
 
 WAITING = Progress("Waiting for another model to load")
+FOR_MEMORY = Progress("Waiting for memory that others use")
+_TO_LET_GO = 60  # seconds that those who give way have for it
 RESTARTING = "The server is restarting, so nothing new is begun; ask again in a minute."
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Lease:
     kin: Kinship = field(default_factory=Kinship)
     most: int = MAX_IN_ALL  # characters of a conversation with its prompt
     count: Callable[[int], None] = lambda tokens: None  # told of what was written, when a reply has ended
+    wanted: Callable[[], bool] = _never  # whether somebody lacks its memory, for whom it gives way
 
     def side(self, side: Side) -> Checkpoint:
         return self.base if side == "base" else self.post
@@ -117,6 +125,8 @@ class _Entry:
     loading: "Future[Checkpoint]"
     progress: Progress = WAITING
     users: int = 0
+    giving_way: int = 0  # of its users
+    short: bool = False  # it lacks memory that those have who give way
     used: float = field(default_factory=monotonic)
     over: Checkpoint | None = None  # of the same weights, whose engine hung
     sibling: "_Entry | None" = None  # while it is loaded: they share what memory there is
@@ -161,17 +171,23 @@ class Pool:
         self._loaded: set[_Key] = set()  # that were in memory once
         self.written = 0  # tokens of replies that have ended
         self._hangs: list[float] = []  # when engines hung
+        self._let_go = 0  # how many leases have ended
+        self._shapes: dict[_Key, Shape] = {}  # of what gave way: it comes back with the same, and so with the same bits
 
-    def open(self, id: str, commits: Mapping[Side, str] | None = None) -> Steps[Progress, Lease]:
+    def open(
+        self, id: str, commits: Mapping[Side, str] | None = None, *, gives_way: bool = False
+    ) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
 
         Args:
             commits: for sides that come from the Hub, the commit to take instead of the pair's own.
+            gives_way: waits as long as others have the memory, and is asked to let go (`Lease.wanted`) when somebody lacks it.
 
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
-        return (yield from self.bring(at_commits(find_pair(self.pairs, id), commits or {})))
+        pair = at_commits(find_pair(self.pairs, id), commits or {})
+        return (yield from self._behind_others(pair) if gives_way else self.bring(pair))
 
     def add(self, pair: Pair) -> None:
         """Let it be asked for by its id from now on, as the rows of pairs.toml are. Safe to call more than once.
@@ -189,24 +205,65 @@ class Pool:
     def bring(self, pair: Pair) -> Steps[Progress, Lease]:
         """`open` for a pair that is not among `pairs`."""
         entries = self._take(pair)
+        yield from self._follow(entries)
+        return self._lease(pair, entries)
+
+    def _behind_others(self, pair: Pair) -> Steps[Progress, Lease]:
+        """`bring` for whoever gives way: not before those who lack memory have it, and again when somebody has let go of some."""
+        while True:
+            yield from self._while(self._somebody_is_short)
+            alone, seen = not self._others(pair), self._let_go
+            entries = self._take(pair, gives_way=True)
+            yield from self._follow(entries, gives_way=True)
+            if self._somebody_is_short():
+                self._give_back(entries, gives_way=True)
+                continue
+            try:
+                return self._lease(pair, entries, gives_way=True)
+            except NotEnoughMemory:
+                if alone and not self._others(pair):
+                    raise
+            yield from self._while(partial(self._nothing_changed, pair, seen))
+
+    def _nothing_changed(self, pair: Pair, seen: int) -> bool:
+        return self._let_go == seen and self._others(pair)
+
+    def _while(self, true: Callable[[], bool]) -> Steps[Progress, None]:
+        while true():
+            self._check_ending()
+            yield FOR_MEMORY
+            sleep(0.1)
+
+    def _somebody_is_short(self) -> bool:
+        with self._lock:
+            return any(entry.short and not entry.loading.done() for entry in self._entries.values())
+
+    def _others(self, pair: Pair) -> bool:
+        """Whether models of other pairs are in use."""
+        with self._lock:
+            own = [self._known(key) for key in self._keys(pair)]
+            return any(entry.users for entry in self._entries.values() if entry not in own)
+
+    def _follow(self, entries: list[_Entry], *, gives_way: bool = False) -> Steps[Progress, None]:
+        """Until they are loaded, or somebody is short for whom it gives way."""
         try:
             for entry in entries:
-                while not wait([entry.loading], timeout=0.1).done:
+                while not wait([entry.loading], timeout=0.1).done and not (gives_way and self._somebody_is_short()):
                     self._check_ending()
                     yield entry.progress
         except BaseException:
-            self._give_back(entries)
+            self._give_back(entries, gives_way=gives_way)
             raise
-        return self._lease(pair, entries)
 
-    def _lease(self, pair: Pair, entries: list[_Entry]) -> Lease:
+    def _lease(self, pair: Pair, entries: list[_Entry], *, gives_way: bool = False) -> Lease:
         """A lease on models that have been taken; they are given back when it is released, or when there can be none."""
         done = threading.Event()
 
         def release() -> None:
             if not done.is_set():
                 done.set()
-                self._give_back(entries)
+                self._let_go += 1
+                self._give_back(entries, gives_way=gives_way)
 
         try:
             base, post = (entry.loading.result() for entry in entries)
@@ -214,10 +271,11 @@ class Pool:
             if entries[1] not in entries[0].kin:
                 entries[0].kin[entries[1]] = kinship(base, post)
         except BaseException:
-            release()
+            self._give_back(entries, gives_way=gives_way)
             raise
         most = min(self.settings.characters or MAX_IN_ALL, MAX_IN_ALL)
-        return Lease(pair, base, post, release, self._mixing, entries[0].kin[entries[1]], most, self._count)
+        kin, wanted = entries[0].kin[entries[1]], self._somebody_is_short if gives_way else _never
+        return Lease(pair, base, post, release, self._mixing, kin, most, self._count, wanted)
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""
@@ -302,7 +360,7 @@ class Pool:
         same = (each for each in self._entries.values() if each.whole and each.key._replace(merged_into=None) == alone)
         return self._entries.get(key) or next(same, None)
 
-    def _take(self, pair: Pair) -> list[_Entry]:
+    def _take(self, pair: Pair, *, gives_way: bool = False) -> list[_Entry]:
         """The entries of both models, with one more user; starts loading what is new or failed before."""
         taken, new = list[_Entry](), list[_Entry]()
         with self._lock:
@@ -316,6 +374,7 @@ class Pool:
                     entry = self._entries[key] = _Entry(key, Future(), over=over)
                     new.append(entry)
                 entry.users += 1
+                entry.giving_way += gives_way
                 taken.append(entry)
             for entry, other in (taken, taken[::-1]):
                 if entry in new:
@@ -324,10 +383,13 @@ class Pool:
                 entry.loading = self._loaders.submit(self._load, entry)
         return taken
 
-    def _give_back(self, entries: list[_Entry]) -> None:
+    def _give_back(self, entries: list[_Entry], *, gives_way: bool = False) -> None:
         with self._lock:
             for entry in entries:
                 entry.users -= 1
+                entry.giving_way -= gives_way
+                if gives_way and entry.ready:
+                    self._shapes[entry.key] = entry.loading.result().engine.shape
                 entry.used = monotonic()
                 forgotten = entry.users == 0 and entry.broken and not entry.hung
                 if forgotten and self._entries.get(entry.key) is entry:
@@ -376,10 +438,18 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    beside = self._beside(entry.sibling)
-                    return loading.load(source, self.hub, self.settings, placement, report, patience, beside)
+                    like = self._shapes.get(entry.key) if entry.users == entry.giving_way > 0 else None
+                    beside = like or self._beside(entry.sibling)
+                    loaded = loading.load(source, self.hub, self.settings, placement, report, patience, beside)
+                    if like in (None, loaded.engine.shape):
+                        return loaded
+                    loaded.close()
+                    del loaded
+                    raise NotEnoughMemory(
+                        f"{name} does not fit any more in the lanes that it had; run the study again."
+                    )
                 except NotEnoughMemory:
-                    if not self._make_room():
+                    if not self._unload_idle() and not self._ask_for_room(entry):
                         raise
 
     def _find_need(self, sibling: _Entry | None) -> None:
@@ -398,7 +468,24 @@ class Pool:
     def _place(self, key: _Key) -> Placement:
         return place(self.settings, key.device, key.arithmetic)
 
-    def _make_room(self) -> bool:
+    def _ask_for_room(self, entry: _Entry) -> bool:
+        """Wait until those who give way have let go, and unload a model of theirs; False where nobody does, or for whoever gives way, too."""
+        until = monotonic() + _TO_LET_GO
+        while entry.users > entry.giving_way and monotonic() < until:
+            self._check_ending()
+            for each in (entry, entry.sibling):
+                if each is not None:
+                    each.short = True
+            if self._unload_idle():
+                return True
+            with self._lock:
+                nobody = all(not each.giving_way or each.users > each.giving_way for each in self._entries.values())
+            if nobody:
+                return self._unload_idle()
+            sleep(0.05)
+        return False
+
+    def _unload_idle(self) -> bool:
         """Unload the model that has been idle the longest; False when every loaded model is in use."""
         with self._lock:
             idle = sorted((entry for entry in self._entries.values() if entry.idle), key=lambda entry: entry.used)

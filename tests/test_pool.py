@@ -1,6 +1,8 @@
 """Which models are in memory: loaded on first use, shared, never taken from somebody who is being answered."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -203,6 +205,68 @@ def test_a_pair_in_use_is_never_unloaded_and_the_newcomer_gets_the_sentence(pool
     lease.release()
     use(pool, "b")
     assert sorted(memory.present) == ["b-base", "b-chat"], "once it is idle it makes room"
+
+
+def test_who_gives_way_lets_go_for_somebody_else_and_comes_back_in_the_same_lanes(pool, memory):
+    memory.room = 2
+    study = steps.finish(pool.open("a", gives_way=True))
+    assert not study.wanted()
+    with ThreadPoolExecutor(2) as threads:
+        visitor = threads.submit(pool.wait, "b")
+        while not study.wanted():
+            assert not visitor.done()
+            time.sleep(0.01)
+        study.release()
+        back = threads.submit(steps.finish, pool.open("a", gives_way=True))
+        with visitor.result(60):
+            assert loaded(pool) == ["b-base", "b-chat"] and not back.done()
+        with back.result(60) as again:
+            assert loaded(pool) == ["a-base", "a-chat"] and not again.wanted()
+    assert memory.siblings["a-base"] == "the lanes of a-base" and memory.siblings["a-chat"] == "the lanes of a-chat"
+
+
+def test_what_comes_back_in_other_lanes_is_not_taken(pool, memory, monkeypatch):
+    steps.finish(pool.open("a", gives_way=True)).release()
+    use(pool, "b")
+    use(pool, "c")
+    assert "a-base" not in loaded(pool)
+    load = memory.load
+
+    def smaller(*given):
+        found = load(*given)
+        found.engine.shape = "fewer lanes"
+        return found
+
+    monkeypatch.setattr(loading, "load", smaller)
+    with pytest.raises(NotEnoughMemory, match="in the lanes that it had; run the study again"):
+        steps.finish(pool.open("a", gives_way=True))
+    use(pool, "a")
+
+
+def test_nobody_is_displaced_for_whoever_gives_way(pool, memory):
+    memory.room = 2
+    for holds in (False, True):
+        holder = steps.finish(pool.open("a", gives_way=holds))
+        loads, waiting = len(memory.loads), pool.open("b", gives_way=True)
+        said = [str(next(waiting)) for _ in range(20)]
+        assert said[-5:] == 5 * ["Waiting for memory that others use"] and not holder.wanted()
+        assert len(memory.loads) <= loads + 2, "it tries again when somebody has let go, not before"
+        holder.release()
+        steps.finish(waiting).release()
+        assert loaded(pool) == ["b-base", "b-chat"]
+
+
+def test_who_gives_way_is_refused_what_never_fits_and_leaves_no_trace(pool, memory):
+    memory.room = 1
+    with pytest.raises(NotEnoughMemory):
+        steps.finish(pool.open("a", gives_way=True))
+    memory.room = 2
+    with pool.wait("b"):
+        waiting = pool.open("a", gives_way=True)
+        next(waiting)
+        waiting.close()
+    use(pool, "c")
+    assert loaded(pool) == ["c-base", "c-chat"]
 
 
 def test_releasing_twice_gives_back_once(pool, memory):

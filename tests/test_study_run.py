@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -199,6 +200,21 @@ def test_a_stop_ends_what_is_being_written():
     with store.opened(None) as kept, pytest.raises(Stopped):
         finish(watch(run(plan(), kept, sit_down), show, stop))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("study")]
+
+
+def test_a_pair_that_somebody_needs_the_memory_of_is_left_and_asked_for_again():
+    asked, typist = plan(seeds=8), Typist(slots=1)
+    wanted = iter([False, False, False, True, *9 * [False], True, *100 * [False]])
+
+    def sit_down(pair):
+        seat = yield from typist.sit_down(pair)
+        return nullcontext(replace(seat.enter_result, wanted=wanted.__next__))
+
+    with store.opened(None) as kept:
+        steps: list = []
+        finish(run(asked, kept, sit_down), steps.append)
+        assert len(kept.written(asked)) == 32 and typist.pairs == 3 * ["embedded"]
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
 
 
 def test_pairs_are_in_memory_one_after_the_other():

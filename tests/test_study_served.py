@@ -112,7 +112,7 @@ def pool(tmp_path_factory):
         yield pool
 
 
-def test_a_visitor_beside_a_study_is_served_and_the_study_has_the_same_replies(pool):
+def test_a_visitor_beside_a_study_is_served_and_the_study_has_the_same_replies(pool, monkeypatch):
     pair = pool.default.id
     sampling = DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 300})
     study = asked("Tell me all of it", pairs=(pair,), sampling=sampling)
@@ -127,6 +127,12 @@ def test_a_visitor_beside_a_study_is_served_and_the_study_has_the_same_replies(p
                 again.append(len(job.written)),
                 put_back(job),
             )
+        monkeypatch.setattr(pool, "_somebody_is_short", iter([*5 * [False], True, *10_000 * [False]]).__next__)
+        left = perform(pool, study)
+        assert {cell: reply.digest for cell, reply in left.written().items()} == {
+            cell: reply.digest for cell, reply in alone.written().items()
+        }, "what was broken off for somebody's memory comes again as it was"
+        monkeypatch.undo()
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(perform, pool, study)
             engines = [lease.side(side).engine for side in SIDES]

@@ -29,7 +29,8 @@ class Desk:
 
     `write` raises UserError when it fails, and ends early when the stop that it is given is pressed. The token ids are those that
     somebody says will come of it, if any: where reading gives the bits of writing they are read. `read` gives the entropy of what
-    each token of a reply was drawn from. Where `identity` is the same so is the reply; `writer` is who writes a side.
+    each token of a reply was drawn from. Where `identity` is the same so is the reply; `writer` is who writes a side. When it is
+    `wanted`, somebody needs its memory: then it is left, and asked for again.
     """
 
     slots: int
@@ -37,6 +38,7 @@ class Desk:
     read: Callable[[Comparison, Side, SideResult | SideReceipt, Stop], tuple[float, ...]]
     identity: Callable[[Comparison, Side], str]
     writer: Callable[[Side], Fingerprint]
+    wanted: Callable[[], bool] = lambda: False
 
 
 class StudyProgress(Value):
@@ -110,15 +112,18 @@ def write(
         return Came(StudyProgress(done=before + new, total=total, loading=text))
 
     for pair in plan.pairs:
-        mine = [cell for cell in cells if cell.arm.pair == pair]
-        if not mine:
-            continue
-        seat = yield from watch(sit_down(pair), loading)
-        with seat as desk, closing(_write(plan, mine, desk, adopt, known, unread)) as coming:
-            for came in coming:
-                new += came is not None
-                left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
-                yield Came(StudyProgress(done=before + new, total=total, seconds_left=left), *(came or ()))
+        mine = dict.fromkeys(cell for cell in cells if cell.arm.pair == pair)
+        while mine:
+            seat = yield from watch(sit_down(pair), loading)
+            with seat as desk, closing(_write(plan, list(mine), desk, adopt, known, unread)) as coming:
+                for came in coming:
+                    if came is not None:
+                        del mine[came[0]]
+                        new += 1
+                    left = (monotonic() - began) / new * (len(cells) - new) if new > desk.slots else None
+                    yield Came(StudyProgress(done=before + new, total=total, seconds_left=left), *(came or ()))
+                    if desk.wanted():
+                        break
     yield Came(StudyProgress(done=total, total=total, seconds_left=0.0))
 
 

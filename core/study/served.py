@@ -73,8 +73,8 @@ def perform(pool: Pool, plan: StudyPlan, stop: Stop, image: bytes | None = None)
 
 
 def sit_down(pool: Pool, pair: str) -> Steps[str, AbstractContextManager[Desk]]:
-    """A pair, loaded if need be. Raises UserError when it cannot be."""
-    lease = yield from watch(pool.open(pair), str)
+    """A pair, loaded if need be, as soon as nobody else needs its memory. Raises UserError when it cannot be."""
+    lease = yield from watch(pool.open(pair, gives_way=True), str)
     return desk(lease)
 
 
@@ -95,4 +95,5 @@ def desk(lease: Lease) -> Iterator[Desk]:
             read=lambda asked, side, reply, stop: lens.entropies(lease, asked, side, reply, stop.check),
             identity=partial(compare.identity, lease),
             writer=lambda side: _writer(lease.side(side)),
+            wanted=lease.wanted,
         )
