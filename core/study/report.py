@@ -7,7 +7,7 @@ import base64
 import hashlib
 import html
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from .store import CellReply
 
 MOST_BYTES = 500_000
 _MOST_ROWS = 200  # of a table of prompts or categories
+_FILTERED = 4  # so many rows are worth it
 _MOST_FLIPS, _FLIPPED_CHARACTERS = 300, 160
 _SHOWN_PROMPTS, _SHOWN_GROUPS, _SHOWN_CHARACTERS = 20, 40, 1_000  # of replies
 
@@ -119,8 +120,8 @@ _Row = Sequence[str | int | Cell]
 _NAMES_ITS_ROW = 'th scope="row"'
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[_Row], *, sorts: bool = False) -> str:
-    """The first cell of a row names it. One that `sorts` does that by each column, and filters."""
+def table(caption: str, head: Sequence[str], rows: Sequence[_Row], *, sorts: bool = False) -> str:
+    """The first cell of a row names it. One that `sorts` does that by each column, and filters where there is something to filter."""
     body = "".join(
         f"<tr>{_cell(_NAMES_ITS_ROW, first)}{''.join(_cell('td', cell) for cell in rest)}</tr>" for first, *rest in rows
     )
@@ -128,7 +129,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[_Row], *, sorts: boo
     columns = "".join(f'<th scope="col">{button}{html.escape(name)}{end}</th>' for name in head)
     label = html.escape(caption)
     shown = f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table{" class=sorts" if sorts else ""}><caption>{label}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
-    if not sorts:
+    if not sorts or len(rows) < _FILTERED:
         return shown
     return f'<div><p class="filter"><label>Rows with <input type="search" aria-label="Rows with, {label}"></label> <span></span></p>{shown}</div>'
 
