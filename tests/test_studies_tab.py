@@ -166,6 +166,22 @@ def test_the_stages_of_a_lineage_are_each_held_against_the_first_and_the_base_is
     assert pool.engines["base"].asked == 2 * 8, "under two framings, for both pairs together"
     with pytest.raises(UserError, match="No stages are known of Scripted pair"):
         session.stages(pool, PAIR.id)
+    names = [name for name, _ in session.lenses(pool, last.study.plan)]
+    assert names == ["Compare", *(f"The lens between lab/{a} and lab/{b}" for a, b in (("base", "sft"), ("base", "final"), ("sft", "final")))]  # fmt: skip
+    written = last.study.written()
+    for arm in range(len(last.study.plan.arms())):
+        _, at = session.cell(last.study, [0, 3, arm])
+        opened = session.between(pool, last.study, at, "1,2")
+        assert opened.comparison.pair == "lab/sft | lab/final" and opened.lens.context == "identical"
+        assert opened.comparison.framing_base == opened.comparison.framing_post == "chat"
+        assert opened.comparison.sampling.seed == last.study.plan.seed(0, 3)
+        for which, contrast in zip(SIDES, last.study.plan.own(), strict=True):
+            assert opened.output(which).token_ids == written[at._replace(arm=contrast.post)].token_ids
+        assert opened.lens.side == ("base" if at.arm == last.study.plan.own()[0].post else "post")
+    assert pool.pairs[-1].base == "lab/sft" and session.lenses(pool, plan()) == [("Compare", "")]
+    for wrong in ("2,1", "1,3", "x", "0,0"):
+        with pytest.raises(UserError, match="no such two stages"):
+            session.between(pool, last.study, at, wrong)
 
 
 def test_of_a_suite_a_prompt_is_chosen_those_that_flip_first():

@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ from pydantic import ValidationError
 
 from ... import links
 from ...errors import UserError
-from ...pairs import Pair, against_the_first, find_pair
+from ...pairs import Pair, against_the_first, find_pair, label
 from ...pool import Pool
 from ...steps import Stop, seldom, watch
 from ...study import served, suite
 from ...study.checks import read_check
-from ...study.plan import DEFAULT_SEEDS, StudyCell, StudyPlan, StudyPrompt
+from ...study.plan import DEFAULT_SEEDS, Arm, StudyCell, StudyPlan, StudyPrompt
 from ...study.run import StudyProgress
 from ...study.served import Study
 from ...study.suite import read_suite
-from ...types import SIDES, Conversation, Sampling, Side, explain
+from ...types import SIDES, Conversation, LensChoice, Sampling, Side, explain
 from ..sidebar import Choices
 
 SEEDS_OF_A_SUITE = 4
@@ -176,13 +177,57 @@ def cell(found: Study | None, data: Any) -> tuple[Study, StudyCell]:
 def shared(study: Study, at: StudyCell) -> links.Shared:
     """A cell with its sibling at the same seed, as a comparison that Compare writes again to the token."""
     contrast = next(each for each in study.plan.contrasts() if at.arm in (each.base, each.post))
-    framed = {f"framing_{side}": contrast.arm(side).framing for side in SIDES}
+    return _shared(study, at, {side: contrast.arm(side) for side in SIDES}, at.arm.pair)
+
+
+def _shared(study: Study, at: StudyCell, arms: dict[Side, Arm], pair: str) -> links.Shared:
+    framed = {f"framing_{side}": arm.framing for side, arm in arms.items()}
     written = study.written()
-    writers = {writer.side: writer.fingerprint for writer in study.report.receipt.writers if writer.pair == at.arm.pair}
+    writers = {(writer.pair, writer.side): writer.fingerprint for writer in study.report.receipt.writers}
     outputs: dict[Side, links.Output] = {}
-    for side in SIDES:
-        own = at._replace(arm=contrast.arm(side))
-        if own in written:
-            outputs[side] = links.output(written[own].side_receipt(study.plan, own, writers[side]))
-    comparison = study.plan.comparison(at).model_copy(update=framed)
+    for side, arm in arms.items():
+        own, by = at._replace(arm=arm), writers.get((arm.pair, arm.side))
+        if own in written and by is not None:
+            outputs[side] = links.output(written[own].side_receipt(study.plan, own, by))
+    comparison = study.plan.comparison(at).model_copy(update={**framed, "pair": pair})
     return links.Shared(comparison=comparison, base=outputs.get("base"), post=outputs.get("post"))
+
+
+# --- the lens between two stages ---------------------------------------------------------------------------
+
+
+def lineage(pool: Pool, plan: StudyPlan) -> list[tuple[str, Arm]]:
+    """What names the model of each stage of a study, and whose replies are its own; nothing where its pairs have no first stage in common."""
+    pairs = {pair.id: pair for pair in pool.pairs}
+    own = plan.own()
+    if len(own) < 2 or len({pairs[each.base.pair].base if each.base.pair in pairs else id(each) for each in own}) > 1:
+        return []
+    return [
+        (pairs[own[0].base.pair].base, own[0].base),
+        *((pairs[each.post.pair].post, each.post) for each in own),
+    ]
+
+
+def lenses(pool: Pool, plan: StudyPlan) -> list[tuple[str, str]]:
+    """What a seed can open: its own pair, and where there are stages the lens between any two of them."""
+    names = [label(spec) for spec, _ in lineage(pool, plan)]
+    between = combinations(range(len(names)), 2)
+    return [("Compare", ""), *((f"The lens between {names[a]} and {names[b]}", f"{a},{b}") for a, b in between)]
+
+
+def between(pool: Pool, study: Study, at: StudyCell, which: str) -> links.Shared:
+    """The replies of two stages at the seed of a cell, as a comparison of a pair of the two, and the lens on the one that was pressed.
+
+    Raises:
+        UserError: there are no such two.
+    """
+    found = lineage(pool, study.plan)
+    if which not in [chosen for _, chosen in lenses(pool, study.plan)]:
+        raise UserError("There are no such two stages in this study; run it again.")
+    (first, base), (second, post) = (found[int(number)] for number in which.split(","))
+    like = find_pair(pool.pairs, post.pair)
+    [pair] = against_the_first([first, second], like)
+    pool.add(pair)
+    opened = _shared(study, at, {"base": base, "post": post}, pair.id)
+    side: Side = "base" if at.arm == base else "post"
+    return opened.model_copy(update={"lens": LensChoice(side=side, context="identical")})

@@ -117,6 +117,7 @@ class Room:
                     for label, name, *_ in FILES
                 ]
             self.row = dropdown("Prompt", "study_row", visible=False)
+            self.opens = dropdown("A seed opens", "study_opens", [("Compare", "")], value="", visible=False)
             self.replies = gr.HTML("", js_on_load=_SCRIPT, apply_default_css=False, elem_id="study_replies")
         self.brought = gr.State(None)  # a suite that was dropped
         self.found = gr.State(None)  # the study that is shown
@@ -139,7 +140,8 @@ class Room:
             self.stages,
         }
         visitor.sidebar.pair.change(self._choose_pair, visitor.sidebar.pair, self.stages, **at_once)
-        shown = [self.start, self.stop, self.notice, self.progress, self.results, self.rates, self.row, self.replies]
+        shown = [self.start, self.stop, self.notice, self.progress]
+        shown += [self.results, self.rates, self.row, self.opens, self.replies]
         given = {*typed, self.brought, *visitor.sidebar.widgets, *visitor.held, self.found}
         self.start.click(self._run, given, [*shown, self.found], trigger_mode="once", **MODELS, **QUIET)
         visitor.on_stop(self.stop.click, NAME)
@@ -154,7 +156,7 @@ class Room:
             for shown in (self.rates, self.replies):
                 shown.open(with_cell, *given, **how)
 
-        visitor.on_open(pressed, self._shared, "study", {self.found}, self.notice)
+        visitor.on_open(pressed, self._shared, "study", {self.found, self.opens}, self.notice)
 
     # --- what is asked ---------------------------------------------------------------------------------
 
@@ -234,6 +236,7 @@ class Room:
     def _show_study(self, study: Study, mistake: str) -> Update:
         prompts = render.prompts(study)
         first = prompts[0][1] if prompts else 0
+        opens = session.lenses(self.page.pool, study.plan)
         done = f"{study.report.results.done:,} replies were counted."
         return {
             self.found: study,
@@ -242,6 +245,7 @@ class Room:
             self.rates: render.found(study),
             self.row: gr.update(choices=prompts, value=first if prompts else None, visible=bool(prompts)),
             self.replies: render.replies(study, first),
+            self.opens: gr.update(choices=opens, value="", visible=len(opens) > 1),
         }
 
     # --- what can be done with it -----------------------------------------------------------------------
@@ -254,7 +258,10 @@ class Room:
         return {self.replies: render.replies(study, at.prompt), self.notice: markup.notice("")}
 
     def _shared(self, values: Values) -> links.Shared:
-        return session.shared(*session.cell(values[self.found], values[CELL]))
+        study, at = session.cell(values[self.found], values[CELL])
+        if values[self.opens]:
+            return session.between(self.page.pool, study, at, values[self.opens])
+        return session.shared(study, at)
 
     def _packing(self, name: str, kind: str, write: Callable[[Study], str]) -> Pack:
         def pack(values: Values, event: Any) -> tuple[Parcel, str]:
