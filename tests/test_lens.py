@@ -195,7 +195,7 @@ def test_the_entropies_of_a_reply_are_of_what_its_tokens_were_drawn_from(lease):
     scores = exact(lease.post, ids, len(written.prompt_token_ids))
     warped = sampling.warp(scores, sampling.marked(scores, [()] * len(scores)), [asked.sampling] * len(scores))
     assert got == pytest.approx(torch.distributions.Categorical(logits=warped).entropy().tolist(), abs=1e-3)
-    assert 0 < min(got) and len(set(got)) > 1
+    assert min(got) > 0 and len(set(got)) > 1
     greedy = comparison(temperature=0)
     assert set(lens.entropies(lease, greedy, "post", compare(lease, greedy).side("post"))) == {0.0}
     with pytest.raises(UserError, match="with other weights on the base side"):

@@ -108,7 +108,7 @@ def _title(plan: StudyPlan, contrast: Contrast) -> str:
     return f"{contrast.base.pair}, {contrast.title}" if len(plan.pairs) > 1 else contrast.title
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A text, the number that its column is sorted by where that is not the text, and HTML behind it."""
 
     text: str
@@ -116,7 +116,7 @@ class Cell(NamedTuple):
     more: str = ""
 
 
-_Row = Sequence[str | int | Cell]
+_Row = Sequence[str | int | TableCell]
 _NAMES_ITS_ROW = 'th scope="row"'
 
 
@@ -134,8 +134,8 @@ def table(caption: str, head: Sequence[str], rows: Sequence[_Row], *, sorts: boo
     return f'<div><p class="filter"><label>Rows with <input type="search" aria-label="Rows with, {label}"></label> <span></span></p>{shown}</div>'
 
 
-def _cell(tag: str, cell: str | int | Cell) -> str:
-    given = cell if isinstance(cell, Cell) else Cell(str(cell), cell if isinstance(cell, int) else None)
+def _cell(tag: str, cell: str | int | TableCell) -> str:
+    given = cell if isinstance(cell, TableCell) else TableCell(str(cell), cell if isinstance(cell, int) else None)
     by = "" if given.by is None else f' data-by="{given.by:.6g}"'
     return f"<{tag}{by}>{html.escape(given.text)}{given.more}</{tag[:2]}>"
 
@@ -386,10 +386,10 @@ def slices_section(title: str, what: str, plan: StudyPlan, found: StudyResults, 
             rows.append(
                 (
                     each.title,
-                    *(Cell(export.rate(rate), rate.share) for rate in rates),
-                    Cell(export.gap(gap), gap.difference if gap.trials else None),
+                    *(TableCell(export.rate(rate), rate.share) for rate in rates),
+                    TableCell(export.gap(gap), gap.difference if gap.trials else None),
                     sum(gap.flips for gap in counted.gaps.values()),
-                    Cell(f"{counted.equal} of {pairs}", counted.equal / pairs if pairs else None),
+                    TableCell(f"{counted.equal} of {pairs}", counted.equal / pairs if pairs else None),
                 )
             )
         head = [what, "base", "post-trained", "difference, points", "flips, all measures", "equal replies"]
@@ -399,7 +399,9 @@ def slices_section(title: str, what: str, plan: StudyPlan, found: StudyResults, 
 
 
 def flips_section(
-    plan: StudyPlan, written: Mapping[StudyCell, CellReply], both: Callable[[Flip, Mapping[StudyCell, CellReply]], Cell]
+    plan: StudyPlan,
+    written: Mapping[StudyCell, CellReply],
+    both: Callable[[Flip, Mapping[StudyCell, CellReply]], TableCell],
 ) -> str:
     """Every prompt and seed at which two checkpoints' verdicts differ; `both` shows the two replies."""
     found = flips(plan, verdicts(plan, written))
@@ -425,12 +427,12 @@ def flips_section(
     return f"<section><h2>Flips</h2>{more}{table(caption, head, rows, sorts=True)}</section>"
 
 
-def _both_replies(flip: Flip, written: Mapping[StudyCell, CellReply]) -> Cell:
+def _both_replies(flip: Flip, written: Mapping[StudyCell, CellReply]) -> TableCell:
     shown = "".join(
         f'<pre class="{cell.arm.side}">{_cut(written[cell].text, _FLIPPED_CHARACTERS) or "(nothing)"}</pre>'
         for cell in (flip.base, flip.post)
     )
-    return Cell("", None, f"<details><summary>both</summary>{shown}</details>")
+    return TableCell("", None, f"<details><summary>both</summary>{shown}</details>")
 
 
 def _replies(plan: StudyPlan, written: Mapping[StudyCell, CellReply], found: StudyResults) -> str:

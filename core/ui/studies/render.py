@@ -7,7 +7,7 @@ from functools import partial
 from ...experiments.report import time_left
 from ...study import export, report
 from ...study.plan import Arm, Contrast, StudyCell, StudyPlan
-from ...study.report import Cell
+from ...study.report import TableCell
 from ...study.results import ArmCount, ContrastCount, Flip, StudyResults, verdicts
 from ...study.run import StudyProgress
 from ...study.served import Study
@@ -63,11 +63,11 @@ def found(study: Study) -> str:
     )
 
 
-def _both(plan: StudyPlan, flip: Flip, written: Mapping[StudyCell, CellReply]) -> Cell:
+def _both(plan: StudyPlan, flip: Flip, written: Mapping[StudyCell, CellReply]) -> TableCell:
     """Of both replies the beginning, and what opens them in Compare."""
     button = _cell(plan, flip.base, plan.arms().index(flip.base.arm), None, 0, "Open")
     base, post = (html.escape(short(written[cell].text, _FLIPPED)) for cell in (flip.base, flip.post))
-    return Cell("", None, f"{button} <span class='base'>{base}</span> <span class='post'>{post}</span>")
+    return TableCell("", None, f"{button} <span class='base'>{base}</span> <span class='post'>{post}</span>")
 
 
 def _headline(plan: StudyPlan, results: StudyResults, own: ContrastCount, said: str) -> str:
