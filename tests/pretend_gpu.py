@@ -7,8 +7,13 @@ whoever caught it may have gone on:
 - tensors of both devices in one operation;
 - an operation that `torch.use_deterministic_algorithms` refuses, or a write to one place twice;
 - a wait of the host for the GPU where there must be none (`no_waits`);
-- an operation on one stream that does not wait for another stream whose result it needs, or whose memory it takes;
+- an operation on one stream that does not wait for another stream whose result it needs, or whose memory it takes; a look at what is
+  still on its way to the host;
+- in a graph (torch.cuda.CUDAGraph) a wait, a copy from or to the host, and at its replay memory that was given back;
 - more memory than the card has; memory that is still held at the end.
+
+A graph has the operations of its capture, over memory and not over tensors: what was there before stays where it is, what was made inside is made anew, and
+numbers of Python are what they were. After the capture nothing is as if it had run, as on a GPU, which only notes it.
 
 Kernels, waits and the bytes that they move are counted, memory allocation by allocation. Sums along rows begin where each row is aligned, as
 torch's on CUDA do, so their last bits depend on the row where its length is no multiple of four.
@@ -22,6 +27,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -65,6 +71,10 @@ class Waited(Fault):
 
 class Raced(Fault):
     """Two streams use the same memory, and neither waits for the other."""
+
+
+class NotCapturable(Fault):
+    """What a graph cannot hold, or what it holds no longer."""
 
 
 class MemoryKept(Fault):
@@ -128,6 +138,22 @@ class Stream:
         self.gpu.wait("a stream", self)
 
 
+class Event:
+    """A moment of a stream."""
+
+    def __init__(self, gpu: "Gpu"):
+        self.gpu = gpu
+
+    def record(self) -> None:
+        self.moment = self.gpu.stream.everything()
+
+    def everything(self) -> dict["Stream", int]:
+        return self.moment
+
+    def synchronize(self) -> None:
+        self.gpu.wait("an event", self)
+
+
 def _later(one: dict[Stream, int], other: dict[Stream, int]) -> dict[Stream, int]:
     return {stream: max(one.get(stream, 0), other.get(stream, 0)) for stream in {*one, *other}}
 
@@ -135,8 +161,8 @@ def _later(one: dict[Stream, int], other: dict[Stream, int]) -> dict[Stream, int
 class Memory:
     """One allocation: how large it is, on which stream it was made, and when which stream used it last."""
 
-    def __init__(self, storage: Any, size: int, home: Stream, freed: Callable[[Any], None]):
-        self.size, self.home = size, home
+    def __init__(self, storage: Any, size: int, home: Stream, freed: Callable[[Any], None], pool: "Pool | None"):
+        self.key, self.size, self.home, self.pool = int(storage._cdata), size, home, pool
         self.written: tuple[Stream, int] | None = None
         self.read: dict[Stream, int] = {}
         self.recorded: set[Stream] = set()  # streams that the allocator was told of
@@ -144,6 +170,93 @@ class Memory:
 
     def uses(self) -> list[tuple[Stream, int]]:
         return [*self.read.items(), *([self.written] if self.written else [])]
+
+
+class Pool:
+    """Memory that graphs share for what they make: `peak` bytes, as long as one of them or what they made is there."""
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A tensor of a graph: where it is in which memory."""
+
+    memory: Memory
+    dtype: torch.dtype
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def over(self, storage: Any) -> torch.Tensor:
+        return torch.empty(0, dtype=self.dtype).set_(storage, self.offset, self.size, self.stride)
+
+
+class Graph:
+    """What stands in for torch.cuda.CUDAGraph."""
+
+    def __init__(self, gpu: "Gpu"):
+        self.gpu, self.pool = gpu, Pool()
+        self.operations: list[tuple[Any, Any, Any, list[Place]]] = []
+        self.made: set[Memory] = set()
+        self.used: dict[Memory, bool] = {}  # of what was there before: whether it is written
+        self._before: dict[Memory, torch.Tensor] = {}
+
+    def about_to_write(self, tensors: Sequence[torch.Tensor], memory: dict[int, Memory]) -> None:
+        for tensor in tensors:
+            its = memory[_key(tensor)]
+            if its not in self.made and its not in self._before:
+                self._before[its] = _bytes(tensor.untyped_storage()).clone()
+
+    def add(self, func: Any, args: Any, kwargs: Any, found: Sequence[torch.Tensor], memory: dict[int, Memory]) -> None:
+        def place(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor) or _key(leaf) not in memory:
+                return leaf
+            its = memory[_key(leaf)]
+            if its not in self.made:
+                self.used[its] = its in self._before
+            return Place(its, leaf.dtype, leaf.storage_offset(), tuple(leaf.shape), leaf.stride())
+
+        args, kwargs = tree_map(place, (args, kwargs))
+        self.made |= {memory[_key(tensor)] for tensor in found} - self.used.keys()
+        self.operations.append((func, args, kwargs, [place(tensor) for tensor in found]))
+
+    def end(self) -> None:
+        """Nothing has run: what was there is as it was, and what was made is anything."""
+        for memory, before in self._before.items():
+            _bytes(memory.alive()).copy_(before)
+        self._before.clear()
+        for memory in self.made:
+            if (storage := memory.alive()) is not None:
+                _bytes(storage).fill_(255)
+
+    def replay(self) -> None:
+        with torch._C.DisableTorchFunction():
+            self._replay()
+
+    def _replay(self) -> None:
+        if any(memory.alive() is None for memory in self.used):
+            raise self.gpu.fault(NotCapturable("a graph uses memory that was given back"))
+        written = {memory.key for memory, is_written in self.used.items() if is_written}
+        results = {memory.key for memory in self.made if memory.alive() is not None}
+        self.gpu._use({memory.key for memory in self.used} - written, written | results, "a graph")
+        self.gpu.count("graph")
+        there: dict[Memory, Any] = {}
+
+        def tensor(leaf: Any) -> Any:
+            return leaf.over(there.get(leaf.memory) or leaf.memory.alive()) if isinstance(leaf, Place) else leaf
+
+        for func, args, kwargs, found in self.operations:
+            made = _tensors(_in_its_own_order(func, *tree_map(tensor, (args, kwargs))))
+            for place, new in zip(found, made, strict=True):
+                if place.memory in self.made and place.memory not in there:
+                    there[place.memory] = place.memory.alive() or new.untyped_storage()
+                    tensor(place).copy_(new)
+
+
+def _bytes(storage: Any) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 class _Made(TorchFunctionMode):
@@ -201,6 +314,8 @@ class Gpu:
         self.host: dict[Stream, int] = {}  # up to which operation of each stream the host has waited
         self._memory: dict[int, Memory] = {}
         self._pinned: dict[int, Any] = {}
+        self._on_the_way: dict[int, tuple[Any, Stream, int]] = {}  # to the host, until the stream has done so much
+        self._pools: weakref.WeakValueDictionary[Any, Pool] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()
         self._thread = threading.local()
 
@@ -239,14 +354,44 @@ class Gpu:
         finally:
             self._thread.no_waits = before
 
-    def wait(self, what: str, *streams: Stream, amount: int = 0) -> None:
+    def wait(self, what: str, *streams: Stream | Event, amount: int = 0) -> None:
         """The host waits until these streams, or that of this thread, have done what they were asked."""
+        self._not_in_a_graph(what, Waited)
         if getattr(self._thread, "no_waits", False):
             raise self.fault(Waited(f"the host waits for the GPU: {what}"))
         self.count(f"wait:{what}", amount)
         with self._lock:
             for stream in streams or [self.stream]:
                 self.host = _later(self.host, stream.everything())
+
+    # --- graphs --------------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph | None:
+        """What this thread captures."""
+        found: Graph | None = getattr(self._thread, "graph", None)
+        return found
+
+    @contextmanager
+    def capture(self, graph: Graph, *, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        """As torch.cuda.graph, which waits for the whole GPU."""
+        if stream is self.default or capture_error_mode != "thread_local":
+            raise self.fault(NotCapturable("others use the default stream, and a capture may end by what they do"))
+        self.wait("synchronize", *self.streams)
+        if pool is not None:
+            graph.pool = self._pools.setdefault(pool, graph.pool)
+        with self.on(stream):
+            self._thread.graph = graph
+            try:
+                yield
+            finally:
+                self._thread.graph = None
+                with torch._C.DisableTorchFunction():
+                    graph.end()
+
+    def _not_in_a_graph(self, what: str, kind: type[Fault]) -> None:
+        if self.graph is not None:
+            raise self.fault(kind(f"while a graph is captured: {what}"))
 
     # --- streams -----------------------------------------------------------------------------------------------
 
@@ -287,24 +432,40 @@ class Gpu:
         with self._lock:
             if key not in self._memory:
                 size = -(-storage.nbytes() // BLOCK) * BLOCK
-                if self.allocated + size > self.size:
-                    told = (
-                        f"CUDA out of memory. Tried to allocate {size} bytes; {self.allocated} of {self.size} are taken"
-                    )
-                    raise self.fault(torch.OutOfMemoryError(told))
-                self._memory[key] = Memory(storage, size, self.stream, partial(self._free, key))
-                self.allocated += size
-                self.peak = max(self.peak, self.allocated)
-                self.reserved = max(self.reserved, self.allocated)
+                pool = self.graph.pool if self.graph is not None else None
+                self._allocate(size, pool)
+                self._memory[key] = Memory(storage, size, self.stream, partial(self._free, key), pool)
         return key
+
+    def _allocate(self, size: int, pool: Pool | None) -> None:
+        more = size
+        if pool is not None:
+            pool.live += size
+            more = max(0, pool.live - pool.peak)
+            if more:
+                pool.peak += more
+                weakref.finalize(pool, self._give_back, more)
+        if self.allocated + more > self.size:
+            told = f"CUDA out of memory. Tried to allocate {size} bytes; {self.allocated} of {self.size} are taken"
+            raise self.fault(torch.OutOfMemoryError(told))
+        self.allocated += more
+        self.peak = max(self.peak, self.allocated)
+        self.reserved = max(self.reserved, self.allocated)
 
     def _free(self, key: int, gone: Any) -> None:
         with self._lock:
             memory = self._memory.pop(key)
-            self.allocated -= memory.size
+            if memory.pool is None:
+                self.allocated -= memory.size
+            else:
+                memory.pool.live -= memory.size
             for stream, moment in memory.uses():
                 if stream not in memory.recorded and not memory.home.knows(stream, moment):
                     self.fault(Raced("memory is given back while another stream may still use it"))
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self.allocated -= size
 
     def record(self, tensor: OnGpu, stream: Stream) -> None:
         """As Tensor.record_stream: the memory is not given away before this stream has done what it was asked until then."""
@@ -330,10 +491,15 @@ class Gpu:
         self._check_repeatable(name, args)
         if name in WAITING or _looks_for_true(name, args):
             self.wait(name)
+        written = _tensors(_mutated(func, args, kwargs))
+        if self.graph is not None:
+            self.graph.about_to_write(written, self._memory)
         result = _in_its_own_order(func, args, kwargs)
         found = _tensors(result)
         new = {self._take(tensor) for tensor in found} - given
-        mutated = {_key(tensor) for tensor in _tensors(_mutated(func, args, kwargs))}
+        mutated = {_key(tensor) for tensor in written}
+        if self.graph is not None and (new or mutated):
+            self.graph.add(func, args, kwargs, found, self._memory)
         if name.startswith(("empty", "new_empty")) or (found and not new and not mutated):
             return result  # memory alone, or another view of it
         self._use(given, new | mutated, name)
@@ -373,6 +539,7 @@ class Gpu:
 
     def _arrived(self, tensor: torch.Tensor) -> OnGpu:
         """On the GPU: what a copy or a launch made."""
+        self._not_in_a_graph("a copy from the host", NotCapturable)
         key = self._take(tensor)
         self._use(set(), {key}, "a copy to the GPU")
         return OnGpu(tensor)
@@ -448,6 +615,10 @@ class Gpu:
 
     def _on_the_host(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What concerns no tensor of the GPU; there is memory that is pinned for copies to it."""
+        for tensor in _tensors(args, kwargs) if self._on_the_way else ():
+            _, stream, moment = self._on_the_way.get(_key(tensor), (None, self.default, 0))
+            if self.host.get(stream, 0) < moment:
+                raise self.fault(Raced("a look at what is still on its way to the host"))
         if func is T.is_pinned:
             return _key(args[0]) in self._pinned
         pinned = kwargs.pop("pin_memory", False) or func is T.pin_memory
@@ -493,7 +664,14 @@ class Gpu:
         result = result.clone() if result is inner else result
         if was:
             self._use({_key(inner)}, set(), "a copy to the host")
-            self.wait("a copy to the host", amount=result.nbytes)
+            if not kwargs.get("non_blocking"):
+                self.wait("a copy to the host", amount=result.nbytes)
+                return result
+            self._not_in_a_graph("a copy to the host", NotCapturable)
+            self.count("copy:pinned, to the host", result.nbytes)
+            storage, key = result.untyped_storage(), _key(result)
+            gone = weakref.ref(storage, lambda gone: self._on_the_way.pop(key))
+            self._on_the_way[key] = (gone, self.stream, self.stream.now)
             return result
         if kwargs.get("non_blocking") and _key(inner) in self._pinned:
             self.count("copy:pinned, to the device", result.nbytes)
@@ -599,6 +777,11 @@ def pretend_gpu(size: int = 2**28) -> Iterator[Gpu]:
         "empty_cache": gpu.empty_cache,
         "synchronize": lambda *device: gpu.wait("synchronize", *gpu.streams),
         "Stream": lambda *device: Stream(gpu),
+        "Event": lambda: Event(gpu),
+        "CUDAGraph": lambda: Graph(gpu),
+        "graph": gpu.capture,
+        "is_current_stream_capturing": lambda: gpu.graph is not None,
+        "graph_pool_handle": object,
         "stream": gpu.on,
         "current_stream": lambda *device: gpu.stream,
         "default_stream": lambda *device: gpu.default,

@@ -39,6 +39,7 @@ def test_everything_that_a_model_takes_is_counted_once():
     caches = 64 * (5 * 1280 + 1024) + 1000 * (5 * 2 + 1)
     assert model.bytes(shape) == 5 + caches + STORE_BYTES + 152_000 * 64 * (3 * 4 + 2) + 4 * 11
     assert model.bytes_of_a_mix(shape) == 5 + 64 * 1024 * 6 + 1000 * 6
+    assert need(words=152_000).graphs(shape) == 4 * 152_000 * 8 * 8 and model.graphs(shape) == 0
     settings = Settings(slots=4, context=1024, threads=1)
     just = model.bytes(shape) + SPARE_BYTES
     assert plan([model], {CPU: just}, settings) == (shape, False)

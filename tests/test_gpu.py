@@ -1,5 +1,6 @@
 """The product on a GPU that is not there: every reply is the processor's, nobody waits where nobody must, and memory comes back."""
 
+import itertools
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,21 +10,35 @@ from unittest import mock
 import pytest
 import torch
 
+from benchmarks import families
 from core import what_if
-from core.checkpoints import memory
+from core.checkpoints import budget, memory
 from core.compare import compare
 from core.engine import certify, device, reference, sampling
+from core.engine.ahead import EVERY, PLAIN, Ahead
 from core.engine.engine import Engine, Scored
 from core.engine.lane import Lane
+from core.engine.step import Graph, record
+from core.engine.warpers import Numbers
 from core.errors import NotEnoughMemory
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.settings import Settings
-from core.types import DEFAULT_SAMPLING, Deviation, Dial
+from core.types import DEFAULT_SAMPLING, Deviation, Dial, DrawDivergence, Event, Finish, Queued, Request, Token
 from tests import pairs, tiny
-from tests.engines import answer, bits, random_model, request, running
+from tests.engines import LAYERED, VOCABULARY, answer, bits, random_model, request, running
 from tests.pairs import comparison, tiny_lease, whole
-from tests.pretend_gpu import Gpu, MemoryKept, MixedDevices, NotRepeatable, OnGpu, Raced, Waited, pretend_gpu
+from tests.pretend_gpu import (
+    Gpu,
+    MemoryKept,
+    MixedDevices,
+    NotCapturable,
+    NotRepeatable,
+    OnGpu,
+    Raced,
+    Waited,
+    pretend_gpu,
+)
 
 ASKED = (
     request([5, 6, 7, 8], seed=1),
@@ -36,8 +51,8 @@ WARPERS = {"top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
 
 @contextmanager
 def gpu_for_engines() -> Iterator[Gpu]:
-    """Passes must not wait, of whichever engine. Steps are not recorded: a recording would leave the GPU out."""
-    with pretend_gpu() as gpu, mock.patch("core.engine.step.record", lambda forward, cache, vocabulary: forward):
+    """Passes must not wait, of whichever engine."""
+    with pretend_gpu() as gpu:
 
         def without_waits(method: Callable[..., Any]) -> Callable[..., Any]:
             def run(*arguments: Any) -> Any:
@@ -49,7 +64,7 @@ def gpu_for_engines() -> Iterator[Gpu]:
         passes: dict[str, Any] = {
             name: without_waits(getattr(Lane, name)) for name in ("read", "write", "score", "adopt")
         }
-        with mock.patch.multiple(Lane, **passes):
+        with mock.patch.multiple(Lane, **passes), mock.patch.object(Ahead, "begin", without_waits(Ahead.begin)):
             yield gpu
 
 
@@ -149,6 +164,146 @@ def scored(engine: Engine) -> None:
 def test_logits_that_are_handed_over_can_be_used_on_another_stream(gpu):
     with engine_on(gpu) as engine:
         scored(engine)
+
+
+# --- steps that draw on the device --------------------------------------------------------------------
+
+
+def kernels(gpu: Gpu, engine: Engine, tokens: int, **settings) -> int:
+    """How many are started one by one for a reply of so many tokens."""
+    gpu.clear()
+    [events] = answer(engine, request([5, 6, 7], max_new_tokens=tokens, reuse=False, **settings))
+    assert len(bits(events)) == tokens == gpu.counts["graph"] + 1, "the first token is drawn from what was read"
+    return gpu.total("kernel")
+
+
+def test_a_step_with_its_draw_is_one_graph(gpu):
+    with engine_on(gpu) as engine:
+        assert engine.info().certification.endswith(", a graph for each step")
+        for settings in ({}, {"temperature": 0}, WARPERS):
+            four_steps = kernels(gpu, engine, 9, **settings) - kernels(gpu, engine, 5, **settings)
+            assert four_steps == 4 * 2, "what is given goes in, and the logits are kept"
+
+
+def on_both(gpu: Gpu, *asked: Request, slots: int = 2) -> tuple[list[list[Event]], list[list[Event]]]:
+    """What is heard on the processor and on the GPU."""
+    with running(random_model("Qwen3"), sizes=(64,), slots=slots) as engine:
+        here = heard(engine, *asked)
+    with engine_on(gpu, slots=slots) as engine:
+        return here, heard(engine, *asked)
+
+
+def heard(engine: Engine, *asked: Request) -> list[list[Event]]:
+    """Of each request every event, without what time says."""
+    seconds = dict.fromkeys(("seconds_queued", "seconds_to_first_token", "seconds_decoding"), 0.0)
+    found: list[list[Event]] = []
+    for events in answer(engine, *asked):
+        found.append([])
+        for event in events:
+            if isinstance(event, Finish):
+                found[-1].append(event.model_copy(update={"usage": event.usage.model_copy(update=seconds)}))
+            elif not isinstance(event, Queued):
+                found[-1].append(event)
+    return found
+
+
+ENDING = [request([5 + i, 6], seed=i, stop_ids=range(0, 80 * i, 7), max_new_tokens=9 + i) for i in range(6)]
+
+
+@pytest.mark.slow
+def test_what_follows_the_end_of_a_reply_is_for_nobody(gpu):
+    """Its slot goes to the next at once, and passes are those of the replies alone."""
+    here, there = on_both(gpu, *ENDING)
+    assert there == here and {events[-1].reason for events in there} == {"eos", "length"}
+
+
+@pytest.mark.slow
+def test_what_the_device_foresees_is_only_a_guess(gpu, monkeypatch):
+    asked = [request([5, 6, 7], seed=1, **WARPERS), request(range(20), seed=2, **WARPERS)]
+    here, _ = on_both(gpu, *asked)
+    foreseen = sampling.foreseen
+    monkeypatch.setattr(sampling, "foreseen", lambda *given: (foreseen(*given) + 1) % VOCABULARY)
+    gpu.clear()
+    with engine_on(gpu, slots=2) as engine:
+        assert heard(engine, *asked) == here
+    assert gpu.counts["graph"] > 20, "each step twice, once with the wrong token"
+
+
+@pytest.mark.slow
+def test_where_more_must_be_looked_at_it_is(gpu, monkeypatch):
+    monkeypatch.setattr(sampling, "drawn", lambda *given: None)
+    here, there = on_both(gpu, request([5, 6, 7], seed=1), request([9, 8], seed=2, top_k=2000))
+    assert there == here
+
+
+@pytest.mark.slow
+def test_a_token_that_was_not_expected_is_told_as_on_the_processor(gpu):
+    asked = ASKED[1].model_copy(update={"expected": (1, 2, 3, 4, 5, 6)})
+    here, there = on_both(gpu, asked)
+    assert there == here and sum(isinstance(event, DrawDivergence) for event in here[0]) > 3
+
+
+def interrupting(engine: Engine, first: Request, second: Request) -> tuple[list[Event], list[Event]]:
+    """What is heard of two requests, of which the second comes when the first has four tokens."""
+    told: tuple[list[Event], list[Event]] = ([], [])
+    done: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def listener(mine: int) -> Callable[[Event], None]:
+        def take(event: Event) -> None:
+            told[mine].append(event)
+            if mine == 0 and isinstance(event, Token) and len(bits(told[0])) == 4:
+                engine.submit(second, listener(1))
+            if isinstance(event, Finish):
+                done.put(None)
+
+        return take
+
+    engine.submit(first, listener(0))
+    for _ in told:
+        done.get(timeout=120)
+    return told
+
+
+@pytest.mark.slow
+def test_a_step_that_is_under_way_for_who_gives_way_is_for_nobody(gpu):
+    gives_way = request([5, 6, 7], seed=1, max_new_tokens=30).model_copy(update={"gives_way": True})
+    other = request([9, 8], seed=2, max_new_tokens=3)
+    with running(random_model("Qwen3"), sizes=(64,), slots=1) as engine:
+        expected = [bits(*answer(engine, each)) for each in (gives_way, other)]
+    with engine_on(gpu, slots=1) as engine:
+        first, second = interrupting(engine, gives_way, other)
+    assert bits(second) == expected[1] and bits(first)[-30:] == expected[0] and len(bits(first)) > 30
+
+
+@pytest.mark.slow
+def test_a_steered_reply_and_another_share_a_lane(gpu):
+    other = request([5, 6, 7], seed=1, max_new_tokens=40)
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with running(random_model("Qwen3"), sizes=(64,)) as engine:
+        [alone] = answer(engine, other)
+    with engine_on(gpu) as engine:
+        steering = engine.steer(request([9, 8], max_new_tokens=5), news.put)
+        done: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
+        given, events = 0, list[Event]()
+        engine.submit(other, lambda event: (events.append(event), isinstance(event, Finish) and done.put(events)))
+        while not isinstance(new := news.get(timeout=120), Finish):
+            if isinstance(new, torch.Tensor):
+                given += 1
+                steering.give(7)
+        assert given == 5 and bits(done.get(timeout=120)) == bits(alone)
+        assert gpu.counts["graph"], "when the steered one has ended"
+
+
+@pytest.mark.slow
+def test_a_model_with_states_draws_on_the_device_and_looks_before_it_goes_on(gpu):
+    asked = [request([5, 6, 7], seed=1, max_new_tokens=6), request(range(20), seed=2, max_new_tokens=6)]
+    config = families.tiny(LAYERED["LFM2"])
+    with running(families.random_model(config, torch.float32, "eager"), sizes=(64,), slots=2) as engine:
+        expected = [bits(events) for events in answer(engine, *asked)]
+    there = gpu.move(families.random_model(config, torch.float32, "eager"))
+    with running(there, sizes=(64,), slots=2) as engine:
+        assert engine.info().certification.endswith(", a graph for each step")
+        assert [bits(events) for events in answer(engine, *asked)] == expected
 
 
 # --- certification of the draw ------------------------------------------------------------------------
@@ -330,6 +485,102 @@ def test_more_memory_than_there_is_and_memory_that_is_kept_are_seen(gpu):
     assert gpu.peak == 4096 and gpu.allocated == 0
 
 
+@contextmanager
+def as_in_an_engine() -> Iterator[None]:
+    with device.own_stream(torch.device("cuda")), torch.inference_mode():
+        yield
+
+
+def test_a_graph_is_a_function_of_what_it_is_given(gpu):
+    def step(given: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        made = torch.zeros(3, device="cuda") + given * 2
+        made[1:].add_(total[1:])
+        total.add_(made)
+        return made.softmax(0)
+
+    with as_in_an_engine():
+        totals = [torch.zeros(3, device="cuda") for _ in range(2)]
+        graph = Graph(step, [ones(3)], totals[:1])
+        assert not torch.equal(graph._result, graph._result), "nothing has run: what it will return is not a number"
+        step(ones(3), totals[1])  # as it is run once before the capture
+        assert torch.equal(*totals)
+        for number in range(4):
+            given = ones(3) * number
+            assert torch.equal(graph(given), step(given, totals[1])) and torch.equal(*totals)
+
+
+@pytest.mark.parametrize("warpers", [PLAIN, EVERY], ids=["plain", "warped"])
+def test_what_a_draw_keeps_for_its_replays_is_what_the_budget_counts(gpu, warpers):
+    rows, words = 4, 20_000
+    with as_in_an_engine():
+        seen = torch.zeros(rows, words, dtype=torch.bool, device="cuda")
+        numbers = Numbers.of(
+            device.on_device(sampling.rows_of_numbers([DEFAULT_SAMPLING] * rows, range(rows)), torch.device("cuda"))
+        )
+
+        def step(logits: torch.Tensor) -> torch.Tensor:
+            return sampling.foreseen(sampling.finalists(logits, seen, numbers, warpers), numbers)
+
+        graph = Graph(step, [ones(rows, words)], [])
+        pool: Any = graph._graph.pool
+        assert 4 < pool.peak / (rows * words * 8) < budget._DRAWN
+
+
+def test_a_recording_with_a_number_of_pythons_in_it_is_thrown_away(gpu):
+    count = itertools.count()
+
+    def step(given: torch.Tensor) -> torch.Tensor:
+        return given + next(count)
+
+    with as_in_an_engine():
+        assert record(step, Graph, lambda draw: [ones(3)], [], []) is step
+
+
+IN_A_GRAPH: dict[str, tuple[type[Exception], Callable[[torch.Tensor], object]]] = {
+    "a wait": (Waited, lambda logits: logits.max().item()),
+    "a copy from the host": (NotCapturable, lambda logits: device.on_device([1.0, 2.0], logits.device)),
+    "a copy to the host": (NotCapturable, lambda logits: logits.to("cpu", non_blocking=True)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_A_GRAPH)
+def test_what_a_graph_cannot_hold_is_found(name, monkeypatch):
+    kind, bug = IN_A_GRAPH[name]
+    finalists = sampling.finalists
+
+    def buggy(logits, *given):
+        if torch.cuda.is_current_stream_capturing():  # as the engine would go on without a graph
+            bug(logits)
+        return finalists(logits, *given)
+
+    def work(gpu):
+        with engine_on(gpu, slots=2) as engine:
+            answer(engine, request([5, 6, 7], max_new_tokens=2))
+
+    monkeypatch.setattr(sampling, "finalists", buggy)
+    found(kind, work)
+
+
+def test_memory_that_a_graph_uses_is_not_given_back():
+    def work(gpu):
+        there = [ones(3)]
+        with as_in_an_engine():
+            graph = Graph(lambda given: given + there[0], [ones(3)], [])
+            there.clear()
+            graph(ones(3))
+
+    found(NotCapturable, work, "given back")
+
+
+def test_what_is_on_its_way_to_the_host_is_not_looked_at():
+    def work(gpu):
+        with as_in_an_engine():
+            ones(3).to("cpu", non_blocking=True).tolist()
+
+    found(Raced, work, "on its way")
+
+
 PLANTED: dict[str, tuple[type[Exception], Callable[[torch.Tensor], torch.Tensor]]] = {
     "a tensor of the processor's": (MixedDevices, lambda logits: logits + torch.zeros(logits.shape)),
     "a sum of floats": (NotRepeatable, lambda logits: logits.cumsum(1)),
@@ -342,17 +593,17 @@ PLANTED: dict[str, tuple[type[Exception], Callable[[torch.Tensor], torch.Tensor]
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_bug_in_a_pass_is_found_though_the_engine_goes_on(name):
     kind, bug = PLANTED[name]
-    write, planted = Lane.write, list[bool]()
+    read, planted = Lane.read, list[bool]()
 
     def buggy(lane, *given):
-        return bug(write(lane, *given)) if planted else write(lane, *given)
+        return bug(read(lane, *given)) if planted else read(lane, *given)
 
     def work(gpu):
         with engine_on(gpu) as engine:
             planted.append(True)
             answer(engine, request([5, 6, 7]))
 
-    with mock.patch.object(Lane, "write", buggy):
+    with mock.patch.object(Lane, "read", buggy):
         found(kind, work)
 
 

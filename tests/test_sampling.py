@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from core.engine import sampling
+from core.engine import sampling, warpers
 from core.types import DEFAULT_SAMPLING, Sampling
 from tests.arithmetics import Numpy, Shuffled
 
@@ -124,7 +124,7 @@ def test_a_penalty_makes_what_was_said_less_likely_whatever_the_sign_of_its_logi
     logits = torch.tensor([[2.0, -2.0, 0.0, 2.0, -2.0]], dtype=torch.float64)
     seen = torch.tensor([[True, True, True, False, False]])
     penalty = torch.tensor([[2.0]], dtype=torch.float64)
-    assert sampling.penalise(logits, seen, penalty).tolist() == [[1.0, -4.0, 0.0, 2.0, -2.0]]
+    assert warpers.penalise(logits, seen, penalty).tolist() == [[1.0, -4.0, 0.0, 2.0, -2.0]]
 
 
 def test_top_p_keeps_ties_in_the_order_of_their_ids():

@@ -20,6 +20,7 @@ from ..settings import Settings, usable_cores
 SPARE_BYTES = 2**29  # left free on each device: scores of a chunk, the draw, what an allocator cannot use
 LONG_ENOUGH = 4096  # tokens of context that are worth more than slots, or than room for a mix of the weights
 SHORTEST = 1024  # tokens of context below which nothing is served
+_DRAWN = 8  # float64 numbers of each word in each slot, which the graphs of an engine on a GPU keep for its draws
 _LOGITS_AT_ONCE = 3  # parts of each model's, float32, while the token lens reads
 
 
@@ -47,12 +48,17 @@ class Need:
         caches = self.footprint.cache.of(positions, len(shape.sizes) * rows + 1)
         scored = grain_of(self.placement.device, shape.chunk)
         logits = self.vocabulary * scored * (4 * _LOGITS_AT_ONCE + self.placement.dtype.itemsize)
-        return self.footprint.weights + caches + STORE_BYTES + logits + self.footprint.copied * shape.slots
+        kept = STORE_BYTES + self.graphs(shape) + self.footprint.copied * shape.slots
+        return self.footprint.weights + caches + logits + kept
+
+    def graphs(self, shape: Shape) -> int:
+        """What the graphs of its steps keep: nothing on a processor."""
+        return 0 if self.placement.device.type == "cpu" else shape.slots * self.vocabulary * _DRAWN * 8
 
     def bytes_of_a_mix(self, shape: Shape) -> int:
         """A third model of the same size, with the longest lane for itself, for the dial in the space of weights."""
         rows = shape.slots + 2
-        return self.footprint.weights + self.footprint.cache.of(shape.sizes[-1] * rows, rows)
+        return self.footprint.weights + self.footprint.cache.of(shape.sizes[-1] * rows, rows) + self.graphs(shape)
 
 
 class Plan(NamedTuple):

@@ -27,11 +27,12 @@ from ..errors import UserError
 from ..turns import asking
 from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Started, Token
 from . import certify, device, exact, experts, portable, reference, sampling
+from .ahead import Flight
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
 from .slots import CacheBytes, SlotCache
-from .step import DecodeStep, Recorder
+from .step import DecodeStep, Recorder, replaying
 from .store import PrefillStore
 from .watch import PATIENCE, Abandoned, Patience, Watch
 
@@ -169,6 +170,9 @@ class Engine:
         self._inbox: SimpleQueue[Job | Score | Given | None] = SimpleQueue()
         self._scheduler = Scheduler(shape.sizes, shape.slots)
         self._lanes: dict[int, Lane] = {}
+        self._flights: dict[int, Flight] = {}  # of each lane the step that is under way, on a GPU
+        self._graphs = False  # whether all of these are graphs
+        self._pool = torch.cuda.graph_pool_handle() if self._draw_all_slots else None
         self._scoring_cache: SlotCache | None = None
         self._recorder = Recorder()
         self._shared_store: PrefillStore | None = None  # of lanes whose bits do not depend on their length
@@ -317,7 +321,7 @@ class Engine:
                 **device.software(self.device, self._kernels),
             },
             certified=self.certified,
-            certification=self.level.description
+            certification=self.level.description + (", a graph for each step" if self._graphs else "")
             if self.certified
             else "not certified: a row's bits may depend on its neighbours here",
             deviation=self.deviation,
@@ -327,11 +331,7 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            with (
-                device.own_stream(self.device),
-                torch.inference_mode(),
-                torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            ):
+            with device.own_stream(self.device), torch.inference_mode(), replaying(self.device):
                 if self.patience.start is not None:
                     self._watch.begin(self.patience.start)
                 self._watch.run(self._certify)
@@ -350,6 +350,7 @@ class Engine:
             self._watch.end()
             self._fail_everything()
             self._recorder.close()
+            self._flights.clear()
             self._lanes.clear()
             self._ready.set()
             self._ended.set()
@@ -408,6 +409,7 @@ class Engine:
             lanes = list(self._lanes.values())
             self.cache_bytes = lanes[0].cache_bytes
             self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
+            self._graphs = all(lane.ahead is not None and lane.ahead.recorded for lane in lanes)
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
                 self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1, draw_together=self._draw_all_slots)
             else:
@@ -437,6 +439,7 @@ class Engine:
             experts=self.level.experts,
             store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
             steps=steps,
+            pool=self._pool,
         )
 
     def _round(self) -> None:
@@ -446,6 +449,9 @@ class Engine:
             if job.cancelled:
                 self._finish(job)
         self._scheduler.make_way()
+        self._flights = {
+            size: flight for size, flight in self._flights.items() if flight.keep(self._scheduler.writing[size])
+        }
         chunk_of = self._scheduler.next_chunk()
         for job, news in self._scheduler.announce():
             self._emit(job, news)
@@ -457,7 +463,7 @@ class Engine:
             case Score():
                 self._score(chunk_of)
         for size, jobs in self._scheduler.writing.items():
-            if any(not job.held for job in jobs):
+            if any(not job.held for job in jobs) and not self._write_ahead(self._lanes[size], list(jobs)):
                 self._write(self._lanes[size], list(jobs))
 
     def _take_in(self) -> None:
@@ -522,8 +528,45 @@ class Engine:
         if score.read >= len(score.token_ids) - 1:
             score.cancelled = True  # done: the scheduler forgets it
 
+    def _write_ahead(self, lane: Lane, jobs: list[Job]) -> bool:
+        """One decode step of a lane, begun before the tokens of the last one are read: where these end a reply, what follows is for nobody.
+
+        False where somebody is in it for whom the device cannot draw; then what it has drawn is read.
+        """
+        ahead, before, after = lane.ahead, self._flights.pop(lane.length, None), None
+        if may := ahead is not None and ahead.takes(jobs):
+            try:
+                after = self._watch.run(ahead.begin, jobs, before)
+            except Exception as error:
+                self._fail_all(jobs, error)
+                return True
+        if before is not None:
+            self._land(before, after)
+        if after is not None and after.keep(self._scheduler.writing[lane.length]):
+            self._flights[lane.length] = after
+            if lane.has_states:  # which a step that did not happen would have changed
+                self._land(self._flights.pop(lane.length))
+        return may
+
+    def _land(self, flight: Flight, after: Flight | None = None) -> None:
+        """Take the tokens of a step that is under way in a lane, of which `after` is the next."""
+        try:
+            fed, draws = self._watch.run(flight.read)
+            for job in filter(None, flight.rows):
+                job.decode_passes += 1
+            if draws is None:
+                self._draw(flight.rows, flight.logits)
+            else:
+                self._took(flight.rows, draws, flight.logits)
+            if after is not None:
+                after.went_on_with(flight, fed)
+        except Exception as error:
+            self._fail_all(flight.rows, error)
+
     def _write(self, lane: Lane, jobs: list[Job]) -> None:
         """One decode step of a lane. A job that waits for its next token runs along without leaving a trace."""
+        if all(job.held for job in jobs):  # or what the device had drawn already ended the others
+            return
         tokens, positions = [0] * lane.slots, [0] * lane.slots
         for job in jobs:
             if job.held:  # at the position that its next token will overwrite
@@ -536,8 +579,7 @@ class Engine:
         try:
             logits = self._watch.run(lane.write, tokens, positions, held)
         except Exception as error:  # the lane's forward pass failed: its requests fail, the others go on
-            for job in jobs:
-                self._fail(job, error)
+            self._fail_all(jobs, error)
             return
         for job in jobs:
             job.decode_passes += 1
@@ -555,9 +597,7 @@ class Engine:
         try:
             self._next(rows, logits)
         except Exception as error:
-            for job in rows:
-                if job is not None and job.slot != NO_SLOT:
-                    self._fail(job, error)
+            self._fail_all(rows, error)
 
     def _next(self, rows: Sequence[Job | None], logits: torch.Tensor) -> None:
         """Draw the next token of each row, or hand its logits over where somebody else chooses."""
@@ -585,6 +625,10 @@ class Engine:
             [row.request.sampling if row else None for row in rows],
             [row.step if row else 0 for row in rows],
         )
+        self._took(rows, draws, logits)
+
+    def _took(self, rows: Sequence[Job | None], draws: Sequence[sampling.Draw], logits: torch.Tensor) -> None:
+        """Take what was drawn for each row."""
         for row, (job, drawn) in enumerate(zip(rows, draws, strict=True)):
             if job is None:
                 continue
@@ -607,8 +651,7 @@ class Engine:
 
     def _seen(self, rows: Sequence[Job | None], logits: torch.Tensor) -> torch.Tensor:
         """Bool [rows, vocabulary]: the ids in each row's prompt and reply, where a repetition penalty asks for them."""
-        penalised = [job if job is not None and job.request.sampling.repetition_penalty != 1 else None for job in rows]
-        return sampling.marked(logits, [[*job.request.token_ids, *job.written] if job else [] for job in penalised])
+        return sampling.marked(logits, [job.ids_seen if job else [] for job in rows])
 
     def _finish(self, job: Job) -> None:
         reason = job.finish_reason()
@@ -617,6 +660,11 @@ class Engine:
             self._lanes[job.size].keep_written(job.slot, [*job.request.token_ids, *job.written[:-1]])
         self._scheduler.release(job)
         self._emit(job, Finish(reason=reason, usage=job.usage()))
+
+    def _fail_all(self, rows: Sequence[Job | None], error: BaseException) -> None:
+        for job in rows:
+            if job is not None and job.slot != NO_SLOT:
+                self._fail(job, error)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         log.error("a request failed", exc_info=error)

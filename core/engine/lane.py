@@ -15,16 +15,18 @@ the longest row in use, rounded up to one of `lengths_in_use`.
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from . import portable
+from .ahead import Ahead
 from .device import figures_device, on_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
-from .step import AttentionKernels, DecodeStep, forward_pass
+from .step import AttentionKernels, DecodeStep, Forward, forward_pass
 from .store import Chunk, PrefillStore, prefix_key
 
 SHORTEST = 128  # positions; a step over fewer takes hardly less time
@@ -55,6 +57,7 @@ class Lane:
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
         experts: how decode passes compute experts, where not as the library chooses.
+        pool: of memory for the graphs of a GPU, which an engine's lanes share.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Lane:
         experts: str | None = None,
         store: PrefillStore | None = None,
         steps: dict[int, DecodeStep] | None = None,
+        pool: Any = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
@@ -97,8 +101,14 @@ class Lane:
         for each in self._lengths:
             if each not in self._steps:
                 self._steps[each] = DecodeStep(model, self.masks, self._writing[0], each, vocabulary, experts)
-        if not isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
+        self.ahead: Ahead | None = None  # steps that draw on the device, too
+        if isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
+            return
+        if self.device.type != "cuda":
             self.step(length).record()
+        elif together:
+            cache = self._writing[0]
+            self.ahead = Ahead(Forward(model, self.masks, cache, experts), cache, vocabulary, pool)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""

@@ -15,6 +15,7 @@ SplitMix64 finaliser (Steele, Lea and Flood, OOPSLA 2014, figure 16).
 
 import hashlib
 import math
+import struct
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import compress
@@ -25,10 +26,10 @@ import torch
 from ..types import DrawDivergence, Request, Sampling
 from . import exact
 from .device import on_device
+from .warpers import CANDIDATES, Numbers, Warpers, share_bits, shares, warp_all
 
 VERSION = "v1"
 
-_CANDIDATES = 1024  # top-p looks at these first, and at everything only when they hold too little mass
 _FINALISTS = 8  # so many are looked at for who can win, and all only when one more could
 _CLOSE = 1e-6  # nats; no log is so far off, twice
 
@@ -69,11 +70,11 @@ def uniform(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     52 bits and a half are exact in float64. With 53 the largest integer plus a half would round up to 1,
     whose noise is infinite.
     """
-    return _uniform(keys, ids * _GOLDEN)
+    return _uniform(keys[:, None], ids * _GOLDEN)
 
 
 def _uniform(keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return midpoint(_shift_right(_mix(places + keys[:, None]), 12))
+    return midpoint(_shift_right(_mix(places + keys), 12))
 
 
 def _places(words: int, device: torch.device) -> torch.Tensor:
@@ -115,98 +116,29 @@ def marked(logits: torch.Tensor, ids: Sequence[Collection[int]]) -> torch.Tensor
     return seen.view(rows, words)
 
 
-# The warpers take float64 logits [R, V] and one setting for each row. A row whose setting is "off" comes out bit for bit
-# as it went in, so its neighbours' settings do not matter.
-
-
-def penalise(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
-    """Repetition penalty (Keskar et al., arXiv 1909.05858, section 4.1). `seen` bool [R, V] marks prompt and reply; 1 is off."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def top_k(logits: torch.Tensor, k: Sequence[int]) -> torch.Tensor:
-    """Keep the k largest and everything equal to the k-th; the rest becomes -inf. 0 is off."""
-    most, each = min(max(k), logits.shape[-1]), _column(k, logits)
-    smallest_kept = logits.topk(most).values.gather(1, (each.clamp(max=most) - 1).clamp(min=0))
-    return logits.masked_fill((logits < smallest_kept) & (each > 0), -torch.inf)
-
-
-def top_p(logits: torch.Tensor, p: Sequence[float], count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keep the smallest set of most likely tokens whose mass reaches p (Holtzman et al., arXiv 1904.09751). 1 is off.
-
-    Equal logits are taken in the order of their ids. Looks at the `count` largest logits of each row, and says in the second
-    tensor, bool [R, 1], whether these hold p; where they do not, the row needs a larger count.
-    """
-    parts, each = shares(logits), _column(p, logits)
-    values, ids = logits.topk(count)
-    mass, wanted = parts.gather(1, ids).cumsum(dim=1), parts.sum(dim=1, keepdim=True) * each
-    kept = 1 + (mass[:, :-1] < wanted).sum(dim=1, keepdim=True)  # the most likely token always stays
-    last, off = values.gather(1, kept - 1), each >= 1
-    above, ties = logits > last, logits == last
-    first_ties = torch.cumsum(ties, dim=1) <= kept - above.sum(dim=1, keepdim=True)
-    return logits.masked_fill(~(above | (ties & first_ties) | off), -torch.inf), (mass[:, -1:] >= wanted) | off
-
-
-def share_bits(count: int) -> int:
-    """How many bits one of `count` shares has, so that their sum is a whole number below 2**62."""
-    return min(50, 62 - count.bit_length())
-
-
-def shares(logits: torch.Tensor) -> torch.Tensor:
-    """Of float64 logits [R, V], how likely each is beside the most likely one: int64 [R, V], whole numbers of 2**-share_bits(V).
-
-    Whole numbers are added exactly in any order, on a GPU too, where a running sum of floats has no deterministic
-    algorithm (https://github.com/pytorch/pytorch/issues/75240).
-    """
-    most = logits.amax(dim=1, keepdim=True)
-    return exact.share(logits - most).mul_(2.0 ** share_bits(logits.shape[1])).round_().long()
-
-
-def min_p(logits: torch.Tensor, share: Sequence[float]) -> torch.Tensor:
-    """Drop tokens less likely than `share` times the most likely one (arXiv 2407.01082). 0 is off: nothing is below its NaN of a logarithm."""
-    best = logits.amax(dim=1, keepdim=True)
-    return logits.masked_fill(logits - best < exact.log(_column(share, logits)), -torch.inf)
-
-
-def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    """One setting for each row as a column: floats become float64, ints int64."""
-    kind = torch.float64 if isinstance(values[0], float) else torch.int64
-    return on_device(values, like.device, kind)[:, None]
+def rows_of_numbers(rows: Sequence[Sampling], steps: Sequence[int]) -> list[list[int]]:
+    """A row of int64 for each draw, in the order of Numbers; floats by their bits, so that one transfer carries all of them."""
+    table = []
+    for row, step in zip(rows, steps, strict=True):
+        warm = row.temperature > 0
+        floats = (row.temperature, row.top_p, row.min_p) if warm else (1.0, 1.0, 0.0)
+        bits = struct.unpack("4q", struct.pack("4d", *floats, row.repetition_penalty))
+        table.append([key(row.seed, step), int(not warm), row.top_k if warm else 0, *bits])
+    return table
 
 
 def warp(logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling]) -> torch.Tensor:
     """Float64 logits [R, V] after repetition penalty, temperature, top-k, top-p and min-p, in this order.
 
-    A row at temperature 0 gets the penalty only: its argmax needs no more. A warper that is off for
-    every row is skipped, which changes no bit.
+    A row at temperature 0 gets the penalty only: its argmax needs no more.
     """
-    warped, enough = _warp(logits, seen, rows, _CANDIDATES)
-    return warped if bool(enough.all()) else _warp(logits, seen, rows, logits.shape[1])[0]
+    numbers, asked = _numbers(rows, [0] * len(rows), logits.device), Warpers.of(rows)
+    warped, enough = warp_all(logits, seen, numbers, asked, CANDIDATES)
+    return warped if bool(enough.all()) else warp_all(logits, seen, numbers, asked, logits.shape[1])[0]
 
 
-def _warp(
-    logits: torch.Tensor, seen: torch.Tensor, rows: Sequence[Sampling], candidates: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`warp` where top-p looks at so many logits of each row, and whether they are enough, bool [R, 1]."""
-    warm = [row.temperature > 0 for row in rows]
-    logits = logits.double()
-    if any(row.repetition_penalty != 1 for row in rows):
-        logits = penalise(logits, seen, _column([float(row.repetition_penalty) for row in rows], logits))
-    if any(warm):
-        logits = logits / _column(
-            [float(row.temperature) if on else 1.0 for row, on in zip(rows, warm, strict=True)], logits
-        )
-    k = [row.top_k if on else 0 for row, on in zip(rows, warm, strict=True)]
-    p = [float(row.top_p) if on else 1.0 for row, on in zip(rows, warm, strict=True)]
-    share = [float(row.min_p) if on else 0.0 for row, on in zip(rows, warm, strict=True)]
-    enough = torch.ones(len(rows), 1, dtype=torch.bool, device=logits.device)
-    if any(k):
-        logits = top_k(logits, k)
-    if any(each != 1 for each in p):
-        logits, enough = top_p(logits, p, min(candidates, logits.shape[1]))
-    if any(share):
-        logits = min_p(logits, share)
-    return logits, enough
+def _numbers(rows: Sequence[Sampling], steps: Sequence[int], device: torch.device) -> Numbers:
+    return Numbers.of(on_device(rows_of_numbers(rows, steps), device))
 
 
 def winners(scores: torch.Tensor) -> torch.Tensor:
@@ -216,15 +148,7 @@ def winners(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(scores == best, ids, ids.numel() - 1).min(dim=1, keepdim=True).values
 
 
-def _chances(logits: torch.Tensor, rows: Sequence[Sampling], steps: Sequence[int]) -> torch.Tensor | None:
-    """The uniforms [R, V] of these draws; None where no row has any noise."""
-    if all(row.temperature == 0 for row in rows):
-        return None
-    keys = on_device([key(row.seed, step) for row, step in zip(rows, steps, strict=True)], logits.device)
-    return _uniform(keys, _places(logits.shape[-1], logits.device))
-
-
-_NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
+NOBODY = Sampling(seed=0, temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=1)
 
 
 def draw(
@@ -241,27 +165,56 @@ def draw(
     A row with NaN among its logits comes back with logprob NaN, and no other row is touched by it. On a GPU the host waits for
     one thing, the table of who may win; for another where that says that more must be looked at for somebody.
     """
-    rows, present = [row or _NOBODY for row in settings], [row is not None for row in settings]
-    words, plain, chances = logits.shape[1], logits.double(), _chances(logits, rows, steps)
-    luck = None if chances is None else _gumbel(chances)
-    cold = [row.temperature == 0 for row in rows]
-    top, whole = plain.amax(dim=1, keepdim=True), shares(plain).sum(dim=1, keepdim=True)
+    rows, present, words = [row or NOBODY for row in settings], [row is not None for row in settings], logits.shape[1]
+    numbers, asked = _numbers(rows, steps, logits.device), Warpers.of(rows)
 
-    def finalists(count: int, candidates: int) -> list[_Finalists]:
-        warped, enough = _warp(logits, seen, rows, candidates)
-        guesses = warped if luck is None else luck + warped
-        if luck is not None and any(cold):
-            guesses = torch.where(on_device(cold, guesses.device)[:, None], warped, guesses)
-        of_rows = torch.cat([top, whole, enough], dim=1)
-        of_ids = (guesses, warped, warped if chances is None else chances, plain)
-        return _finalists(of_rows, of_ids, min(count, words))
+    def look(count: int, candidates: int) -> list[_Finalists]:
+        return _listed(finalists(logits, seen, numbers, asked, count, candidates).tolist())
 
-    table = finalists(_FINALISTS, _CANDIDATES)
+    table = look(_FINALISTS, CANDIDATES)
     if not all(row.enough for row in compress(table, present)):
-        table = finalists(_FINALISTS, words)
+        table = look(_FINALISTS, words)
     if not all(map(_others_cannot_win, compress(table, present))):
-        table = finalists(words, words)
+        table = look(words, words)
     return [_decide(those, row, words) for those, row in zip(table, rows, strict=True)]
+
+
+def drawn(table: list[list[float]], settings: Sequence[Sampling | None], words: int) -> list[Draw] | None:
+    """What `draw` finds, of the first table alone that it would look at; None where it would look at more."""
+    rows = _listed(table)
+    for row in compress(rows, (each is not None for each in settings)):
+        if not (row.enough and _others_cannot_win(row)):
+            return None
+    return [_decide(row, each or NOBODY, words) for row, each in zip(rows, settings, strict=True)]
+
+
+def finalists(
+    logits: torch.Tensor,
+    seen: torch.Tensor,
+    numbers: Numbers,
+    asked: Warpers,
+    count: int = _FINALISTS,
+    candidates: int = CANDIDATES,
+) -> torch.Tensor:
+    """Of each row the numbers of _Finalists, with the `count` best, float64 [R, 3 + 5 count]; `candidates` as for `top_p`. Nobody waits for it."""
+    words, plain = logits.shape[1], logits.double()
+    warped, enough = warp_all(logits, seen, numbers, asked, candidates)
+    chances, guesses = warped, warped
+    if asked.warm:
+        chances = _uniform(numbers.key, _places(words, logits.device))
+        guesses = torch.where(numbers.cold > 0, warped, _gumbel(chances) + warped)
+    of_rows = [plain.amax(dim=1, keepdim=True), shares(plain).sum(dim=1, keepdim=True), enough]
+    ids = guesses.topk(min(count, words)).indices
+    of_ids = [each.gather(1, ids) for each in (guesses, warped, chances, plain)]
+    return torch.cat([*of_rows, ids.double(), *of_ids], dim=1)
+
+
+def foreseen(table: torch.Tensor, numbers: Numbers) -> torch.Tensor:
+    """The ids, int64 [R], that `drawn` finds in a table of `finalists` with noise, found where that is: the next pass goes on with them before anybody looks."""
+    ids, guesses, warped, chances, _ = table[:, 3:].unflatten(1, (5, -1)).unbind(1)
+    scores = torch.where(numbers.cold > 0, warped, warped - exact.log(-exact.log(chances)))
+    scores = scores.masked_fill(guesses < guesses[:, :2].amin(1, keepdim=True) - _CLOSE, -torch.inf)
+    return torch.where(scores == scores.amax(1, keepdim=True), ids, ids.amax()).amin(1).long()
 
 
 class _Finalists(NamedTuple):
@@ -277,11 +230,11 @@ class _Finalists(NamedTuple):
     logits: list[float]
 
 
-def _finalists(of_rows: torch.Tensor, of_ids: Sequence[torch.Tensor], count: int) -> list[_Finalists]:
-    """The `count` best of each row, in one transfer from the device; what is given in the order of _Finalists."""
-    ids = of_ids[0].topk(count).indices
-    table = torch.cat([of_rows, ids.double(), *(each.gather(1, ids) for each in of_ids)], dim=1).tolist()
-    return [_Finalists(*row[:3], *(row[at : at + count] for at in range(3, len(row), count))) for row in table]
+def _listed(table: list[list[float]]) -> list[_Finalists]:
+    """A table of `finalists`, row by row."""
+    count = (len(table[0]) - 3) // 5
+    parts = [[row[at : at + count] for at in range(3, len(row), count)] for row in table]
+    return [_Finalists(row[0], row[1], row[2], *part) for row, part in zip(table, parts, strict=True)]
 
 
 def _others_cannot_win(row: _Finalists) -> bool:
@@ -316,10 +269,11 @@ def divergence(logits: torch.Tensor, seen: torch.Tensor, request: Request, step:
     index = step - request.prefilled
     expected = request.expected[index]
     known = 0 <= expected < logits.shape[1]
-    warped, chances = warp(logits, seen, [request.sampling]), _chances(logits, [request.sampling], [step])
+    warped, keys = warp(logits, seen, [request.sampling]), torch.tensor([key(request.sampling.seed, step)])
 
     def score(id: int) -> float:
-        return float(warped[0, id]) + (0.0 if chances is None else noise(float(chances[0, id])))
+        luck = noise(float(uniform(keys, torch.tensor([id])))) if request.sampling.temperature else 0.0
+        return float(warped[0, id]) + luck
 
     return DrawDivergence(
         step=index,

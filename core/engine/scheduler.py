@@ -71,6 +71,18 @@ class Job:
         self.started = self.first_token = self.last_token = self.told = None
         self.written.clear()
 
+    @property
+    def ids_seen(self) -> list[int]:
+        """Prompt and reply, where a repetition penalty asks for them."""
+        penalised = self.request.sampling.repetition_penalty != 1
+        return [*self.request.token_ids, *self.written] if penalised else []
+
+    def goes_on_after(self, unread: int) -> bool:
+        """Whether so many more tokens leave room for another, whichever they are."""
+        written = len(self.written) + unread
+        room = self.context - len(self.request.token_ids)
+        return written < min(room, self.request.sampling.max_new_tokens)
+
     def finish_reason(self) -> FinishReason | None:
         """Why the reply ends here, or None when it goes on."""
         if self.cancelled:

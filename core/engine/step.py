@@ -1,10 +1,10 @@
-"""One forward pass as a function of tensors, recorded once so that Python does not run for every operation.
+"""A step as a function of tensors, recorded once so that Python does not run for every operation.
 
 A decode step of a small model is some hundred tiny operations, and calling them from Python takes
 longer than computing them; with two engines in one process they would also wait for each other's
-interpreter lock. torch's tracer records the operations of one call, and replaying them gives the
-same bits. That is checked, not assumed: a recording that differs from the model anywhere is thrown
-away, and the model itself is called instead.
+interpreter lock. torch's tracer records the operations of one call, on a GPU a CUDA graph their kernels, and replaying
+them gives the same bits. That is checked, not assumed: a recording that differs from what was recorded anywhere is thrown
+away, and that is called instead.
 """
 
 import inspect
@@ -12,8 +12,9 @@ import logging
 import random
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -29,11 +30,10 @@ from .slots import Masks, SlotCache
 
 log = logging.getLogger(__name__)
 
-StepFunction = Callable[
-    ..., torch.Tensor
-]  # (ids, positions, *tensors of a cache) -> logits [rows, queries, vocabulary]
+Tensors = Sequence[torch.Tensor]
+StepFunction = Callable[..., Any]  # of what is given and what is held, tensors all of them; to a tensor, or several
 
-_tracing = threading.Lock()  # one at a time: the tracer, and what goes before it, have state of their own
+_recording = threading.Lock()  # one at a time: the recorders, and what goes before them, have state of their own
 
 
 def forward_pass(
@@ -72,37 +72,89 @@ class Forward(torch.nn.Module):
             return forward_pass(self.model, self.masks, cache, ids)
 
 
-def record(forward: Forward, cache: SlotCache, vocabulary: int) -> StepFunction:
-    """A replayable recording of `forward` over this cache's shapes, or `forward` itself where recording changes a bit.
+def record(
+    step: StepFunction,
+    recorder: Callable[[StepFunction, Tensors, Tensors], StepFunction],
+    another: Callable[[random.Random], Tensors],
+    held: Tensors,
+    changed: Tensors,
+) -> StepFunction:
+    """A replayable recording of `step`, or `step` itself where recording changes a bit.
 
-    Call it, and what it returns, under `torch.jit.optimized_execution(False)`: no operation is fused.
+    Args:
+        recorder: makes it, of the step, what it might be given, and what is held.
+        another: what it might be given, which differs each time, in shapes that are always the same.
+        held: what it has besides, and may write into; it is left dirty.
+        changed: what of that a step goes on from, and says so by what it leaves there.
+
+    Call it, and what it returns, inside `replaying`.
     """
-    rows = cache.positions.shape[0]
-    zeros = torch.zeros_like(cache.positions)
-    with _tracing, warnings.catch_warnings():
+    draw = random.Random(len(changed))
+    with _recording, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the deprecation of torch.jit, and reminders of what is checked below
         try:
-            examples = (zeros, zeros, *cache.tensors())
-            program = portable.program(forward, examples) if isinstance(forward.model, Portable) else forward
-            recorded = _trace(program, examples)
+            recorded = recorder(step, another(draw), held)
         except (UserError, GivenUp):
             raise
         except Exception:
             log.warning("this model cannot be recorded; every step calls it from Python", exc_info=True)
-            return forward
-    draw = random.Random(rows)
+            return step
     for _ in range(3):
-        ids = torch.tensor([[draw.randrange(vocabulary)] for _ in range(rows)], device=zeros.device)
-        positions = torch.tensor([[draw.randrange(cache.length)] for _ in range(rows)], device=zeros.device)
-        before = [state.clone() for state in cache.states()]  # the second pass must begin where the first did
-        expected = [forward(ids, positions, *cache.tensors()).clone(), *(state.clone() for state in cache.states())]
-        for state, was in zip(cache.states(), before, strict=True):
-            state.copy_(was)
-        replayed = [recorded(ids, positions, *cache.tensors()), *cache.states()]
+        given, before = another(draw), _copies(changed)  # the second pass must begin where the first did
+        expected = _copies([*_each(step(*given, *held)), *changed])
+        for mine, was in zip(changed, before, strict=True):
+            mine.copy_(was)
+        replayed = [*_each(recorded(*given, *held)), *changed]
         if not all(map(torch.equal, expected, replayed)):
             log.warning("a recorded step differs from the model; every step calls it from Python")
-            return forward
+            return step
     return recorded
+
+
+def _each(result: Any) -> Tensors:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    return [tensor.clone() for tensor in tensors]
+
+
+def replaying(device: torch.device) -> AbstractContextManager[Any]:
+    """Where steps run: no operation is fused."""
+    if device.type == "cuda":
+        return nullcontext()
+    unfused: AbstractContextManager[Any] = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+    return unfused
+
+
+class Graph:
+    """A recording for CUDA: the kernels of one call on the memory that they had then, started all at once.
+
+    Args:
+        pool: of memory, which graphs share that are replayed one after the other, each when the results of the one before were copied.
+    """
+
+    def __init__(self, step: StepFunction, given: Tensors, held: Tensors, pool: Any = None):
+        self._given, self._graph = _copies(given), torch.cuda.CUDAGraph()
+        step(*self._given, *held)  # what a library allocates or chooses at its first call
+        with torch.cuda.graph(
+            self._graph, pool=pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        ):
+            self._result = step(*self._given, *held)
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        """What `step` would return for what is given; what is held is what it was. The next call writes over it."""
+        for mine, new in zip(self._given, tensors, strict=False):
+            mine.copy_(new)
+        self._graph.replay()
+        return self._result
+
+
+def _traced(step: StepFunction, given: Tensors, held: Tensors) -> StepFunction:
+    """A recording for a processor."""
+    examples = (*given, *held)
+    portably = isinstance(step, Forward) and isinstance(step.model, Portable)
+    return _trace(portable.program(step, examples) if portably else step, examples)
 
 
 def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...]) -> StepFunction:
@@ -152,6 +204,11 @@ class AttentionKernels(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def ids_and_positions(draw: random.Random, like: torch.Tensor, vocabulary: int, length: int) -> list[torch.Tensor]:
+    """Of each row by chance a token and its position, int64 as `like` [rows, 1]."""
+    return [torch.tensor([[draw.randrange(end)] for _ in like], device=like.device) for end in (vocabulary, length)]
+
+
 class DecodeStep:
     """A decode step over the first `length` positions of a cache, before and after it is recorded; the bits are the same.
 
@@ -170,7 +227,8 @@ class DecodeStep:
         vocabulary: int,
         by: str | None = None,
     ):
-        self.length, self.asked, self.recorded = length, False, False
+        self.length, self.recorded = length, False
+        self.asked = cache.positions.device.type == "cuda"  # there it is recorded with its draw (ahead.py)
         self._cache, self._vocabulary = cache, vocabulary
         self._plain = Forward(model, masks, cache, by)
         self._run: StepFunction = self._plain
@@ -198,7 +256,8 @@ class DecodeStep:
             self._record(Forward(model.beside(given_up), self._plain.masks, cache), cache)
 
     def _record(self, forward: Forward, cache: SlotCache) -> None:
-        recorded = record(forward, cache, self._vocabulary)
+        another = partial(ids_and_positions, like=cache.positions, vocabulary=self._vocabulary, length=cache.length)
+        recorded = record(forward, _traced, another, cache.tensors(), cache.states())
         if recorded is not forward:
             self._run, self.recorded = recorded, True
 
@@ -230,7 +289,7 @@ class Recorder:
 
     def _work(self) -> None:
         torch.set_num_threads(1)  # of this thread alone
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        with torch.inference_mode(), replaying(torch.device("cpu")):
             while (it := self._asked.get()) is not None and not self._closed:
                 try:
                     it.record_beside(lambda: self._closed)
