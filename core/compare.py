@@ -45,7 +45,7 @@ Period = Callable[[], float]  # seconds between two snapshots, asked for anew ea
 
 
 @dataclass
-class _Writer:
+class Writer:
     """Folds one side's events into its reply, text as it becomes readable."""
 
     checkpoint: Checkpoint
@@ -177,11 +177,11 @@ class Run:
     ):
         self.comparison = comparison
         self._count = lease.count
-        self._writers: dict[Side, _Writer] = {}
+        self._writers: dict[Side, Writer] = {}
         for side in sides:
             checkpoint, prompt = lease.side(side), lease.prompt(comparison, side, check)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
-            self._writers[side] = _Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
+            self._writers[side] = Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
         self._engines = {

@@ -152,7 +152,27 @@ def logprobs(checkpoint: Checkpoint, prompt_ids: Sequence[int], continuation_ids
     return tuple(found)
 
 
-def _scored(checkpoint: Checkpoint, token_ids: Sequence[int], first: int) -> Iterator[torch.Tensor]:
+def likeliest(
+    checkpoint: Checkpoint, token_ids: Sequence[int], first: int, count: int, check: Callable[[], None]
+) -> Iterator[tuple[float, list[tuple[int, float]]]]:
+    """For each token from position `first` (at least 1) on: its own log-softmax of the unwarped logits, and the `count` likeliest tokens with theirs (nats).
+
+    `check` is called while it waits; what it raises ends it.
+
+    Raises:
+        UserError: it does not fit, the model lacks one of the tokens, or its output is not a number.
+    """
+    for rows in _scored(checkpoint, token_ids, first, check):
+        if bool(torch.isnan(rows.sum())):
+            raise UserError("The model's output is not a number here; try --dtype float32.")
+        ids = torch.tensor(token_ids[first : first + len(rows)], device=rows.device)
+        first += len(rows)
+        yield from zip(rows.gather(1, ids[:, None])[:, 0].tolist(), top(rows, count), strict=True)
+
+
+def _scored(
+    checkpoint: Checkpoint, token_ids: Sequence[int], first: int, check: Callable[[], None] = lambda: None
+) -> Iterator[torch.Tensor]:
     """Log-softmax of the logits, float64 [rows, vocabulary], that predict the tokens from position `first` on."""
     for logits in _logits(checkpoint, token_ids, first):
         yield torch.log_softmax(logits.double(), -1)
@@ -170,6 +190,7 @@ def _logits(
                 left -= (rows := reader.ready)
                 yield reader.take(rows)
             else:
+                check()
                 reader.wait()
 
 

@@ -53,6 +53,7 @@ class Settings:
     address_header: str = ""  # in which a proxy says from where a request comes; "" is the connection itself
     share: bool = False
     auth: tuple[tuple[str, str], ...] = ()
+    api_key: str = ""  # that programs bring under /v1; "" is none, and then none get in where there are logins
     pair: str = EMBEDDED
     pairs: tuple[str, ...] = ()  # the only ones of pairs.toml that there are here; () is all of them
     base: str | None = None
@@ -98,6 +99,7 @@ class Settings:
             address_header=given.get("address_header") or environment.get("SAME_SEED_ADDRESS_HEADER", ""),
             share=share,
             auth=read_auth(given.get("auth"), environment),
+            api_key=environment.get("SAME_SEED_API_KEY", "").strip(),
             pair=given.get("pair") or cls.pair,
             pairs=pairs,
             characters=given.get("characters"),

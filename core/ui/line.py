@@ -4,6 +4,9 @@ Gradio takes the first of a list; this is that list. A session has so many place
 whoever has the most of them gives up the last one.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import gradio as gr
@@ -41,6 +44,8 @@ class Line(list[Event]):
             self.remove(last)
             if last is event:
                 self._refuse(event, 429, FULL)
+            if isinstance(last, Place):
+                last.refuse()
             told = {"error": FULL}
             self.queue.send_message(last, ProcessCompletedMessage(output=told, success=False, title="Error"))
             self.queue.event_ids_to_events.pop(last._id, None)
@@ -57,10 +62,62 @@ class Line(list[Event]):
         return [event for job in self.queue.active_jobs if job for event in job if event.fn.concurrency_id == _ID]
 
     def _who(self, event: Event) -> Who:
-        return Who(address(event.request, self.header), event.session_hash)
+        return Who(address(event.request, self.header), PROGRAMS if isinstance(event, Place) else event.session_hash)
 
 
 _ID = MODELS["concurrency_id"]
+PROGRAMS = "/v1"  # the session of all programs at one address, whose requests have no other
+
+
+class _Work:
+    """What Gradio wants to know of an event's function."""
+
+    _id, concurrency_id, batch, connection, time_limit = PROGRAMS, _ID, False, "sse", None
+
+
+class Place(Event):
+    """A place in the line for a request that Gradio does not answer: it is told nothing, and holds its turn until it is over."""
+
+    def __init__(self, request: Any):
+        super().__init__(None, _Work(), request, None)  # type: ignore[arg-type]
+        self.alive = False
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+
+    def refuse(self) -> None:
+        if not self.turn.done():
+            self.turn.set_exception(HTTPException(429, FULL))
+
+    def leave(self) -> None:
+        """Wait no longer."""
+        self.turn.cancel()
+
+    async def hold(self) -> None:
+        """In Gradio's place, while it is this one's turn."""
+        if not self.turn.done():
+            self.turn.set_result(None)
+            await self.over.wait()
+
+
+@asynccontextmanager
+async def served(blocks: "Blocks", place: Place) -> AsyncIterator[None]:
+    """Waits for the turn of this place, and has the models know for whom they work until it is left.
+
+    Raises:
+        HTTPException: there is no place, or somebody who has fewer took it.
+        CancelledError: it was left (`Place.leave`).
+    """
+    line: Any = blocks._queue.event_queue_per_concurrency_id[_ID].queue
+    line.append(place)
+    try:
+        await place.turn
+        asking.set(line._who(place))
+        yield
+    finally:
+        place.over.set()
+        place.leave()
+        if place in list(line):
+            line.remove(place)
 
 
 class Blocks(gr.Blocks):
@@ -75,6 +132,14 @@ class Blocks(gr.Blocks):
         line = EventQueue(_ID, MODELS["concurrency_limit"])
         line.queue = Line(self._queue, header)
         self._queue.event_queue_per_concurrency_id[_ID] = line
+        process = self._queue.process_events
+
+        async def in_place(events: list[Event], *given: Any) -> None:
+            if isinstance(events[0], Place):
+                await events[0].hold()
+            await process(events, *given)  # which finds no event that is alive, and gives the turn on
+
+        self._queue.process_events = in_place  # type: ignore[assignment,method-assign]
 
     async def call_function(  # of every event, and of every step of one that goes on
         self, block_fn: Any, processed_input: Any, iterator: Any = None, requests: Any = None, *given: Any, **named: Any

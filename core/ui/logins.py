@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .requests import address as whose
 
-_API = "/gradio_api/"
+_API, _FOR_PROGRAMS = "/gradio_api/", "/v1/"
 _ONLY_FOR_LOGINS = re.compile(_API + r"(cancel|reset|heartbeat)(/.*)?")  # Gradio asks nobody for a login there
 _WITH_SESSION = re.compile(_API + r"(cancel|queue/join|(call|run)/.+)/?")
 _ANSWER = re.compile(_API + r"call/[^/]+/([^/]+)/?")
@@ -33,16 +33,25 @@ _ADDRESSES = 1000  # that are remembered
 
 
 class Logins:
-    """ASGI middleware, for a page with passwords."""
+    """ASGI middleware, for a page with passwords. Programs that ask under /v1 have no login: they bring `key`, if there is one."""
 
-    def __init__(self, app: ASGIApp, header: str = ""):
-        self.app, self.guesses = app, Guesses(header=header)
+    def __init__(self, app: ASGIApp, header: str = "", key: str = ""):
+        self.app, self.guesses, self.key = app, Guesses(header=header), key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["app"].auth is None:
+        if scope["type"] != "http" or (scope["app"].auth is None and not self.key):
             await self.app(scope, receive, send)
             return
         path, headers = scope["path"].removeprefix(scope.get("root_path", "")), Headers(scope=scope)
+        if path.startswith(_FOR_PROGRAMS):
+            if self.key and _brings(self.key, headers):
+                await self.app(scope, receive, send)
+            else:
+                await self.guesses.guess(_no_key if self.key else _no_programs, scope, receive, send)
+            return
+        if scope["app"].auth is None:
+            await self.app(scope, receive, send)
+            return
         login = _login(scope["app"], headers)
         if path.rstrip("/") == "/login":
             await self.guesses.guess(self.app, scope, receive, send)
@@ -133,6 +142,24 @@ class _Address:
             await send(message)
 
         return heard
+
+
+def _brings(key: str, headers: Headers) -> bool:
+    """Whether a request has the key, as a bearer token or, where a proxy wants that header for itself, as X-API-Key."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    said = [headers.get("x-api-key", ""), token.strip() if kind.lower() == "bearer" else ""]
+    return any(secrets.compare_digest(key.encode(), each.encode()) for each in said)
+
+
+def _unauthorized(sentence: str) -> ASGIApp:
+    told = {"message": sentence, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    return JSONResponse({"error": told}, 401)
+
+
+_no_key = _unauthorized("This takes the key of this server as a bearer token.")
+_no_programs = _unauthorized(
+    "This page asks for a login, and programs have no key here; whoever runs it can set SAME_SEED_API_KEY."
+)
 
 
 def _login(app: Any, headers: Headers) -> str | None:

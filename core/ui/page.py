@@ -15,6 +15,7 @@ from ..settings import Settings
 from . import api, connections, faults, security_headers, sessions, theme
 from .delivery import Delivery
 from .line import Blocks
+from .openai import routes as openai
 from .room import MODELS, Page
 from .sidebar import Sidebar
 from .visitor import Visitor
@@ -104,7 +105,9 @@ def launch(demo: Blocks, settings: Settings, **options: Any) -> tuple[Any, str, 
         css=theme.STYLE,
         js=theme.SCRIPT,
         head=theme.HEAD,
-        app_kwargs=security_headers.app_kwargs(demo.pool, settings.address, settings.address_header),
+        app_kwargs=security_headers.app_kwargs(
+            demo.pool, settings.address, settings.address_header, settings.api_key, [openai.route(demo.pool)]
+        ),
         max_threads=MAX_THREADS,
         max_file_size=receipts.MAX_BYTES,
         footer_links=[],

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from gradio import processing_utils
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import is_loopback
@@ -50,7 +51,7 @@ HEADERS = {
 ROUTES = re.compile(
     r"/|/(ready|metrics)|/(config|login|logout|theme\.css|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/.*"
     r"|/gradio_api/(app_id|cancel|info|queue/(join|data)|reset|startup-events|upload|upload_progress)/?"
-    r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*"
+    r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*|/v1/.*"
 )
 
 
@@ -121,8 +122,13 @@ def asked_here(headers: Mapping[str, str]) -> bool:
     return not passed_on and is_loopback(re.sub(r":\d+$", "", headers.get("host", "")))
 
 
-def app_kwargs(models: Models, address: str = "", header: str = "") -> dict[str, Any]:
-    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it. `address` is the page's, where it is set; `header` as in `requests.address`."""
+def app_kwargs(
+    models: Models, address: str = "", header: str = "", key: str = "", routes: Sequence[BaseRoute] = ()
+) -> dict[str, Any]:
+    """For gr.Blocks.launch, made anew for each launch: Gradio writes into it.
+
+    `address` is the page's, where it is set; `header` as in `requests.address`; `key` as in `Logins`; `routes` come before Gradio's own.
+    """
     errors = Errors()
 
     @asynccontextmanager
@@ -139,9 +145,10 @@ def app_kwargs(models: Models, address: str = "", header: str = "") -> dict[str,
             Middleware(Hardened, address=address),
             Middleware(Faults),
             Middleware(Bodies, header=header),
-            Middleware(Logins, header=header),
+            Middleware(Logins, header=header, key=key),
             Middleware(Operating, models=models, errors=errors),
         ],
+        "routes": list(routes),
         "max_body_size": MAX_BODY_BYTES,
         "lifespan": served,
         "openapi_url": None,

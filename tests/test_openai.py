@@ -1,0 +1,426 @@
+"""OpenAI's API, asked by OpenAI's own client: the same tokens as everywhere else, refusals by name, and slots that are free again."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from core import lens
+from core.compare import compare
+from core.types import Failure, Token
+from core.ui import line
+from tests.browser import launch, served
+from tests.pairs import OnePair, comparison, tiny_lease
+from tests.scripted import PAIR as SCRIPTED
+from tests.scripted import ScriptedPool
+from tests.test_logins import USERS
+
+DOCUMENTATION = (Path(__file__).parent.parent / "docs" / "openai.md").read_text("utf-8")
+FOX = "The quick brown fox"
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+def client_of(url: str, key: str = "none is asked for") -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def lease():
+    with tiny_lease() as lease:
+        yield lease
+
+
+@pytest.fixture(scope="module")
+def client(lease) -> Iterator[OpenAI]:
+    """Of a page over two tiny models with random weights."""
+    with served(OnePair(lease)) as url, closing(client_of(url)) as client:
+        yield client
+
+
+@pytest.fixture
+def scripted_client(_scripted_page) -> Iterator[tuple[ScriptedPool, OpenAI]]:
+    pool, url = _scripted_page
+    with closing(client_of(url)) as client:
+        yield pool, client
+
+
+def complete(client: OpenAI, prompt: Any = FOX, model: str = "tiny/base", **asked: Any) -> Any:
+    return client.completions.create(**{"model": model, "prompt": prompt, "max_tokens": 12, "seed": 7, **asked})
+
+
+def chat(client: OpenAI, model: str = "tiny/post", messages: Any = HELLO, **asked: Any) -> Any:
+    return client.chat.completions.create(
+        **{"model": model, "messages": messages, "max_tokens": 12, "seed": 7, **asked}
+    )
+
+
+# --- the same as everywhere else ----------------------------------------------------------------------------
+
+
+def test_every_checkpoint_of_every_pair_is_listed_and_found(client):
+    listed = client.models.list().data
+    assert [model.id for model in listed] == ["tiny/base", "tiny/post"]
+    assert client.models.retrieve("tiny/post") == listed[1]
+    for unknown in ("tiny", "tiny/dial", "base"):
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(unknown)
+        with pytest.raises(openai.NotFoundError, match="tiny/base") as refusal:
+            complete(client, model=unknown)
+        assert (refusal.value.param, refusal.value.code) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize("side", ["base", "post"])
+def test_a_completion_is_the_reply_of_the_comparison_that_sends_the_same(client, lease, side):
+    expected = compare(lease, comparison(FOX, seed=7, temperature=1.0, max_new_tokens=12, framing_base="document", framing_post="document"))  # fmt: skip
+    answer = complete(client, model=f"tiny/{side}", logprobs=0)
+    [choice] = answer.choices
+    assert choice.text == expected.side(side).text
+    assert choice.logprobs.token_logprobs == list(expected.side(side).logprobs)
+    assert (answer.object, answer.model) == ("text_completion", f"tiny/{side}")
+    assert answer.usage.prompt_tokens == len(expected.side(side).prompt_token_ids)
+    assert answer.usage.completion_tokens == len(expected.side(side).token_ids)
+    reason = {"eos": "stop", "length": "length"}[expected.side(side).finish_reason]
+    assert choice.finish_reason == reason and choice.index == 0
+
+
+def test_a_chat_is_the_next_turn_of_a_conversation_and_a_base_model_reads_it_as_a_document(client, lease):
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": [{"type": "text", "text": "Go"}, {"type": "text", "text": "on"}]}]  # fmt: skip
+    asked = comparison("Go\non", seed=7, temperature=0.5, max_new_tokens=12, conversation={"system": "Be brief.", "turns": [{"prompt": "Hi", "base": "Yes?", "post": "Yes?"}]})  # fmt: skip
+    expected = compare(lease, asked)
+    for side in ("base", "post"):
+        answer = chat(client, f"tiny/{side}", said, temperature=0.5)
+        [choice] = answer.choices
+        assert choice.message.content == expected.side(side).text
+        assert (answer.object, choice.message.role) == ("chat.completion", "assistant")
+        assert answer.usage.prompt_tokens == len(expected.side(side).prompt_token_ids)
+    transcript = compare(lease, asked.model_copy(update={"framing_base": "transcript"})).base
+    answer = chat(client, "tiny/base", said, temperature=0.5, extra_body={"framing": "transcript"})
+    assert answer.choices[0].message.content == transcript.text
+
+
+def test_a_seed_that_was_drawn_is_told_and_gives_the_same_again(client):
+    first, other = (complete(client, seed=openai.omit) for _ in range(2))
+    assert first.seed != other.seed
+    again = complete(client, seed=first.seed)
+    assert again.choices == first.choices and again.system_fingerprint == first.system_fingerprint
+    assert chat(client).system_fingerprint != first.system_fingerprint, "of other weights"
+
+
+def test_choice_i_is_drawn_with_seed_plus_i_whoever_else_is_there(client):
+    asked = [FOX, "Same seed"]
+    answer = complete(client, asked, n=3, logprobs=0)
+    alone = [complete(client, prompt, seed=7 + i, logprobs=0).choices[0] for prompt in asked for i in range(3)]
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert [(choice.text, choice.logprobs) for choice in answer.choices] == [
+        (each.text, each.logprobs) for each in alone
+    ]
+
+
+def test_seeds_are_reproduced_by_many_at_once(client):
+    alone = [complete(client, seed=seed).choices for seed in range(8)]
+    with ThreadPoolExecutor(24) as many:
+        answers = list(many.map(lambda seed: complete(client, seed=seed % 8).choices, range(40)))
+    assert answers == [alone[seed % 8] for seed in range(40)]
+
+
+@pytest.mark.slow
+def test_the_code_of_the_documentation_runs(url, capsys):
+    [code] = re.findall(r"```python\n(.*?)```", DOCUMENTATION, re.DOTALL)
+    given: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", url), given)
+    given["client"].close()
+    answer = given["answer"]
+    assert answer.choices[0].message.content in capsys.readouterr().out
+    assert "Paris" in answer.choices[0].message.content and answer.seed == 1234
+
+
+# --- streams -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"n": 2}, {"logprobs": 0}, {"logprobs": 2}, {"echo": True}, {"echo": True, "logprobs": 1}]
+)
+def test_a_stream_says_what_the_whole_says(client, asked):
+    whole = complete(client, **asked)
+    *chunks, last = complete(client, stream=True, stream_options={"include_usage": True}, **asked)
+    assert last.usage == whole.usage and last.choices == [] and all(chunk.usage is None for chunk in chunks)
+    for choice in whole.choices:
+        own = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == choice.index]
+        assert "".join(each.text for each in own) == choice.text
+        assert (
+            [each.finish_reason for each in own if each.finish_reason]
+            == [choice.finish_reason]
+            == [own[-1].finish_reason]
+        )
+        if choice.logprobs:
+            for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+                assert [item for each in own for item in getattr(each.logprobs, name)] == getattr(choice.logprobs, name)
+
+
+def test_a_streamed_chat_begins_with_its_role_and_ends_with_its_reason(client):
+    whole = chat(client, logprobs=True, top_logprobs=2)
+    assert all(len(token.top_logprobs) == 2 for token in whole.choices[0].logprobs.content)
+    chunks = list(chat(client, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant" and {chunk.object for chunk in chunks} == {
+        "chat.completion.chunk"
+    }
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == whole.choices[0].message.content
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+# --- where a reply ends -------------------------------------------------------------------------------------
+
+
+def test_a_stop_string_ends_a_reply_wherever_tokens_meet(scripted_client):
+    pool, client = scripted_client
+    pool.say("one two three four five", "")
+    spelled = complete(client, model="scripted/base", logprobs=0).choices[0].logprobs
+    text, offsets = "".join(spelled.tokens), spelled.text_offset
+    assert text.strip() == "one two three four five" and len(offsets) > 4
+    at = offsets[3] - 3
+    stop = text[at : at + 6]
+    assert text.find(stop) == at
+    for stops in (stop, [stop], ["never said", stop], ["five", stop]):
+        answer = complete(client, model="scripted/base", stop=stops, logprobs=0)
+        [choice] = answer.choices
+        assert (choice.text, choice.finish_reason) == (text[:at], "stop")
+        assert answer.usage.completion_tokens == sum(each < at + 6 for each in offsets), "none behind the stop string"
+        assert choice.logprobs.tokens == [
+            token for token, each in zip(spelled.tokens, offsets, strict=True) if each < at
+        ]
+        chunks = [chunk.choices[0] for chunk in complete(client, model="scripted/base", stop=stops, stream=True)]
+        assert "".join(chunk.text for chunk in chunks) == choice.text and chunks[-1].finish_reason == "stop"
+
+
+def test_what_may_become_a_stop_string_is_held_back_until_it_does_not(scripted_client):
+    pool, client = scripted_client
+    pool.say("one two", "", pause=0.15)
+    chunks = [chunk.choices[0].text for chunk in complete(client, model="scripted/base", stop="two!", stream=True)]
+    assert "".join(chunks).strip() == "one two" and len(chunks) > 1
+    assert not any("".join(chunks[:n]).endswith(("t", "tw", "two")) for n in range(len(chunks))), "but at the end"
+
+
+def test_a_reply_without_a_token_reads_alone(client):
+    answer = complete(client, max_tokens=0, echo=True, logprobs=0)
+    [choice] = answer.choices
+    assert (choice.text, choice.finish_reason, answer.usage.completion_tokens) == (FOX, "length", 0)
+    assert "".join(choice.logprobs.tokens) == FOX and None not in choice.logprobs.token_logprobs, "behind the BOS"
+
+
+# --- log-probabilities --------------------------------------------------------------------------------------
+
+
+def test_the_prompts_log_probabilities_are_those_of_a_direct_reading(client, lease):
+    """As lm-eval asks: token ids, one more token, the alternatives to each."""
+    tokenizer = lease.base.tokenizer
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (FOX, "Same seed, same prompt")]
+    answer = complete(client, prompts, max_tokens=1, temperature=0, logprobs=1, echo=True)
+    for ids, choice in zip(prompts, answer.choices, strict=True):
+        told = choice.logprobs
+        assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(ids) + 1
+        assert told.token_logprobs[0] is told.top_logprobs[0] is None
+        assert told.token_logprobs[1:-1] == list(lens.logprobs(lease.base, ids[:1], ids[1:]))
+        assert "".join(told.tokens) == choice.text and told.text_offset[1] == len(told.tokens[0])
+        for token, logprob, top in list(zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))[1:]:
+            assert top[token] == logprob or logprob < top[token], "another id of the same text is likelier"
+            assert 1 <= len(top) <= 2 and logprob <= max(top.values())
+        assert told.token_logprobs[-1] == max(told.top_logprobs[-1].values()), "what is drawn at temperature 0"
+
+
+def test_an_echo_is_the_prompt_as_it_was_sent_without_what_the_tokenizer_puts_before_it(client):
+    answer = complete(client, echo=True, logprobs=0)
+    [choice] = answer.choices
+    assert choice.text.startswith(FOX)
+    sent = answer.usage.prompt_tokens - 1
+    assert "".join(choice.logprobs.tokens[:sent]) == FOX
+    assert len(choice.logprobs.tokens) == sent + answer.usage.completion_tokens
+
+
+def told(error: openai.APIError) -> str:
+    assert isinstance(error.body, dict)
+    return error.body["message"]
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"presence_penalty": -1}, "presence_penalty"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "."}, "suffix"),
+        ({"extra_body": {"guided_json": {}}}, "guided_json"),
+        ({"extra_body": {"store": True}}, "store"),
+        ({"extra_body": {"receipt": True}}, "receipt"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": 0.001}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**53 - 1, "n": 2}, "seed"),
+        ({"n": 65}, "n"),
+        ({"prompt": ["a"] * 33, "n": 2}, "n"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": 1}, "prompt"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"max_tokens": "12"}, "max_tokens"),
+        ({"stream_options": {"include_usage": True, "more": 1}}, "stream_options"),
+    ],
+    ids=str,
+)
+def test_a_field_that_cannot_be_honoured_is_refused_by_its_name(client, asked, param):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        complete(client, **asked)
+    assert refusal.value.param == param and refusal.value.type == "invalid_request_error"
+    sentence = told(refusal.value)
+    assert param in sentence and "\n" not in sentence and len(sentence) < 300
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
+        ({"messages": [*HELLO, *HELLO]}, "messages"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "I"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"max_completion_tokens": 5}, "max_tokens"),
+        ({"extra_body": {"echo": True}}, "echo"),
+    ],
+    ids=str,
+)
+def test_a_field_of_a_chat_that_cannot_be_honoured_is_refused_by_its_name(client, asked, param):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        chat(client, **asked)
+    assert refusal.value.param == param and param in told(refusal.value)
+
+
+def test_neutral_values_and_those_that_say_who_asks_change_nothing(client):
+    neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "user": "me", "n": 1, "stop": []}
+    more = {"metadata": {"run": "1"}, "store": False, "top_k": 0, "repetition_penalty": 1, "seed": 7, "suffix": None}
+    assert complete(client, **neutral, extra_body=more).choices == complete(client).choices
+    plain: Any = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "max_completion_tokens": 12}
+    assert chat(client, **plain).choices == chat(client).choices
+
+
+def test_what_is_no_request_is_refused_in_openais_shape(client, lease):
+    with httpx.Client(base_url=str(client.base_url), timeout=60) as plain:
+        for body in (b"", b"{", b"[]", b"\xff", b'{"model": "tiny/base", "model": "tiny/base"}'):
+            answer = plain.post("completions", content=body)
+            assert answer.status_code == 400 and answer.json()["error"]["message"]
+        assert plain.get("completions").status_code == plain.post("models").status_code == 405
+        assert plain.post("embeddings", json={}).json()["error"]["code"] == "unknown_url"
+    long = [1] * (lease.base.engine.context + 1)
+    for prompt, said in ((long, "its context holds 256"), ([2**31], "not in this model's vocabulary")):
+        with pytest.raises(openai.BadRequestError, match=said):
+            complete(client, prompt)
+
+
+# --- who asks, and who hangs up ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tickets(_scripted_page, monkeypatch) -> list:
+    """Of what the models of the scripted page are asked, which write for ten minutes."""
+    pool, _ = _scripted_page
+    pool.say("one two three " * 2000, "one two three " * 2000, pause=0.1)
+    given: list = []
+    for engine in pool.engines.values():
+        submit = engine.submit
+        monkeypatch.setattr(engine, "submit", lambda *asked, submit=submit: given.append(submit(*asked)) or given[-1])
+    return given
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_frees_its_slots(scripted_client, tickets, stream):
+    _, client = scripted_client
+    body = {"model": "scripted/post", "messages": HELLO, "n": 2, "stream": stream}
+    asyncio.run(ask_and_leave(str(client.base_url).rstrip("/"), body, lambda: len(tickets) == 2))
+    wait_for(lambda: all(ticket.stopped.is_set() for ticket in tickets))
+
+
+async def ask_and_leave(url: str, body: dict, begun: Callable[[], bool]) -> None:
+    """Ask, and hang up once something has begun."""
+    async with httpx.AsyncClient(timeout=60) as someone:
+        asking = asyncio.create_task(someone.post(f"{url}/chat/completions", json=body))
+        while not begun():
+            assert not asking.done(), asking.result().text
+            await asyncio.sleep(0.02)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+def test_who_hangs_up_while_waiting_leaves_the_line_and_programs_are_one_among_those_at_their_address():
+    pool = ScriptedPool("one two", "one two")
+    demo, url = launch(pool)
+    models: Any = demo._queue.event_queue_per_concurrency_id["models"]
+    models.concurrency_limit = 0  # until all of them wait
+    try:
+        with httpx.Client(base_url=f"{url}/v1/", timeout=60) as plain, ThreadPoolExecutor(3) as many:
+            body = {"model": f"{SCRIPTED.id}/base", "prompt": "x"}
+            answers = [many.submit(plain.post, "completions", json=body) for _ in range(2)]
+            wait_for(lambda: len(models.queue) == 2)
+            assert {models.queue._who(place) for place in list(models.queue)} == {("127.0.0.1", line.PROGRAMS)}
+            asked = {"model": f"{SCRIPTED.id}/base", "messages": HELLO}
+            asyncio.run(ask_and_leave(f"{url}/v1", asked, lambda: len(models.queue) == 3))
+            wait_for(lambda: len(models.queue) == 2)
+            models.concurrency_limit = 1
+            assert all(answer.result().json()["choices"][0]["text"].strip() == "one two" for answer in answers)
+            wait_for(lambda: models.current_concurrency == 0 and not any(demo._queue.active_jobs))
+    finally:
+        demo.close(verbose=False)
+
+
+def test_a_reply_that_fails_says_so_whole_or_in_mid_stream(scripted_client, monkeypatch):
+    pool, client = scripted_client
+
+    def fail(request, emit):
+        emit(Token(step=0, id=pool.engines["base"].tokenizer("one")["input_ids"][-1], logprob=-1.0, margin=None))
+        emit(Failure(message="A sentence."))
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(pool.engines["base"], "submit", fail)
+    with pytest.raises(openai.InternalServerError, match=r"A sentence\."):
+        complete(client, model="scripted/base")
+    with pytest.raises(openai.APIError, match=r"A sentence\."):
+        list(complete(client, model="scripted/base", stream=True))
+
+
+def test_where_there_are_logins_programs_bring_the_key_of_the_environment():
+    pool = ScriptedPool("one", "two")
+    with served(pool, auth=USERS, api_key="the key") as url:
+        with closing(client_of(url, "the key")) as right:
+            assert complete(right, model="scripted/base").choices[0].text.strip() == "one"
+        with closing(client_of(url, "wrong")) as wrong, pytest.raises(openai.AuthenticationError) as refusal:
+            complete(wrong, model="scripted/base")
+        assert refusal.value.code == "invalid_api_key"
+        for headers, status in (({"x-api-key": "the key"}, 200), ({"authorization": "Basic dGhlIGtleQ=="}, 401)):
+            assert httpx.get(f"{url}/v1/models", headers=headers, timeout=60).status_code == status
