@@ -90,8 +90,6 @@ class CompletionChoice:
 
     def take(self, event: Event) -> None:
         """Raises Broken where the reply cannot be finished."""
-        if self.ended:
-            return
         self.writer.take(event)
         if self.writer.error is not None:
             raise Broken(self.writer.error)
@@ -232,10 +230,6 @@ class Completion:
         news: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         tickets: dict[int, Stoppable] = {}
 
-        def cancel() -> None:
-            for ticket in list(tickets.values()):
-                ticket.cancel()
-
         def tell(index: int, event: Event) -> None:
             news.put((index, event))
 
@@ -243,7 +237,6 @@ class Completion:
             for index, choice in enumerate(self.choices):
                 if not choice.ended:
                     tickets[index] = self._checkpoint.engine.submit(_request(choice), partial(tell, index))
-            stop.also(cancel)
             while not self._ended:
                 changed = self._take(news, tickets, stop, period)
                 yield [] if self.order.reads else [self.choices[index].delta(index) for index in sorted(changed)]
@@ -254,7 +247,8 @@ class Completion:
                 elif not self.order.writes:
                     yield [choice.delta(index)]
         finally:
-            cancel()
+            for ticket in tickets.values():
+                ticket.cancel()
 
     @property
     def _ended(self) -> bool:

@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +15,21 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from openai import OpenAI
+from starlette.responses import PlainTextResponse
 
 from core import lens
 from core.compare import compare
-from core.types import Failure, Token
+from core.completions import Completion, Order, ScoredToken
+from core.errors import UserError
+from core.pool import RESTARTING
+from core.settings import Settings
+from core.steps import Stop
+from core.types import Candidate, Failure, Token
 from core.ui import line
+from core.ui.logins import Logins
+from core.ui.openai import answers
 from tests.browser import launch, served
 from tests.pairs import OnePair, comparison, tiny_lease
 from tests.scripted import PAIR as SCRIPTED
@@ -198,16 +209,43 @@ def test_a_stop_string_ends_a_reply_wherever_tokens_meet(scripted_client):
         assert choice.logprobs.tokens == [
             token for token, each in zip(spelled.tokens, offsets, strict=True) if each < at
         ]
+        assert complete(client, model="scripted/base", stop=stops, n=2).usage.completion_tokens == 2 * answer.usage.completion_tokens  # fmt: skip
         chunks = [chunk.choices[0] for chunk in complete(client, model="scripted/base", stop=stops, stream=True)]
         assert "".join(chunk.text for chunk in chunks) == choice.text and chunks[-1].finish_reason == "stop"
 
 
 def test_what_may_become_a_stop_string_is_held_back_until_it_does_not(scripted_client):
     pool, client = scripted_client
-    pool.say("one two", "", pause=0.15)
+    pool.say("one two three", "", pause=0.15)
     chunks = [chunk.choices[0].text for chunk in complete(client, model="scripted/base", stop="two!", stream=True)]
-    assert "".join(chunks).strip() == "one two" and len(chunks) > 1
-    assert not any("".join(chunks[:n]).endswith(("t", "tw", "two")) for n in range(len(chunks))), "but at the end"
+    assert "".join(chunks).strip() == "one two three" and len(chunks) > 1
+    assert not any("".join(chunks[:n]).endswith(("t", "tw", "two")) for n in range(len(chunks)))
+
+
+def test_a_reply_that_reached_a_stop_string_frees_its_slot_before_the_others_have_ended(scripted_client, monkeypatch):
+    pool, client = scripted_client
+    engine = pool.engines["base"]
+    one, *_, end = engine.tokenizer("one two")["input_ids"]
+    freed = threading.Event()
+
+    def submit(request, emit):
+        if request.token_ids[-1] != engine.tokenizer("x")["input_ids"][-1]:
+            for step, id in enumerate((one, end, end)):
+                emit(Token(step=step, id=id, logprob=-1.0, margin=None))
+            return SimpleNamespace(cancel=freed.set)
+
+        def go_on() -> None:
+            last = Failure(message="The other one was not freed.")
+            if freed.wait(30):
+                last = Failure(message="It was freed.")
+            emit(last)
+
+        threading.Thread(target=go_on, daemon=True).start()
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(engine, "submit", submit)
+    with pytest.raises(openai.InternalServerError, match="It was freed"):
+        complete(client, ["y", "x"], model="scripted/base", stop="two")
 
 
 def test_a_reply_without_a_token_reads_alone(client):
@@ -251,6 +289,34 @@ def told(error: openai.APIError) -> str:
     return error.body["message"]
 
 
+def test_alternatives_are_told_by_their_texts_and_of_two_with_one_text_the_likelier():
+    top = (Candidate(id=6, text=" a", logprob=-0.5), Candidate(id=5, text="a", logprob=-1.0))
+    assert answers._by_text(ScoredToken(5, " a", -1.0, top)) == {" a": -0.5}
+    assert answers._by_text(ScoredToken(5, " a", float("-inf"))) == {" a": -9999.0}, "JSON has no infinity"
+
+
+def test_numbers_that_are_none_are_said_in_a_sentence(lease, monkeypatch):
+    monkeypatch.setattr(lens, "_scored", lambda *given: iter([torch.full((1, 4), float("nan"))]))
+    with pytest.raises(UserError, match="not a number"):
+        list(lens.likeliest(lease.base, [1, 2], 1, 0, lambda: None))
+
+
+def test_what_was_measured_of_an_engine_is_not_in_its_fingerprint(client, lease, monkeypatch):
+    before = complete(client).system_fingerprint
+    monkeypatch.setattr(lease.base.engine, "deviation", None)
+    assert complete(client).system_fingerprint == before
+    monkeypatch.setattr(lease.base.engine, "certified", False)
+    assert complete(client).system_fingerprint != before
+
+
+def test_every_token_that_was_written_is_counted_once(lease):
+    counted: list[int] = []
+    order = Order("base", (comparison(FOX),), comparison(max_new_tokens=9).sampling, replies=2)
+    completion = Completion(replace(lease, count=counted.append), order, lambda: None)
+    assert list(completion.deltas(Stop(), 0.05))
+    assert len(counted) == 2 and sum(counted) == completion.written_tokens > 0
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
@@ -259,6 +325,7 @@ def told(error: openai.APIError) -> str:
     [
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"presence_penalty": -1}, "presence_penalty"),
+        ({"extra_body": {"presence_penalty": False}}, "presence_penalty"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "."}, "suffix"),
@@ -378,6 +445,17 @@ async def ask_and_leave(url: str, body: dict, begun: Callable[[], bool]) -> None
         await asyncio.gather(asking, return_exceptions=True)
 
 
+def test_a_client_that_hangs_up_before_its_models_have_said_anything_frees_its_slots(scripted_client, monkeypatch):
+    pool, client = scripted_client
+    freed, asked = threading.Event(), threading.Event()
+    monkeypatch.setattr(
+        pool.engines["post"], "submit", lambda request, emit: asked.set() or SimpleNamespace(cancel=freed.set)
+    )
+    body = {"model": "scripted/post", "messages": HELLO}
+    asyncio.run(ask_and_leave(str(client.base_url).rstrip("/"), body, asked.is_set))
+    assert freed.wait(60)
+
+
 def test_who_hangs_up_while_waiting_leaves_the_line_and_programs_are_one_among_those_at_their_address():
     pool = ScriptedPool("one two", "one two")
     demo, url = launch(pool)
@@ -392,11 +470,79 @@ def test_who_hangs_up_while_waiting_leaves_the_line_and_programs_are_one_among_t
             asked = {"model": f"{SCRIPTED.id}/base", "messages": HELLO}
             asyncio.run(ask_and_leave(f"{url}/v1", asked, lambda: len(models.queue) == 3))
             wait_for(lambda: len(models.queue) == 2)
+            pool.say("one two", "one two", pause=0.2)
             models.concurrency_limit = 1
+            wait_for(lambda: len(models.queue) == 1)
+            time.sleep(0.1)
+            assert (len(models.queue), models.current_concurrency) == (1, 1), "one after the other"
             assert all(answer.result().json()["choices"][0]["text"].strip() == "one two" for answer in answers)
             wait_for(lambda: models.current_concurrency == 0 and not any(demo._queue.active_jobs))
     finally:
         demo.close(verbose=False)
+
+
+def test_a_server_that_restarts_asks_to_be_asked_again(scripted_client, monkeypatch):
+    pool, client = scripted_client
+
+    def ending(id: str) -> Iterator[None]:
+        yield None
+        raise UserError(RESTARTING)
+
+    monkeypatch.setattr(pool, "open", ending)
+    with pytest.raises(openai.InternalServerError, match="restarting") as refusal:
+        complete(client, model="scripted/base", stream=True)
+    assert refusal.value.status_code == 503
+
+
+def test_where_all_places_are_taken_a_program_that_has_the_most_gives_up_one(monkeypatch):
+    pool = ScriptedPool("one two", "one two")
+    pool.settings = Settings(address_header="X-Forwarded-For")
+    monkeypatch.setattr(line, "MAX_WAITING", 2)
+    demo, url = launch(pool)
+    models: Any = demo._queue.event_queue_per_concurrency_id["models"]
+    models.concurrency_limit = 0
+    try:
+        with httpx.Client(timeout=60) as plain, ThreadPoolExecutor(3) as many:
+
+            def ask(address: str) -> Future[httpx.Response]:
+                waiting, headers = len(models.queue), {"X-Forwarded-For": address}
+                body = {"model": f"{SCRIPTED.id}/base", "prompt": "x"}
+                asked = many.submit(plain.post, f"{url}/v1/completions", json=body, headers=headers)
+                wait_for(lambda: asked.done() or len(models.queue) > min(waiting, 1))
+                return asked
+
+            flood = [ask("flood"), ask("flood")]
+            newcomer = ask("elsewhere")
+            assert [flood[1].result().status_code, flood[1].result().json()["error"]["message"]] == [429, line.FULL]
+            models.concurrency_limit = 1
+            assert flood[0].result().status_code == newcomer.result().status_code == 200
+    finally:
+        demo.close(verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("auth", "key", "brought", "status"),
+    [
+        (None, "", "Bearer ", 200),
+        (None, "key", "Bearer key", 200),
+        (None, "key", "Bearer ", 401),
+        ({"ann": "x"}, "key", "bearer key", 200),
+        ({"ann": "x"}, "key", "key", 401),
+        ({"ann": "x"}, "", "Bearer ", 401),
+        ({"ann": "x"}, "", "Bearer key", 401),
+    ],
+)
+def test_who_gets_in_with_which_key(auth, key, brought, status):
+    told: list[int] = []
+
+    async def send(message) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message["status"])
+
+    headers = [(b"authorization", brought.encode())]
+    scope = {"type": "http", "path": "/v1/models", "headers": headers, "client": ("192.0.2.1", 1), "app": SimpleNamespace(auth=auth)}  # fmt: skip
+    asyncio.run(Logins(PlainTextResponse("in"), key=key)(scope, None, send))
+    assert told == [status]
 
 
 def test_a_reply_that_fails_says_so_whole_or_in_mid_stream(scripted_client, monkeypatch):
