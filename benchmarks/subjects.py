@@ -72,7 +72,7 @@ def make(name: str, placement: Placement) -> Subject:
 def _embedded(placement: Placement) -> Subject:
     base, post = (
         AutoModelForCausalLM.from_pretrained(CHECKPOINTS / name, dtype=placement.dtype, use_safetensors=True)
-        for name in ("Llama-Same-Seed-6M-Base", "Llama-Same-Seed-6M-Chat")
+        for name in ("Llama-Same-Seed-2-6M-Base", "Llama-Same-Seed-2-6M-Chat")
     )
     models = (_still(base), _still(post))
     for model in models:

@@ -540,7 +540,11 @@ def test_a_lineage_names_its_stages_from_the_base_to_the_last():
     row = pairs.find_pair(pairs.known_pairs(Settings()), "olmo2-1b")
     assert [stage.name for stage in row.stages] == ["base", "SFT", "DPO", "final"]
     assert [stage.source for stage in row.between] == ["allenai/OLMo-2-0425-1B-SFT", "allenai/OLMo-2-0425-1B-DPO"]
-    without = pairs.default_pair(Settings())
+    own = pairs.default_pair(Settings())
+    assert [stage.name for stage in own.stages] == ["base", "early", "chat"] and all(
+        map(pairs.folder, (s.source for s in own.stages))
+    )
+    without = pairs.find_pair(pairs.known_pairs(Settings()), "smollm2-135m")
     assert without.stages == without.between == (), "of most lineages only two stages were kept"
 
 

@@ -214,7 +214,7 @@ def test_a_link_of_before_and_one_without_replies_has_none_to_show():
 
 
 def test_replies_without_texts_are_spelled_where_the_tokenizers_are():
-    tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-6M-Chat", "the embedded tokenizer")
+    tokenizer = read_tokenizer(HOME / "Llama-Same-Seed-2-6M-Chat", "the embedded tokenizer")
     texts: dict[Side, str] = {"base": " A sea of words.", "post": "Caf\u00e9 \U0001f600!"}
     ids = {side: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for side, text in texts.items()}
     begun = values.COMPARISON.model_copy(update={"prefill_post": ids["post"][:2]})

@@ -292,7 +292,7 @@ def test_an_example_asks_at_once_and_says_what_to_look_for(visitor, scripted):
     page.locator(".example").first.click()
     ended(page)
     expect(page.locator(".turn .words")).to_have_text("What is the capital of France?")
-    expect(page.locator("#notice")).to_contain_text("One continues a list of questions")
+    expect(page.locator("#notice")).to_contain_text("One goes on with more questions")
 
 
 def test_blind_names_the_models_once_a_reply_is_marked(visitor, scripted):
@@ -707,7 +707,7 @@ def test_after_a_failed_download_the_pair_that_answers_is_the_one_that_is_chosen
         expect(page.locator("#prompt textarea")).to_have_value("Hello")
         expect(page.locator("#pair input")).to_have_value(re.compile("SmolLM2 135M"))
         expect(page.locator(".turn")).to_have_count(0)
-    name = choose(page, "Llama Same Seed 6M", "Llama-Same-Seed-6M")
+    name = choose(page, "Llama Same Seed 2 6M", "Llama-Same-Seed-2-6M")
     expect(page.locator("#notice")).to_have_text("")
     ask(page, "Hello")
     ended(page)

@@ -33,7 +33,7 @@ _EXAMPLES = (  # a prompt, what it is, what to look for
     (
         "What is the capital of France?",
         "A fact",
-        "One continues a list of questions, the other answers. Only one was taught that you want an answer.",
+        "One goes on with more questions, the other answers. Only one was taught that you want an answer.",
     ),
     (
         "Once upon a time",
