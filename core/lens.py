@@ -19,7 +19,7 @@ import torch
 
 from .checkpoints.loading import Checkpoint
 from .detokenizer import Detokenizer
-from .engine import Engine, Scored, exact, sampling
+from .engine import Engine, Scored, exact, sampling, warpers
 from .errors import UserError
 from .pool import Lease
 from .steps import Steps, Stop, apart, watch
@@ -226,12 +226,12 @@ def entropies(
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Of the softmax of each row of float64 [R, V], in nats: log(sum of e^x) - sum of x e^x / sum of e^x, for x below its row's largest.
 
-    The same bits on every machine: the shares are whole numbers, as in the draw (`sampling.shares`).
+    The same bits on every machine: the shares are whole numbers, as in the draw (`warpers.shares`).
     """
-    shares, below = sampling.shares(logits), (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-40.0)
+    shares, below = warpers.shares(logits), (logits - logits.amax(dim=1, keepdim=True)).clamp(min=-40.0)
     whole = shares.sum(dim=1).double()
     mean = exact.total(shares.double() * below, (1,)) / whole
-    return exact.log(whole * 2.0 ** -sampling.share_bits(logits.shape[1])) - mean
+    return exact.log(whole * 2.0 ** -warpers.share_bits(logits.shape[1])) - mean
 
 
 def alternatives(

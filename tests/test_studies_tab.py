@@ -1,6 +1,7 @@
 """What happens on the Studies tab, without a browser: what is asked, how it goes on, what is drawn, and what a cell opens."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,7 @@ def test_what_models_and_people_write_is_escaped():
 
 
 def test_the_stages_of_a_lineage_are_each_held_against_the_first_and_the_base_is_asked_once():
-    pool = ScriptedPool("Lyon", "Paris")
+    pool: Any = ScriptedPool("Lyon", "Paris")
     stages = tuple(Stage(name=name, source=f"lab/{name.lower()}") for name in ("Base", "SFT", "Final"))
     pool.pairs = (PAIR, Pair(id="lab", title="Lab", base="lab/base", post="lab/final", stages=stages))
     pool.add = lambda pair: setattr(pool, "pairs", (*pool.pairs, pair))
