@@ -88,7 +88,7 @@ def test_the_log_grows_and_its_end_is_a_new_one_of_one_line(house, tab, guest):
 
 def test_only_the_first_turn_says_what_to_look_for(guest):
     first, second = guest.ask("What is the capital of France?"), guest.ask("Two")
-    assert "continues a list of questions" in first["look"] and second["look"] == ""
+    assert "goes on with more questions" in first["look"] and second["look"] == ""
     guest.see(guest.house.compare._new(guest.values, event()))
     assert "What was sent shows all" in guest.ask("Any other prompt")["look"]
 

@@ -107,7 +107,7 @@ def can_have(fault: str, model: PreTrainedModel) -> bool:
 def test_a_family_is_right_and_each_planted_fault_is_noticed(family, dtype, monkeypatch):
     model = random_model(family, dtype=dtype)
     assert found(model).within
-    monkeypatch.setattr(step, "record", lambda forward, cache, vocabulary: forward)  # recording takes longest
+    monkeypatch.setattr(step, "record", lambda forward, *given: forward)  # recording takes longest
     for fault, plant in FAULTS.items():
         with monkeypatch.context() as patch:
             plant(patch)
@@ -150,7 +150,7 @@ FAR_FAULTS = {
 @EVERY_FAMILY_AND_DTYPE
 def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, dtype, monkeypatch):
     monkeypatch.setattr(reference, "CHECKED", 128)
-    monkeypatch.setattr(step, "record", lambda forward, cache, vocabulary: forward)
+    monkeypatch.setattr(step, "record", lambda forward, *given: forward)
     model = random_model(family, dtype=dtype, changes={"max_position_embeddings": 512, "n_positions": 512})
     assert found(model, (64, 512)).within
     for fault, plant in FAR_FAULTS.items():
@@ -166,7 +166,7 @@ def test_the_end_of_a_lane_that_is_longer_than_the_check_is_checked_too(family, 
 )
 def test_a_model_that_makes_biases_of_its_masks_gets_them_and_is_right_to_the_end_of_a_lane(changes, monkeypatch):
     monkeypatch.setattr(reference, "CHECKED", 128)
-    monkeypatch.setattr(step, "record", lambda forward, cache, vocabulary: forward)
+    monkeypatch.setattr(step, "record", lambda forward, *given: forward)
     model = random_model("Falcon" if changes else "Bloom", changes=changes)
     assert found(model, (64, 256)).within
     monkeypatch.setattr(slots.SlotCache, "get_query_offset", lambda self, layer_idx=0: self.length - 1)
