@@ -199,10 +199,7 @@ class Completion:
         """Of all beside the request that decides its tokens: the weights, and the engine as far as it can matter."""
         info = self._checkpoint.engine.info()
         engine = canonical.dump(info)
-        names = (
-            ("sampler", "draw", "arithmetic", "computed_sha256") if info.is_portable else engine.keys() - {"deviation"}
-        )
-        told = {"weights": self._checkpoint.weights_sha256, **{name: engine.get(name) for name in names}}
+        told = {"weights": self._checkpoint.weights_sha256, **{name: engine.get(name) for name in info.deciding}}
         return f"fp_{canonical.sha256(told)[:16]}"
 
     @property

@@ -174,7 +174,7 @@ def _scored(
     checkpoint: Checkpoint, token_ids: Sequence[int], first: int, check: Callable[[], None] = lambda: None
 ) -> Iterator[torch.Tensor]:
     """Log-softmax of the logits, float64 [rows, vocabulary], that predict the tokens from position `first` on."""
-    for logits in _logits(checkpoint, token_ids, first):
+    for logits in _logits(checkpoint, token_ids, first, check):
         yield torch.log_softmax(logits.double(), -1)
 
 

@@ -432,18 +432,20 @@ class EngineInfo(Value):
         """Whether its bits are the same on every machine."""
         return self.arithmetic != "fast"
 
-    def same_bits(self, other: "EngineInfo") -> bool:
-        """Whether the same request gives the same tokens from both, whatever else there is.
-
-        In portable arithmetic that hangs on the arithmetic, the model and the rule of the draw alone; else on everything but
-        what was measured, and on the certification.
-        """
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The names of what decides the bits: in portable arithmetic that, the model and the rule of the draw alone; else all but what was measured."""
         if self.is_portable:
-            what = ("sampler", "draw", "arithmetic", "computed_sha256")
-            return all(getattr(self, name) == getattr(other, name) for name in what)
-        return self.certified and self.model_copy(update={"deviation": None}) == other.model_copy(
-            update={"deviation": None}
-        )
+            return ("sampler", "draw", "arithmetic", "computed_sha256")
+        return tuple(name for name in type(self).model_fields if name != "deviation")
+
+    def computes_as(self, other: "EngineInfo") -> bool:
+        """Whether the same request gives the same tokens from both where nobody else is served."""
+        return all(getattr(self, name) == getattr(other, name) for name in self.deciding)
+
+    def same_bits(self, other: "EngineInfo") -> bool:
+        """Whether it does whoever else is served: in fast arithmetic that hangs on the certification, too."""
+        return self.computes_as(other) and (self.is_portable or self.certified)
 
     def texts(self) -> dict[str, str]:
         """What it says, by the names that people read. How it was checked is told in other words, so it is left out."""

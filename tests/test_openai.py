@@ -25,7 +25,7 @@ from core.completions import Completion, Order, ScoredToken
 from core.errors import UserError
 from core.pool import RESTARTING
 from core.settings import Settings
-from core.steps import Stop
+from core.steps import Stop, Stopped
 from core.types import Candidate, Failure, Token
 from core.ui import line
 from core.ui.logins import Logins
@@ -299,6 +299,14 @@ def test_numbers_that_are_none_are_said_in_a_sentence(lease, monkeypatch):
     monkeypatch.setattr(lens, "_scored", lambda *given: iter([torch.full((1, 4), float("nan"))]))
     with pytest.raises(UserError, match="not a number"):
         list(lens.likeliest(lease.base, [1, 2], 1, 0, lambda: None))
+
+
+def test_a_reading_ends_when_nobody_waits_for_it(lease):
+    def gone() -> None:
+        raise Stopped("Stopped.")
+
+    with pytest.raises(Stopped):
+        list(lens.likeliest(lease.base, [1, 2, 3], 1, 0, gone))
 
 
 def test_what_was_measured_of_an_engine_is_not_in_its_fingerprint(client, lease, monkeypatch):

@@ -55,9 +55,7 @@ class Fingerprint(Value):
 
     def gives_the_bits_of(self, other: "Fingerprint") -> bool:
         """Certified or not: a study is written by one engine."""
-        engines = [each.engine.model_copy(update={"deviation": None}) for each in (self, other)]
-        same = self.engine.same_bits(other.engine) or engines[0] == engines[1]
-        return same and self.weights_sha256 == other.weights_sha256
+        return self.engine.computes_as(other.engine) and self.weights_sha256 == other.weights_sha256
 
 
 class CellReply(Value):
