@@ -4,13 +4,14 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gradio as gr
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from core.settings import Settings
 from core.ui import page as whole_page
@@ -24,7 +25,9 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",  # the tabs of one visitor share a process, as those of Visitors do one after the other
 ]
+DESK = {"width": 1440, "height": 900}
 
 
 def executable() -> str:
@@ -83,15 +86,24 @@ class Watch:
     def __init__(self, page: Page, url: str):
         self.outside: list[str] = []
         self.errors: list[str] = []
-        page.on("request", lambda request: self._note(request.url, url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on(
-            "response",
-            lambda response: (
+        self._page = page
+        self._heard: dict[Any, Callable[[Any], None]] = {
+            "request": lambda request: self._note(request.url, url),
+            "pageerror": lambda error: self.errors.append(str(error)),
+            "console": lambda message: self.errors.append(message.text) if message.type == "error" else None,
+            "response": lambda response: (
                 self.errors.append(f"{response.status} {response.url}") if response.status >= 400 else None
             ),
-        )
+        }
+        for event, heard in self._heard.items():
+            page.on(event, heard)
+
+    def end(self) -> None:
+        """What the page does from here on is not held against it."""
+        if not self._page.is_closed():
+            self._page.context.cookies()  # whatever it did until now has been heard when this is answered
+        for event, heard in self._heard.items():
+            self._page.remove_listener(event, heard)
 
     def _note(self, asked: str, url: str) -> None:
         if not asked.startswith((url, "data:", "blob:")):
@@ -103,12 +115,72 @@ class Watch:
         assert errors == [], errors
 
 
+class Visitors:
+    """A blank page in a browser of its own for each visitor: nothing is stored there, no history, no permission.
+
+    What a visitor has left is emptied and goes to the next one: its process has compiled Gradio's scripts, which is half of
+    what it costs to open a page. The viewport and the colours are this page's; another tab is given its own by whoever opens it.
+    """
+
+    def __init__(self, browser: Browser):
+        self._browser = browser
+        self._free: defaultdict[Hashable, list[Page]] = defaultdict(list)
+        self._kinds: WeakKeyDictionary[Page, Hashable] = WeakKeyDictionary()
+
+    def come(
+        self,
+        viewport: Any = DESK,
+        color_scheme: Any = "light",
+        reduced_motion: Any = "no-preference",
+        permissions: Sequence[str] = (),
+        **options: Any,
+    ) -> Page:
+        kind = tuple(sorted(options.items()))
+        page = self._free[kind].pop() if self._free[kind] else self._browser.new_context(**options).new_page()
+        self._kinds[page] = kind
+        page.context.grant_permissions(permissions)
+        page.emulate_media(media="null", color_scheme=color_scheme, reduced_motion=reduced_motion)
+        page.set_viewport_size(viewport)
+        return page
+
+    def leave(self, page: Page, *, for_good: bool) -> None:
+        """The browser is closed, or emptied if it can be."""
+        if for_good or page.is_closed():
+            page.context.close()
+            return
+        for other in page.context.pages:
+            if other is not page:
+                other.close()
+        page.goto("about:blank")
+        page.unroute_all()
+        page.context.unroute_all()
+        page.context.clear_permissions()
+        page.mouse.move(-1, -1)
+        session = page.context.new_cdp_session(page)
+        session.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
+        session.send("Page.resetNavigationHistory")
+        session.detach()
+        self._free[self._kinds[page]].append(page)
+
+
 _open: WeakKeyDictionary[Page, set[Request]] = (
     WeakKeyDictionary()
 )  # what each page has asked its server and not got yet
 
 
 def open_page(page: Page, url: str) -> None:
+    if page in _open:
+        _open[page].clear()
+    else:
+        _note_what_it_asks(page)
+    page.set_default_timeout(60_000)
+    # A key that is pressed while Gradio still wires the page is heard by nobody; when the page asks its server something, it is wired.
+    with page.expect_request(lambda request: request.method == "POST" and "/gradio_api/" in request.url):
+        page.goto(url)
+    page.locator("#prompt textarea").wait_for()
+
+
+def _note_what_it_asks(page: Page) -> None:
     asked = _open[page] = set()
 
     def began(request: Request) -> None:
@@ -117,14 +189,9 @@ def open_page(page: Page, url: str) -> None:
     def settled(request: Request) -> None:
         asked.discard(request)
 
-    page.set_default_timeout(60_000)
     page.on("request", began)
     page.on("requestfinished", settled)
     page.on("requestfailed", settled)
-    # A key that is pressed while Gradio still wires the page is heard by nobody; when the page asks its server something, it is wired.
-    with page.expect_request(lambda request: request.method == "POST" and "/gradio_api/" in request.url):
-        page.goto(url)
-    page.locator("#prompt textarea").wait_for()
 
 
 def reload(page: Page) -> None:

@@ -16,7 +16,7 @@ settings.quieten()
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
 expect.set_options(timeout=60_000)  # milliseconds until a wait has failed: on a busy machine nothing is quick
 torch.set_num_threads(1)  # tiny models: threads that wait for each other cost more than they save
@@ -47,25 +47,44 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def visitors(browser):
+    from tests.browser import Visitors
+
+    return Visitors(browser)
+
+
 @pytest.fixture
-def visitor(browser) -> Iterator[Callable[..., Page]]:
-    """A function that opens a fresh visitor (own storage) on an address; every one is watched to the end."""
+def come(visitors, request) -> Iterator[Callable[..., Page]]:
+    """A function that gives a fresh visitor (own storage) a blank page. After a failure none of them serves another test."""
+    pages: list[Page] = []
+    failed = request.session.testsfailed
+
+    def come(**options) -> Page:
+        pages.append(visitors.come(**options))
+        return pages[-1]
+
+    yield come
+    for page in pages:
+        visitors.leave(page, for_good=request.session.testsfailed > failed)
+
+
+@pytest.fixture
+def visitor(come) -> Iterator[Callable[..., Page]]:
+    """A function that opens a fresh visitor on an address; every one is watched to the end."""
     from tests.browser import Watch, open_page
 
-    contexts: list[BrowserContext] = []
     watches: list[Watch] = []
 
     def visit(url: str, **options) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
+        page = come(**options)
         watches.append(Watch(page, url.partition("#")[0].rstrip("/")))
         open_page(page, url)
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for watch in watches:
+        watch.end()
     for watch in watches:
         watch.check()
 

@@ -146,7 +146,7 @@ def test_cards_can_be_reached_and_run_by_keyboard(visitor, url):
 
 
 def test_a_comparison_of_the_run_opens_in_compare_as_receipt_and_as_link(visitor, url):
-    page = visitor(url, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
+    page = visitor(url, permissions=["clipboard-read", "clipboard-write"])
     ask(page, "My own question")
     ended(page)
     open_tab(page)
@@ -183,16 +183,15 @@ def test_a_link_to_a_lesson_opens_its_text_and_runs_nothing(visitor, url):
     expect(page.locator("#prompt textarea")).to_be_visible()
 
 
-def test_the_flag_lesson_opens_the_page_on_it(browser, pool):
+def test_the_flag_lesson_opens_the_page_on_it(come, pool):
     demo = whole_page.build(pool, experiments.find("repeat"))
     _, address, _ = whole_page.launch(demo, Settings(port=free_port()), prevent_thread_lock=True, quiet=True)
     try:
-        page = browser.new_page()
+        page = come()
         page.goto(address)
         expect(page.locator("#exp_intro h2")).to_have_text("Same inputs, same output")
         page.get_by_role("button", name="All experiments").click()
         expect(page.locator(".exp-card")).to_have_count(len(EXPERIMENTS))
-        page.close()
     finally:
         demo.close(verbose=False)
 

@@ -239,11 +239,10 @@ def test_which_origin_is_the_pages_own(headers, own):
     assert is_own_origin(headers, "https://seed.example/path") is own
 
 
-def test_the_page_works_behind_its_password(served, browser):
+def test_the_page_works_behind_its_password(served, come):
     pool, url = served
     pool.say("Base reply", "Post reply")
-    context = browser.new_context()
-    page = context.new_page()
+    page = come()
     page.goto(url)
     name, password = USERS[0]
     page.get_by_label("username").fill(name)
@@ -252,4 +251,3 @@ def test_the_page_works_behind_its_password(served, browser):
     page.locator("#prompt textarea").wait_for()
     ask_in_page(page, "Hello")
     expect(page.locator(".turn .reply.base .text")).to_contain_text("Base reply")
-    context.close()

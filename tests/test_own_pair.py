@@ -14,7 +14,7 @@ from core.settings import Settings
 from core.ui import page as whole_page
 from core.ui.security_headers import asked_here
 from tests import tiny
-from tests.browser import ask, at_most, ended, open_page, reply, served
+from tests.browser import ask, at_most, ended, open_page, quiet, reply, served
 from tests.rooms import Guest, House
 
 HERE = SimpleNamespace(headers={"host": "127.0.0.1:7860"})
@@ -181,3 +181,5 @@ def test_the_form_is_no_named_endpoint_and_the_page_takes_it(visitor, pool, fold
         open_page(page, url)
         page.locator("#pair input").click()
         expect(page.get_by_role("option", name="tiny-base and tiny-bare")).to_be_visible()
+        quiet(page)
+        page.goto("about:blank")  # before its server goes, whose end would be an error to it

@@ -516,13 +516,15 @@ def test_stop_stops_only_ones_own_replies(visitor, slow):
 
 def test_a_slow_browser_is_asked_to_draw_less_often_so_that_stop_still_works(visitor, slow):
     page = visitor(slow)
-    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 8})
+    slowing = page.context.new_cdp_session(page)
+    slowing.send("Emulation.setCPUThrottlingRate", {"rate": 8})
     ask(page, "Count")
     writing(page)
     page.wait_for_timeout(4000)  # long enough for what is not drawn to pile up
     page.locator("#prompt").get_by_role("button", name="Stop").click()
     ended(page)
     expect(page.locator(".turn .reply.base .stands")).to_contain_text("stopped")
+    slowing.detach()  # the process serves other tests
 
 
 def test_what_is_sent_while_a_reply_is_being_written_stays_in_its_box_and_a_sentence_says_why(visitor, slow):
@@ -902,6 +904,7 @@ def test_it_fits_a_phone_where_what_was_kept_is_in_sight_and_actions_have_words(
         assert words.evaluate("each => parseFloat(getComputedStyle(each).fontSize)") >= 11
     assert page.locator("#new").evaluate("each => parseFloat(getComputedStyle(each).fontSize)") >= 11
     again = page.context.new_page()
+    again.set_viewport_size(PHONE)
     open_page(again, url)
     expect(again.locator("#back")).to_be_in_viewport()
     again.get_by_role("button", name="Conversations", exact=True).tap()

@@ -20,7 +20,7 @@ from core.types import DEFAULT_SAMPLING, Comparison, Conversation, Receipt, Requ
 from core.ui import page as whole_page
 from tests import browser as chromium
 from tests import tiny
-from tests.browser import Watch, ask, at_most, ended, open_page, reload, reply, writing
+from tests.browser import Watch, ask, at_most, ended, reload, reply, writing
 from tests.ports import free_port
 from tests.test_replay import resealed
 
@@ -40,24 +40,6 @@ def pool(tmp_path_factory):
 def url(pool):
     with chromium.served(pool) as url:
         yield url
-
-
-@pytest.fixture
-def arrive(browser):
-    """A function that opens a link in a fresh browser, which is watched to the end."""
-    opened = []
-
-    def open_link(link: str, **options) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        page = context.new_page()
-        opened.append((context, Watch(page, link.partition("#")[0].rstrip("/"))))
-        open_page(page, link)
-        return page
-
-    yield open_link
-    for context, watch in opened:
-        watch.check()
-        context.close()
 
 
 def comparison(pool, prompt="What is a model?", turns=(), **changes) -> Comparison:
@@ -126,9 +108,9 @@ def drop(page: Page, data: str) -> None:
 # --- links --------------------------------------------------------------------------------------------
 
 
-def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_the_same(arrive, url, receipt):
+def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_the_same(visitor, url, receipt):
     link = f"{url}/{links.encode(links.of_receipt(receipt))}"
-    page = arrive(link, **CLIPBOARD)
+    page = visitor(link, **CLIPBOARD)
     expect(page.locator("#banner")).to_contain_text("a prompt after 2 earlier turns")
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     expect(page.locator("#prompt textarea")).to_have_value("What is a model?")
@@ -157,13 +139,13 @@ def test_a_link_restores_everything_runs_nothing_and_then_tells_whether_it_is_th
     expect(page.locator("#banner")).to_be_hidden()
 
 
-def test_other_replies_than_the_shared_ones_are_told(arrive, url, receipt):
+def test_other_replies_than_the_shared_ones_are_told(visitor, url, receipt):
     shared, other = links.of_receipt(receipt), {"sha256": "0" * 64, "token_ids": ()}
     for output, expected in (
         (shared.base.model_copy(update=other), "Base: the same weights wrote something else"),
         (shared.base.model_copy(update={**other, "weights_sha256": "e" * 64}), "other weights (eeeeeeee"),
     ):
-        page = arrive(f"{url}/{links.encode(shared.model_copy(update={'base': output}))}")
+        page = visitor(f"{url}/{links.encode(shared.model_copy(update={'base': output}))}")
         expect(page.locator("#banner")).to_contain_text("Nothing has been run")
         page.locator("#prompt textarea").press("Enter")
         ended(page)
@@ -171,8 +153,8 @@ def test_other_replies_than_the_shared_ones_are_told(arrive, url, receipt):
         expect(page.locator("#banner")).to_contain_text(expected)
 
 
-def test_a_changed_comparison_is_no_longer_the_shared_one(arrive, url, receipt):
-    page = arrive(f"{url}/{links.encode(links.of_receipt(receipt))}")
+def test_a_changed_comparison_is_no_longer_the_shared_one(visitor, url, receipt):
+    page = visitor(f"{url}/{links.encode(links.of_receipt(receipt))}")
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     ask(page, "Something else")
     ended(page)
@@ -217,11 +199,11 @@ def test_hostile_links_get_one_sentence_and_change_nothing(visitor, url, pool, r
     expect(page.locator("#back")).to_have_count(0)
 
 
-def test_html_in_a_link_is_shown_as_text(arrive, url, pool):
+def test_html_in_a_link_is_shown_as_text(visitor, url, pool):
     html = "<img src=x onerror='window.hacked=1'>${window.hacked=2}<script>window.hacked=3</script>"
     asked = comparison(pool, prompt=html, turns=(Turn(prompt=html, base=html, post=html),))
     asked = asked.model_copy(update={"conversation": asked.conversation.model_copy(update={"system": html})})
-    page = arrive(f"{url}/{links.encode(links.Shared(comparison=asked))}")
+    page = visitor(f"{url}/{links.encode(links.Shared(comparison=asked))}")
     expect(page.locator("#prompt textarea")).to_have_value(html)
     assert html in page.locator(".turn .reply.base .text").inner_text()
     page.wait_for_timeout(500)
@@ -249,25 +231,25 @@ def test_ones_own_conversation_waits_while_a_link_is_looked_at(visitor, url, rec
     expect(page.locator("#back")).to_have_count(0)
 
 
-def test_a_link_of_fifty_turns_opens(arrive, url, pool):
+def test_a_link_of_fifty_turns_opens(visitor, url, pool):
     words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "does", "not", "mind"]
     turns = tuple(
         Turn(prompt=f"Turn {i} {' '.join(words[i % 9 :])}", base=" ".join(words * 20), post=" ".join(words[::-1] * 20))
         for i in range(50)
     )
     link = links.encode(links.Shared(comparison=comparison(pool, turns=turns)))
-    page = arrive(f"{url}/{link}")
+    page = visitor(f"{url}/{link}")
     expect(page.locator("#banner")).to_contain_text("50 earlier turns")
     expect(page.locator(".turn .reply.post .text")).to_have_count(30)
     page.get_by_role("button", name="Show earlier turns (20)").click()
     expect(page.locator(".turn .reply.post .text")).to_have_count(50)
 
 
-def test_the_longest_link_fits_the_address(arrive, url, pool):
+def test_the_longest_link_fits_the_address(visitor, url, pool):
     noise = random.Random(4).randbytes(50_000).hex()
     link = links.encode(links.Shared(comparison=comparison(pool, prompt=noise)))
     assert len(link) > 60_000
-    page = arrive(f"{url}/{link}")
+    page = visitor(f"{url}/{link}")
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     assert page.locator("#prompt textarea").input_value() == noise
 
@@ -296,18 +278,17 @@ def served_as(pool, **settings):
         demo.close(verbose=False)
 
 
-def test_links_work_under_a_path_prefix_in_a_frame_and_are_public_with_share(browser, pool, receipt):
+def test_links_work_under_a_path_prefix_in_a_frame_and_are_public_with_share(come, pool, receipt):
     """A proxy that strips the prefix, a page of the same origin that frames the app, and a share address."""
     fragment = links.encode(links.of_receipt(receipt))
     with served_as(pool, root_path="/same/seed") as (demo, address):
-        context = browser.new_context(**CLIPBOARD)
-        page = context.new_page()
+        page = come(**CLIPBOARD)
         watch = Watch(page, address)
-        context.route(
+        page.context.route(
             "**/same/seed/**", lambda route: route.continue_(url=route.request.url.replace("/same/seed", "", 1))
         )
         frame = f"<!doctype html><title>Outer</title><iframe id=app src='{address}/same/seed/{fragment}' width=1200 height=800 allow='clipboard-write'></iframe>"
-        context.route("**/outer", lambda route: route.fulfill(body=frame, content_type="text/html"))
+        page.context.route("**/outer", lambda route: route.fulfill(body=frame, content_type="text/html"))
         page.goto(f"{address}/outer")
         inside = page.frame_locator("#app")
         expect(inside.locator("#banner")).to_contain_text("Nothing has been run")
@@ -316,8 +297,8 @@ def test_links_work_under_a_path_prefix_in_a_frame_and_are_public_with_share(bro
         assert without_texts(copied_link(page, 2, inside)) == f"{address}/same/seed/{fragment}"
         demo.share_url = "https://0123456789abcdef.gradio.live"
         assert without_texts(copied_link(page, 2, inside)) == f"https://0123456789abcdef.gradio.live/{fragment}"
+        watch.end()
         watch.check()
-        context.close()
 
 
 # --- receipts -----------------------------------------------------------------------------------------
@@ -523,9 +504,9 @@ def test_the_replay_endpoint_gives_the_verdict(url, receipt):
 
 
 @pytest.mark.parametrize("scheme, width", [("light", 1440), ("dark", 390)])
-def test_axe_finds_nothing(arrive, url, receipt, scheme, width):
+def test_axe_finds_nothing(visitor, url, receipt, scheme, width):
     link = f"{url}/{links.encode(links.of_receipt(receipt))}"
-    page = arrive(link, color_scheme=scheme, viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    page = visitor(link, color_scheme=scheme, viewport={"width": width, "height": 844}, reduced_motion="reduce")
     expect(page.locator("#banner")).to_contain_text("Nothing has been run")
     page.locator("#prompt textarea").press("Enter")
     ended(page)

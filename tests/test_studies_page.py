@@ -44,7 +44,7 @@ def run(page: Page, seeds: int = 8) -> None:
 
 
 def test_a_stranger_counts_looks_at_a_reply_and_runs_it_again_in_compare(visitor, scripted):
-    page = visitor(scripted(*SAYS), accept_downloads=True)
+    page = visitor(scripted(*SAYS))
     ask(page, "My own question")
     ended(page)
     open_tab(page)

@@ -20,11 +20,9 @@ LINK = links.encode(links.Shared(comparison=COMPARISON.model_copy(update={"pair"
 
 
 @pytest.fixture
-def window(browser) -> Iterator[BrowserContext]:
+def window(come) -> BrowserContext:
     """One browser of one person, in which tabs can be opened."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    yield context
-    context.close()
+    return come().context
 
 
 @pytest.fixture
@@ -32,12 +30,14 @@ def open_tab(window) -> Iterator[Callable[[str], Page]]:
     watches: list[Watch] = []
 
     def opened(url: str) -> Page:
-        page = window.new_page()
+        page = window.new_page() if watches else window.pages[0]
         watches.append(Watch(page, url))
         open_page(page, url)
         return page
 
     yield opened
+    for watch in watches:
+        watch.end()
     for watch in watches:
         watch.check()
 
@@ -53,6 +53,36 @@ def say(page: Page, *prompts: str) -> None:
 
 def shows(page: Page, *prompts: str) -> None:
     expect(page.locator(".turn .words")).to_have_text(list(prompts))
+
+
+def test_who_comes_after_a_visitor_has_left_finds_nothing_of_theirs(visitors, scripted):
+    """Of these tests themselves: a page is used again, and must be as new."""
+
+    def found(page: Page) -> list:
+        page.goto(f"{url}/ready")
+        return page.evaluate(
+            "async () => [localStorage.length, sessionStorage.length, document.cookie, history.length, innerWidth,"
+            " matchMedia('(prefers-color-scheme: dark)').matches, matchMedia('(prefers-reduced-motion: reduce)').matches,"
+            " (await navigator.permissions.query({ name: 'clipboard-read' })).state]"
+        )
+
+    url = scripted("a base reply", "a post-trained reply")
+    page = visitors.come()
+    first = found(page)
+    options = {"viewport": {"width": 500, "height": 800}, "color_scheme": "dark", "reduced_motion": "reduce"}
+    visitors.leave(page, for_good=False)
+    left = visitors.come(permissions=["clipboard-read"], **options)
+    left.route("**/ready", lambda route: route.fulfill(body="of another"))
+    left.context.new_page().goto(url)
+    open_page(left, url)
+    say(left, "Mine")
+    left.evaluate("document.cookie = 'mine=1'; sessionStorage.mine = 1")
+    assert all(theirs != mine for theirs, mine in zip(found(left), first, strict=True))
+    visitors.leave(left, for_good=False)
+    again = visitors.come()
+    assert again is left is page, "one page for all three"
+    assert found(again) == first and "of another" not in again.content() and again.context.pages == [again]
+    visitors.leave(again, for_good=False)
 
 
 # --- each tab is a conversation of its own -------------------------------------------------------------
@@ -374,10 +404,8 @@ def test_a_browser_without_room_says_so(open_tab, scripted):
 # --- the server was started again under an open page ------------------------------------------------------
 
 
-def test_every_tab_goes_on_when_the_server_was_started_again(browser):
-    pool, port = ScriptedPool("a base reply", "a post-trained reply"), free_port()
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
+def test_every_tab_goes_on_when_the_server_was_started_again(come):
+    pool, port, page = ScriptedPool("a base reply", "a post-trained reply"), free_port(), come()
     with ExitStack() as running:
         first = running.enter_context(ExitStack())
         url = first.enter_context(chromium.served(pool, port))
@@ -402,12 +430,10 @@ def test_every_tab_goes_on_when_the_server_was_started_again(browser):
         page.get_by_role("tab", name="Compare").click()
         say(page, "Three")
         shows(page, "One", "Two", "Three")
-    context.close()
 
 
-def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
-    pool, context = ScriptedPool("a base reply", "a post-trained reply"), browser.new_context()
-    page = context.new_page()
+def test_a_session_that_was_forgotten_loses_nothing(come, monkeypatch):
+    pool, page = ScriptedPool("a base reply", "a post-trained reply"), come()
     demo, url = chromium._serve(pool, Settings(port=free_port()))
     open_page(page, url)
     say(page, "One")
@@ -417,14 +443,15 @@ def test_a_session_that_was_forgotten_loses_nothing(browser, monkeypatch):
     monkeypatch.undo()
     say(page, "Two")
     shows(page, "One", "Two")
-    context.close()
     demo.close(verbose=False)
 
 
-def test_a_server_that_is_gone_in_mid_reply_gives_the_prompt_back_and_the_next_one_answers_it(browser):
-    pool, settings = ScriptedPool("a base reply", "a post-trained reply"), Settings(port=free_port())
-    context = browser.new_context()
-    page = context.new_page()
+def test_a_server_that_is_gone_in_mid_reply_gives_the_prompt_back_and_the_next_one_answers_it(come):
+    pool, settings, page = (
+        ScriptedPool("a base reply", "a post-trained reply"),
+        Settings(port=free_port()),
+        come(),
+    )
     demo, url = chromium._serve(pool, settings)
     open_page(page, url)
     say(page, "One")
@@ -446,13 +473,11 @@ def test_a_server_that_is_gone_in_mid_reply_gives_the_prompt_back_and_the_next_o
         shows(page, *prompts)
         ended(page)
         expect(page.locator(".turn .reply.base .text").last).to_contain_text("a base reply")
-    context.close()
     demo.close(verbose=False)
 
 
-def test_a_limit_that_is_reached_says_what_to_do_and_keeps_the_prompt(browser, scripted, monkeypatch):
-    context = browser.new_context()
-    page = context.new_page()
+def test_a_limit_that_is_reached_says_what_to_do_and_keeps_the_prompt(come, scripted, monkeypatch):
+    page = come()
     open_page(page, scripted("a base reply", "a post-trained reply"))
     for name, limit, sentence in (("MAX_OF_SESSION", 0, line.TOO_MANY), ("MAX_WAITING", 0, line.FULL)):
         monkeypatch.setattr(line, name, limit)
@@ -462,4 +487,3 @@ def test_a_limit_that_is_reached_says_what_to_do_and_keeps_the_prompt(browser, s
         monkeypatch.undo()
     page.locator("#prompt textarea").press("Enter")
     shows(page, "Mine")
-    context.close()
