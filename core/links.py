@@ -114,20 +114,30 @@ def encode(shared: Shared) -> str:
     Raises:
         UserError: it is too long for a link; says how long.
     """
-    json = canonical.text(canonical.dump(shared)).encode()
-    packed = _pack(json)
+    return pack(shared, PREFIX, "conversation")
+
+
+def pack(value: Value, prefix: str, what: str) -> str:
+    """Any value as a fragment that begins with `prefix`; `what` it is. It ends in a letter or a digit.
+
+    Raises:
+        UserError: it is too long for a link; says how long.
+    """
+    json = canonical.text(canonical.dump(value)).encode()
+    packed = _packed(json)
     while packed[-1] in _EDGES:  # white space means nothing to JSON, and all to its checksum
         json += b" "
-        packed = _pack(json)
-    if len(packed) > MAX_CHARACTERS or len(json) > MAX_JSON_BYTES:
+        packed = _packed(json)
+    length = len(prefix) + len(packed)
+    if length > MAX_CHARACTERS or len(json) > MAX_JSON_BYTES:
         raise UserError(
-            f"This conversation is too long for a link ({len(packed):,} characters, and at most {MAX_CHARACTERS:,} fit); download the receipt and send that instead."
+            f"This {what} is too long for a link ({length:,} characters, and at most {MAX_CHARACTERS:,} fit); download the receipt and send that instead."
         )
-    return packed
+    return prefix + packed
 
 
-def _pack(json: bytes) -> str:
-    return PREFIX + base64.urlsafe_b64encode(zlib.compress(json, 9)).decode().rstrip("=")
+def _packed(json: bytes) -> str:
+    return base64.urlsafe_b64encode(zlib.compress(json, 9)).decode().rstrip("=")
 
 
 def fitting(shared: Shared) -> Shared:
@@ -150,8 +160,23 @@ def decode(fragment: str) -> Shared:
     Raises:
         UserError: it is damaged, too long, or not of this version's schema. Nothing of it may be used then.
     """
-    packed = _payload(fragment[: MAX_READ + 1])
-    if len(fragment) > MAX_READ or len(PREFIX + packed) > MAX_CHARACTERS:
+    json = unpack(fragment, PREFIX)
+    try:
+        return Shared.model_validate_json(json, strict=True)
+    except ValidationError as error:
+        if error.errors(include_url=False)[0]["loc"][:1] in (("base",), ("post",)):  # what nobody chooses
+            raise UserError("This link was altered or damaged; ask for a new one.") from None
+        raise UserError(f"This link does not hold a comparison that this version can read; {explain(error)}") from None
+
+
+def unpack(fragment: str, prefix: str) -> bytes:
+    """The JSON in a fragment, or in an address with one, that was packed behind `prefix` and is of this version.
+
+    Raises:
+        UserError: it is damaged, too long, or of another version.
+    """
+    packed = _payload(fragment[: MAX_READ + 1], prefix)
+    if len(fragment) > MAX_READ or len(prefix + packed) > MAX_CHARACTERS:
         raise UserError(
             f"This link is longer than {MAX_CHARACTERS:,} characters, so it is not one of ours; ask for the receipt instead."
         )
@@ -161,17 +186,12 @@ def decode(fragment: str) -> Shared:
         raise UserError(
             f"This link was made by another version of Same Seed (this one reads version {VERSION} of links); ask for a new one."
         )
-    try:
-        return Shared.model_validate_json(json, strict=True)
-    except ValidationError as error:
-        if error.errors(include_url=False)[0]["loc"][:1] in (("base",), ("post",)):  # what nobody chooses
-            raise UserError("This link was altered or damaged; ask for a new one.") from None
-        raise UserError(f"This link does not hold a comparison that this version can read; {explain(error)}") from None
+    return json
 
 
-def _payload(fragment: str) -> str:
+def _payload(fragment: str, prefix: str) -> str:
     """The base64url in it: some programs encode an address twice, or write it twice, as [address](address)."""
-    return _ADDED.sub("", re.split(PREFIX, unquote(unquote(fragment)), flags=re.IGNORECASE)[-1])
+    return _ADDED.sub("", re.split(prefix, unquote(unquote(fragment)), flags=re.IGNORECASE)[-1])
 
 
 def _unpack(packed: str) -> bytes:

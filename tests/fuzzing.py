@@ -22,6 +22,9 @@ from core.cli.compare import _comparison, read_history
 from core.cli.files import read_file
 from core.errors import UserError
 from core.experiments import NewProcesses
+from core.study import link as study_link
+from core.study.link import SharedStudy
+from core.study.plan import StudyPlan, StudyPrompt
 from core.types import Conversation, Turn
 from core.ui import api
 from core.ui.room import MODELS
@@ -129,6 +132,7 @@ class Reader:
 
 RECEIPT = json.loads(receipts.write(receipt()))
 LINKED = canonical.dump(links.of_receipt(receipt()))
+STUDY = canonical.dump(SharedStudy(plan=StudyPlan(prompts=(StudyPrompt(prompt="One?"),), pairs=(PAIR.id,), sampling=COMPARISON.sampling, today="2026-01-31"), weights_sha256=("0" * 64,), replies_sha256="1" * 64))  # fmt: skip
 CHAT = {"system": "Be brief.", "turns": [canonical.dump(Turn(prompt="a", base="b", post="c"))] * 2}
 ASKED = {**canonical.dump(COMPARISON), "pair": PAIR.id, "conversation": CHAT}
 KEPT = json.loads(Kept(records=(record("One", pair=PAIR.id), record("Two", pair=PAIR.id))).model_dump_json())
@@ -209,7 +213,8 @@ def readers() -> Iterator[tuple[Reader, ...]]:
             printed.getvalue().encode()
 
         yield (
-            Reader("link", (LINKED,), read_link, pack=lambda data: (links.PREFIX + links._pack(as_bytes(data))).encode()),
+            Reader("link", (LINKED,), read_link, pack=lambda data: (links.PREFIX + links._packed(as_bytes(data))).encode()),
+            Reader("link of a study", (STUDY,), lambda text: study_link.decode(text.decode("latin-1")), pack=lambda data: (study_link.PREFIX + links._packed(as_bytes(data))).encode()),
             Reader("receipt", (RECEIPT,), read_receipt),
             Reader("receipt, sealed again", (RECEIPT,), read_receipt, pack=sealed),
             Reader("what the browser keeps", (KEPT,), kept),

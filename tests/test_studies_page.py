@@ -7,13 +7,13 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 
-from core.study import receipt
+from core.study import link, receipt
 from core.study.export import StudyReport
 from core.study.run import StudyProgress
 from core.types import DEFAULT_SAMPLING
 from tests.browser import ask, ended
 from tests.scripted import PAIR
-from tests.test_axe import axe
+from tests.test_axe import CLIPBOARD, axe
 
 SAYS = ("The capital is Lyon, I think, or perhaps another town further to the south.", "It is Paris.")
 SUITE = {"name": "mine.csv", "mimeType": "text/csv", "buffer": b"prompt,category,expect\nOne?,a,Paris\nTwo?,b,Lyon\n"}
@@ -70,6 +70,26 @@ def test_a_stranger_counts_looks_at_a_reply_and_runs_it_again_in_compare(visitor
     expect(page.locator("#banner")).to_contain_text("These are the replies that were shared, token for token")
     page.get_by_role("button", name="Back to my conversation").click()
     expect(page.locator(".turn .words")).to_contain_text("My own question")
+
+
+def test_the_link_of_a_study_opens_it_for_somebody_else_who_is_told_that_the_replies_are_the_same(visitor, scripted):
+    url = scripted(*SAYS)
+    page = visitor(url, **CLIPBOARD)
+    open_tab(page)
+    page.locator("#study_tests textarea").fill("contains:Lyon")
+    page.locator("#temperature input[type=number]").fill("0.9")
+    run(page)
+    page.locator("#study_link").click()
+    expect(page.locator("#study_notice")).to_contain_text("The link of this study is copied")
+    address = page.evaluate("navigator.clipboard.readText()")
+    assert address.startswith(url) and link.decode(address).plan.sampling.temperature == 0.9
+    other = visitor(address)
+    expect(other.locator("#study_notice")).to_contain_text("A study that somebody shared: 32 replies")
+    expect(other.locator("#study_seeds input")).to_have_value("8")
+    expect(other.locator("#study_tests textarea")).to_have_value("contains:Lyon")
+    other.locator("#study_start").click()
+    expect(other.locator("#study_notice")).to_contain_text("These are the replies that were shared, every one.")
+    expect(other.locator(".study-headline .base")).to_contain_text("8 of 8")
 
 
 @pytest.mark.parametrize("width", [1440, 390])

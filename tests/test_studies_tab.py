@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from core import links
 from core.compare import compare
 from core.errors import UserError
 from core.pairs import Pair, Stage
 from core.steps import Stop
-from core.study import suite
+from core.study import link, suite
 from core.study.results import results
 from core.types import DEFAULT_SAMPLING, SIDES
 from core.ui.sidebar import Choices
@@ -284,3 +285,79 @@ def test_a_suite_is_chosen_by_dropping_it(house, tmp_path):
     )
     file.write_text("prompt\n\n")
     assert "mine.csv has no row" in room._take(guest.values)[room.notice]
+
+
+# --- a link to all of it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        plan(tests="contains:Paris\nnumber:3..5", branching=True),
+        plan(asked="claims", seeds=2, tests="", crossed=False),
+        plan(asked=OWN, brought=session.Suite("s", suite.read_suite("s.jsonl", b'{"prompt": "One?", "expect": "1"}'))),
+        plan(pairs=("lab/base | lab/sft", "lab/base | lab/final")),
+    ],
+    ids=["one prompt", "a suite that ships", "a suite of one's own", "stages"],
+)
+def test_the_fields_of_a_page_that_a_link_opened_ask_the_same_study(asked):
+    pool: Any = ScriptedPool("Lyon", "Paris")
+    stages = tuple(Stage(name=name, source=f"lab/{name}") for name in ("base", "sft", "final"))
+    pool.pairs = (PAIR, Pair(id="lab", title="Lab", base="lab/base", post="lab/final", stages=stages))
+    pool.add = lambda pair: setattr(pool, "pairs", (*pool.pairs, pair))
+    asked = asked.model_copy(update={"today": "2001-02-03"})
+    report = views(pool if len(asked.pairs) == 1 else staged(pool), asked)[-1].study.report
+    shared = link.decode("https://a.example/?x=1" + link.encode(report.receipt))
+    assert shared.plan == asked and "every one" in shared.told(report.receipt)
+    found = session.fields(pool, shared.plan)
+    again = session.plan(
+        found.chosen,
+        found.asked,
+        found.prompt,
+        found.brought,
+        seeds=asked.seeds,
+        tokens=asked.sampling.max_new_tokens,
+        tests="\n".join(map(str, asked.checks)),
+        crossed=asked.crossed,
+        branching=asked.branching,
+        pairs=session.stages(pool, found.chosen.pair) if found.staged else (),
+    )
+    assert again != asked and session.as_shared(again, shared) == (asked, shared), "but for the day"
+    other = again.model_copy(update={"seeds": 9})
+    assert session.as_shared(other, shared) == (other, None) and session.as_shared(other, None) == (other, None)
+
+
+def staged(pool):
+    session.stages(pool, "lab")
+    return pool
+
+
+def test_a_link_says_whether_the_replies_are_those_that_were_shared(study):
+    shared = link.SharedStudy.of(study.report.receipt)
+    *_, other = views(ScriptedPool("The capital is Lyon.", "It is not."))
+    assert "the machine or its libraries differ" in shared.told(other.study.report.receipt)
+    writers = study.report.receipt.writers
+    foreign = writers[0].model_copy(
+        update={"fingerprint": writers[0].fingerprint.model_copy(update={"weights_sha256": "0" * 64})}
+    )
+    changed = other.study.report.receipt.model_copy(update={"writers": (foreign, *writers[1:])})
+    assert "other weights wrote them" in shared.told(changed)
+    digests = (None, *study.report.receipt.digests[1:])
+    assert "not whole" in shared.told(study.report.receipt.model_copy(update={"digests": digests}))
+
+
+def test_a_link_that_cannot_be_used_is_one_sentence_and_opens_the_tab(house, study):
+    room = house.rooms["studies"]
+    sound = link.encode(study.report.receipt)
+    foreign = study.report.receipt.model_copy(update={"plan": plan(pairs=("nobody",))})
+    several = study.report.receipt.model_copy(update={"plan": plan(pairs=("a", "b"))})
+    for address, sentence in (
+        (sound[:-9], "damaged or was cut short"),
+        (link.PREFIX + links.encode(session.shared(*session.cell(study, [0, 0, 0])))[len(links.PREFIX) :], "a study that this version"),
+        (link.encode(foreign), "There is no pair"),
+        (link.encode(several), "run it on the command line"),
+    ):  # fmt: skip
+        update = room._arrive(address)
+        assert sentence in update[room.notice] and len(update) == 2
+    assert room._arrive("") == room._arrive(None) and len(room._arrive("")) == 1
+    assert room._arrive(sound)[room.seeds] == 8

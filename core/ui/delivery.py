@@ -42,7 +42,7 @@ class Delivery:
         """
         fitting = links.fitting(shared)
         fragment = links.encode(fitting)
-        parcel = {"kind": "link", "fragment": fragment, "public": getattr(self.demo, "share_url", None) or ""}
+        parcel = self.fragment(fragment)
         said = f"The link of {what} is copied ({len(fragment):,} characters behind the address)"
         if fitting == shared:
             return (
@@ -53,6 +53,10 @@ class Delivery:
             parcel,
             f"{said}. The replies are too long for a link and are not in it; whoever opens it can run the comparison and is told whether they are the same.",
         )
+
+    def fragment(self, text: str) -> Parcel:
+        """What is copied as an address of this page that ends in `text`."""
+        return {"kind": "link", "fragment": text, "public": getattr(self.demo, "share_url", None) or ""}
 
     def on(self, listener: Any, pack: Pack, inputs: set[Any], notice: gr.HTML) -> None:
         """Hand out what `pack` makes of the inputs; a mistake is a sentence in `notice` and nothing else."""

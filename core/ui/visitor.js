@@ -136,9 +136,9 @@ window.sameSeed.visitor = (() => {
     if (stored && stored.owner !== tab.id) enter(fresh());
     return stored;
   };
-  // Another entry, or another link or lesson typed into the address of an open page: show what belongs to it.
+  // Another entry, or another link, lesson or study typed into the address of an open page: show what belongs to it.
   addEventListener("popstate", () => {
-    if (history.state?.conversation !== tab.conversation || means(location.hash) || location.hash.startsWith("#lesson=")) location.reload();
+    if (history.state?.conversation !== tab.conversation || means(location.hash) || /^#(lesson|study)=/.test(location.hash)) location.reload();
   });
 
   const show = (id) => {

@@ -169,6 +169,7 @@ class Visitor:
             elem_id="keeper",
         )
         self._shows: list[Callable[[Session], Update]] = []
+        self._arrivals: list[Callable[[Any], Any]] = []
         self._shown: list[Any] = []
 
     # --- for the rooms ----------------------------------------------------------------------------
@@ -256,7 +257,13 @@ class Visitor:
     def connect(self, demo: gr.Blocks) -> None:
         """Wire the arrival, once every room has said what it shows."""
         arriving = [self.session, self.keeper]
-        demo.load(self.arrive, arriving, self.outputs, js=f"() => [null, {_ARRIVE}]", queue=False, **QUIET)
+        arrived = demo.load(self.arrive, arriving, self.outputs, js=f"() => [null, {_ARRIVE}]", queue=False, **QUIET)
+        for listen in self._arrivals:
+            listen(arrived.then)
+
+    def after_arrival(self, listen: Callable[[Any], Any]) -> None:
+        """Wire what is looked at once the conversation is shown that this browser kept, or a link brought: `listen` is given the event."""
+        self._arrivals.append(listen)
 
     def arrive(self, session: Session, brought: Any) -> Update:
         """A page was opened or loaded again. Somebody may have been quicker than that: then their reply goes on undisturbed."""

@@ -16,11 +16,12 @@ from ...pool import Pool
 from ...steps import Stop, seldom, watch
 from ...study import served, suite
 from ...study.checks import read_check
+from ...study.link import SharedStudy
 from ...study.plan import DEFAULT_SEEDS, Arm, StudyCell, StudyPlan, StudyPrompt
 from ...study.run import StudyProgress
 from ...study.served import Study
 from ...study.suite import read_suite
-from ...types import SIDES, Conversation, LensChoice, Sampling, Side, explain
+from ...types import SIDES, Conversation, LensChoice, Sampling, Side, explain, in_common
 from ..sidebar import Choices
 
 SEEDS_OF_A_SUITE = 4
@@ -62,6 +63,51 @@ def take(file: Path) -> Suite:
     finally:
         file.unlink()
     return Suite(file.name, read_suite(file.name, data))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the page's fields are for a plan that somebody shared."""
+
+    chosen: Choices
+    asked: str
+    prompt: str
+    brought: Suite | None
+    staged: bool
+
+
+def fields(pool: Pool, shared: StudyPlan) -> Fields:
+    """Those with which the page asks the same study.
+
+    Raises:
+        UserError: this page does not have its pairs.
+    """
+    lineages = (pair for pair in pool.pairs if pair.stages and _of_stages(pair) == shared.pairs)
+    lineage = next(lineages, None)
+    if lineage is None and len(shared.pairs) > 1:
+        raise UserError(
+            "This study is of several pairs, which this page asks together only where they are the stages of one; run it on the command line, from its receipt."
+        )
+    pair = lineage or find_pair(pool.pairs, shared.pairs[0])
+    [first, *more], asked, brought = shared.prompts, OWN, None
+    if (
+        first == StudyPrompt(prompt=first.prompt, conversation=Conversation(system=first.conversation.system))
+        and not more
+    ):
+        asked = ONE
+    else:
+        asked = next((name for name in suite.NAMES if suite.own_suite(name) == shared.prompts), OWN)
+        brought = Suite("the suite of the link", shared.prompts) if asked == OWN else None
+    system = first.conversation.system if asked == ONE else ""
+    chosen = Choices(**{**in_common(shared, Choices), "pair": pair.id, "system": system})
+    return Fields(chosen, asked, first.prompt if asked == ONE else "", brought, lineage is not None)
+
+
+def as_shared(asked: StudyPlan, shared: SharedStudy | None) -> tuple[StudyPlan, SharedStudy | None]:
+    """What is asked, as it was shared where nothing but the day is another; and what it is then held against."""
+    if shared is not None and asked.model_copy(update={"today": shared.plan.today}) == shared.plan:
+        return shared.plan, shared
+    return asked, None
 
 
 def seeds_for(asked: str) -> int:
@@ -133,10 +179,13 @@ def stages(pool: Pool, id: str) -> tuple[str, ...]:
     pair = find_pair(pool.pairs, id)
     if not pair.stages:
         raise UserError(f"No stages are known of {pair.title}; untick them, or choose another pair.")
-    found = against_the_first([each.source for each in pair.stages], pair)
-    for each in found:
+    for each in against_the_first([each.source for each in pair.stages], pair):
         pool.add(each)
-    return tuple(each.id for each in found)
+    return _of_stages(pair)
+
+
+def _of_stages(pair: Pair) -> tuple[str, ...]:
+    return tuple(each.id for each in against_the_first([each.source for each in pair.stages], pair))
 
 
 def perform(pool: Pool, asked: StudyPlan, before: Study | None, stop: Stop) -> Generator[View, None, None]:

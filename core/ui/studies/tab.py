@@ -8,19 +8,21 @@ import gradio as gr
 
 from ... import links
 from ...errors import UserError
-from ...study import export, receipt, report, suite
+from ...study import export, link, receipt, report, suite
+from ...study.link import SharedStudy
 from ...study.plan import DEFAULT_SEEDS
 from ...study.served import Study
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, number
 from . import render, session
-from .session import ONE, OWN, TOKENS, Suite, View
+from .session import ONE, OWN, TOKENS, Fields, Suite, View
 
 TITLE = "Studies"
 NAME = "studies"
 CELL = "cell"  # the one that was pressed
 _SCRIPT = Path(__file__).with_name("studies.js").read_text("utf-8") + report.TABLES
+_ADDRESS = f"() => [location.hash.startsWith({link.PREFIX!r}) ? location.hash.slice(0, {links.MAX_READ + 1}) : '']"
 _EXAMPLE, _TEST = "What is the capital of France?", "contains:Paris"
 _ASKED = [("One prompt", ONE), *((f"Suite: {name}", name) for name in suite.NAMES)]
 
@@ -116,11 +118,14 @@ class Room:
                     gr.Button(label, size="sm", min_width=90, elem_id=f"study_{name.rpartition('.')[2]}")
                     for label, name, *_ in FILES
                 ]
+                self.link = gr.Button("Link", size="sm", min_width=90, elem_id="study_link")
             self.row = dropdown("Prompt", "study_row", visible=False)
             self.opens = dropdown("A seed opens", "study_opens", [("Compare", "")], value="", visible=False)
             self.replies = gr.HTML("", js_on_load=_SCRIPT, apply_default_css=False, elem_id="study_replies")
         self.brought = gr.State(None)  # a suite that was dropped
         self.found = gr.State(None)  # the study that is shown
+        self.shared = gr.State(None)  # one that a link brought
+        self.address = gr.Textbox(visible=False)  # the page's address behind the #, where it is that of a study
 
     # --- wiring -----------------------------------------------------------------------------------
 
@@ -142,12 +147,15 @@ class Room:
         visitor.sidebar.pair.change(self._choose_pair, visitor.sidebar.pair, self.stages, **at_once)
         shown = [self.start, self.stop, self.notice, self.progress]
         shown += [self.results, self.rates, self.row, self.opens, self.replies]
-        given = {*typed, self.brought, *visitor.sidebar.widgets, *visitor.held, self.found}
+        given = {*typed, self.brought, *visitor.sidebar.widgets, *visitor.held, self.found, self.shared}
         self.start.click(self._run, given, [*shown, self.found], trigger_mode="once", **MODELS, **QUIET)
         visitor.on_stop(self.stop.click, NAME)
         self.row.input(self._choose, {self.row, self.found}, [self.replies, self.notice], **at_once)
         for button, (_, name, kind, write) in zip(self.files, FILES, strict=True):
             self.page.delivery.on(button.click, self._packing(name, kind, write), {self.found}, self.notice)
+        self.page.delivery.on(self.link.click, self._linking, {self.found}, self.notice)
+        filled = [*typed, self.brought, self.shared, self.notice, *visitor.sidebar.outputs, visitor.tabs]
+        visitor.after_arrival(lambda then: then(self._arrive, self.address, filled, js=_ADDRESS, **at_once))
 
         def pressed(opened: Callable[[Values], Update], *given: Any, **how: Any) -> None:
             def with_cell(values: Values, event: gr.EventData) -> Update:
@@ -159,6 +167,46 @@ class Room:
         visitor.on_open(pressed, self._shared, "study", {self.found, self.opens}, self.notice)
 
     # --- what is asked ---------------------------------------------------------------------------------
+
+    def _arrive(self, address: str | None) -> Update:
+        """The link of a study opens the page on it, with what it asks in the fields. Any other address changes nothing."""
+        if not address:
+            return {self.shared: gr.skip()}
+        here: Update = {self.visitor.tabs: gr.Tabs(selected=NAME)}
+        try:
+            shared = link.decode(address)
+            found = session.fields(self.page.pool, shared.plan)
+        except UserError as error:
+            return here | {self.notice: markup.notice(str(error), "error")}
+        plan = shared.plan
+        return (
+            here
+            | self._ask(found.asked)
+            | self._choose_pair_of(found)
+            | self.visitor.sidebar.show(found.chosen)
+            | {
+                self.asked: gr.update(choices=self._asked(found.brought), value=found.asked),
+                self.prompt: gr.update(value=found.prompt, visible=found.asked == ONE),
+                self.tests: "\n".join(map(str, plan.checks)),
+                self.seeds: plan.seeds,
+                self.tokens: plan.sampling.max_new_tokens,
+                self.crossed: plan.crossed,
+                self.branching: plan.branching,
+                self.brought: found.brought,
+                self.shared: shared,
+                self.notice: markup.notice(
+                    f"A study that somebody shared: {plan.total:,} replies. Run it, and you are told whether they are the same."
+                ),
+            }
+        )
+
+    def _choose_pair_of(self, found: Fields) -> Update:
+        stages: Any = self._choose_pair(found.chosen.pair)
+        return {self.stages: {**stages, "value": found.staged}}
+
+    def _asked(self, brought: Suite | None) -> list[tuple[str, str]]:
+        named = [(f"{brought.name}: {markup.counted(len(brought.rows), 'prompt')}", OWN)] if brought else []
+        return [*_ASKED, *named]
 
     def _ask(self, asked: str) -> Update:
         """The test of one prompt is none of a suite, whose rows have tests of their own."""
@@ -181,8 +229,11 @@ class Room:
             brought = session.take(Path(values[self.file]))
         except UserError as error:
             return {self.file: None, self.notice: markup.notice(str(error), "error")}
-        named = (f"{brought.name}: {markup.counted(len(brought.rows), 'prompt')}", OWN)
-        chosen = {self.asked: gr.update(choices=[*_ASKED, named], value=OWN), self.brought: brought, self.file: None}
+        chosen = {
+            self.asked: gr.update(choices=self._asked(brought), value=OWN),
+            self.brought: brought,
+            self.file: None,
+        }
         return self._ask(OWN) | chosen
 
     # --- running it ------------------------------------------------------------------------------------
@@ -203,6 +254,7 @@ class Room:
                 branching=bool(values[self.branching]),
                 pairs=session.stages(self.page.pool, chosen.pair) if values[self.stages] else (),
             )
+            plan, shared = session.as_shared(plan, values[self.shared])
         except UserError as error:
             yield {self.notice: markup.notice(str(error), "error")}
             return
@@ -217,12 +269,12 @@ class Room:
         views = session.perform(self.page.pool, plan, values[self.found], stop)
         try:
             for view in views:
-                yield self._show(view)
+                yield self._show(view, shared)
         finally:
             views.close()  # a closed tab closes this generator, and with it whatever is under way
             held.end(NAME, stop)
 
-    def _show(self, view: View) -> Update:
+    def _show(self, view: View, shared: SharedStudy | None) -> Update:
         if view.busy:
             return {self.progress: render.progress(view.progress)}
         update: Update = {
@@ -231,16 +283,18 @@ class Room:
             self.stop: gr.update(visible=False),
             self.notice: markup.notice(view.mistake, "error"),
         }
-        return update if view.study is None else update | self._show_study(view.study, view.mistake)
+        return update if view.study is None else update | self._show_study(view.study, view.mistake, shared)
 
-    def _show_study(self, study: Study, mistake: str) -> Update:
+    def _show_study(self, study: Study, mistake: str, shared: SharedStudy | None) -> Update:
         prompts = render.prompts(study)
         first = prompts[0][1] if prompts else 0
         opens = session.lenses(self.page.pool, study.plan)
-        done = f"{study.report.results.done:,} replies were counted."
+        done, kind = f"{study.report.results.done:,} replies were counted.", "spoken"
+        if shared is not None:
+            done, kind = f"{done} {shared.told(study.report.receipt)}", "info"
         return {
             self.found: study,
-            self.notice: markup.notice(mistake, "error") if mistake else markup.notice(done, "spoken"),
+            self.notice: markup.notice(mistake, "error") if mistake else markup.notice(done, kind),
             self.results: gr.update(visible=True),
             self.rates: render.found(study),
             self.row: gr.update(choices=prompts, value=first if prompts else None, visible=bool(prompts)),
@@ -262,6 +316,11 @@ class Room:
         if values[self.opens]:
             return session.between(self.page.pool, study, at, values[self.opens])
         return session.shared(study, at)
+
+    def _linking(self, values: Values, event: Any) -> tuple[Parcel, str]:
+        fragment = link.encode(session.held(values[self.found]).report.receipt)
+        said = f"The link of this study is copied ({len(fragment):,} characters behind the address); whoever opens it can run it and is told whether the replies are the same."
+        return self.page.delivery.fragment(fragment), said
 
     def _packing(self, name: str, kind: str, write: Callable[[Study], str]) -> Pack:
         def pack(values: Values, event: Any) -> tuple[Parcel, str]:
