@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, pace, report
 from core.experiments.correction import Lie, token_diff, unsaid
 from core.experiments.costume import LADDER
-from core.experiments.lab import Lab
+from core.experiments.lab import Lab, as_rates
 from core.experiments.ledger import ROUNDS, crowd_sizes
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
@@ -342,6 +342,18 @@ def test_inputs_has_an_identical_control_and_finds_where_replies_part(verdict):
     assert finding.figures["weights_alone_diverge_at_token"] == apart + 1, "counted from 1 as in the table"
     assert rows["weights"][4] == round(swapped.base.margins[apart], 4)
     assert rows["weights"][7] == round(swapped.post.margins[apart], 4)
+
+
+def test_what_so_few_can_stand_for_is_said_as_intervals_of_rates():
+    said = as_rates({"used": (5, 6), "declined": (0, 3)})
+    assert said.startswith("As rates over such prompts (Wilson's intervals of 95%): used 5 of 6, 44% to 97%; declined")
+    assert "declined 0 of 3, 0% to 56%" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["answers", "correction", "costume", "cutoff"])
+def test_where_prompts_are_counted_the_rates_are_said_with_their_intervals(verdict, name):
+    assert sum(detail.startswith("As rates over such prompts") for detail in verdict(name).finding.details) == 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Framing, Result, Side
-from .lab import Lab, in_words, mean, rounded
+from .lab import Lab, as_rates, in_words, mean, rounded
 from .values import Cell, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 40
@@ -77,6 +77,10 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
     gap = (like["post", "chat"] - like["base", "document"]) / total
     shown = not no_difference and gap >= 0.5 and max(by_weights.values()) >= 0.25
     counts = f"The post-trained model under its template answered or declined {like['post', 'chat']} of {total} prompts; the base on bare text {like['base', 'document']} of {total}."
+    rates = {
+        f"the {SIDE_NAMES[side]} model under the {framing} framing": (like[side, framing], total)
+        for side, framing in (("post", "chat"), ("base", "document"))
+    }
     if no_difference:
         sentence = f"No difference: under the same framing both sets of weights wrote the same reply {sum(equal.values())} of {2 * total} times. {counts} What differs there is the template."
     elif shown:
@@ -86,7 +90,7 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
     return Finding(
         outcome="shown" if shown else "not shown",
         sentence=sentence,
-        details=_ending_details(endings),
+        details=(*_ending_details(endings), as_rates(rates)),
         figures={
             "prompts": total,
             "no_difference": no_difference,

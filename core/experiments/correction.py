@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..judging import holds
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab, in_words
+from .lab import Lab, as_rates, in_words
 from .values import Diff, DiffPart, Exhibit, Finding, Step, Table
 
 REPLY_TOKENS = 28
@@ -145,6 +145,7 @@ def _judge(lab: Lab, cases: Sequence[CorrectionCase], *, weights_equal: bool) ->
                 f"The {SIDE_NAMES[side]} model used the correction {used[side]} of {everywhere} times while it was in the text, and {leaked[side]} of {2 * everywhere} times when it was not."
                 for side in SIDES
             ),
+            as_rates({f"used by the {SIDE_NAMES[side]} model": (used[side], everywhere) for side in SIDES}),
         ),
         figures={
             "questions": everywhere,

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..judging import Behaviour, behaviour, holds, like_an_assistant
 from ..steps import Steps, watch
 from ..types import Comparison, Lens, Result
-from .lab import Lab, in_words, mean, rounded
+from .lab import Lab, as_rates, in_words, mean, rounded
 from .values import Exhibit, Finding, Plot, Series, Step, Table, shortened
 
 REPLY_TOKENS = 32
@@ -224,7 +224,13 @@ def _judge(readings: Sequence[Reading], left_out: Sequence[str]) -> Finding:
     return Finding(
         outcome="shown" if slips and not no_difference else "not shown",
         sentence=sentence,
-        details=(*left_out, *_details(levels)),
+        details=(
+            *left_out,
+            *_details(levels),
+            as_rates(
+                {f"\u201c{each.rung.name}\u201d": (each.like_an_assistant, each.replies) for each in (plain, lowest)}
+            ),
+        ),
         figures={
             "rungs": len(levels),
             "no_difference": no_difference,

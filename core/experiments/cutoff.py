@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..judging import declines, holds, years
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
-from .lab import Lab, in_words
+from .lab import Lab, as_rates, in_words
 from .values import Exhibit, Finding, Plot, PlotMark, Step, Table, by_side
 
 REPLY_TOKENS = 32
@@ -200,6 +200,12 @@ def _judge(
             f"The chat template writes a date into the prompt: {', '.join(map(str, injected))}."
             if injected
             else "The chat template writes no date into the prompt.",
+            as_rates(
+                {
+                    "later years declined": (post["after the cutoff"], each),
+                    "the fact in the prompt used": (post["the fact in the prompt"], each),
+                }
+            ),
         ),
         figures={
             "stated_cutoff": stated,

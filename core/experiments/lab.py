@@ -4,7 +4,7 @@ Knows comparisons and their results, not what any experiment is about.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
@@ -13,6 +13,7 @@ from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
 from ..steps import Steps, watch
+from ..study.statistics import wilson
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
 from .pace import MEASURED_TOKENS, Pace
 from .values import Step
@@ -130,6 +131,15 @@ class Lab:
 def same_bits(a: SideResult, b: SideResult) -> bool:
     """The same tokens with the same log-probabilities and margins, to the last bit."""
     return (a.token_ids, a.logprobs, a.margins) == (b.token_ids, b.logprobs, b.margins)
+
+
+def as_rates(counts: Mapping[str, tuple[int, int]]) -> str:
+    """What so few can stand for: of each count and its total Wilson's interval of the rate, in one sentence. Prompts are the sample."""
+    told = []
+    for what, (count, total) in counts.items():
+        rate = wilson(count, total)
+        told.append(f"{what} {count} of {total}, {rate.low:.0%} to {rate.high:.0%}")
+    return f"As rates over such prompts (Wilson's intervals of 95%): {'; '.join(told)}. More prompts and seeds are a study."
 
 
 def in_words(reply: SideResult) -> str:
