@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from math import inf
 from time import monotonic, sleep
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -49,6 +50,7 @@ class Progress:
 WAITING = Progress("Waiting for another model to load")
 FOR_MEMORY = Progress("Waiting for memory that others use")
 _TO_LET_GO = 60  # seconds that those who give way have for it
+GRACE = 20  # seconds for which they leave alone what somebody else asked last: who reads a reply asks again
 RESTARTING = "The server is restarting, so nothing new is begun; ask again in a minute."
 
 
@@ -128,6 +130,7 @@ class _Entry:
     giving_way: int = 0  # of its users
     short: bool = False  # it lacks memory that those have who give way
     used: float = field(default_factory=monotonic)
+    asked: float = -inf  # when somebody last had it who does not give way
     over: Checkpoint | None = None  # of the same weights, whose engine hung
     sibling: "_Entry | None" = None  # while it is loaded: they share what memory there is
     need: Need | None = None  # what it takes, once that is known
@@ -138,6 +141,11 @@ class _Entry:
     @property
     def idle(self) -> bool:
         return self.users == 0 and self.ready
+
+    @property
+    def wanted_again(self) -> bool:
+        """Whether somebody who does not give way may well be about to ask it again."""
+        return self.ready and monotonic() - self.asked < GRACE
 
     @property
     def ready(self) -> bool:
@@ -239,10 +247,10 @@ class Pool:
             return any(entry.short and not entry.loading.done() for entry in self._entries.values())
 
     def _others(self, pair: Pair) -> bool:
-        """Whether models of other pairs are in use."""
+        """Whether models of other pairs are in use, or were a moment ago."""
         with self._lock:
             own = [self._known(key) for key in self._keys(pair)]
-            return any(entry.users for entry in self._entries.values() if entry not in own)
+            return any(entry.users or entry.wanted_again for entry in self._entries.values() if entry not in own)
 
     def _follow(self, entries: list[_Entry], *, gives_way: bool = False) -> Steps[Progress, None]:
         """Until they are loaded, or somebody is short for whom it gives way."""
@@ -391,6 +399,7 @@ class Pool:
                 if gives_way and entry.ready:
                     self._shapes[entry.key] = entry.loading.result().engine.shape
                 entry.used = monotonic()
+                entry.asked = entry.asked if gives_way else entry.used
                 forgotten = entry.users == 0 and entry.broken and not entry.hung
                 if forgotten and self._entries.get(entry.key) is entry:
                     del self._entries[entry.key]
@@ -438,7 +447,8 @@ class Pool:
         with self._memory:
             while True:
                 try:
-                    like = self._shapes.get(entry.key) if entry.users == entry.giving_way > 0 else None
+                    gives_way = entry.users == entry.giving_way > 0
+                    like = self._shapes.get(entry.key) if gives_way else None
                     beside = like or self._beside(entry.sibling)
                     loaded = loading.load(source, self.hub, self.settings, placement, report, patience, beside)
                     if like in (None, loaded.engine.shape):
@@ -449,7 +459,7 @@ class Pool:
                         f"{name} does not fit any more in the lanes that it had; run the study again."
                     )
                 except NotEnoughMemory:
-                    if not self._unload_idle() and not self._ask_for_room(entry):
+                    if not self._unload_idle(gives_way) and not self._ask_for_room(entry):
                         raise
 
     def _find_need(self, sibling: _Entry | None) -> None:
@@ -485,10 +495,11 @@ class Pool:
             sleep(0.05)
         return False
 
-    def _unload_idle(self) -> bool:
-        """Unload the model that has been idle the longest; False when every loaded model is in use."""
+    def _unload_idle(self, gives_way: bool = False) -> bool:
+        """Unload the model that has been idle the longest; False when every loaded model is in use, or for whoever gives way was a moment ago."""
         with self._lock:
-            idle = sorted((entry for entry in self._entries.values() if entry.idle), key=lambda entry: entry.used)
+            idle = [each for each in self._entries.values() if each.idle and not (gives_way and each.wanted_again)]
+            idle.sort(key=lambda entry: entry.used)
             if not idle:
                 return False
             del self._entries[idle[0].key]

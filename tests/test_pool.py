@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from core import pairs, steps
+from core import pool as pool_module
 from core.checkpoints import loading
 from core.checkpoints import memory as fitting
 from core.checkpoints.loading import Checkpoint
@@ -97,7 +98,8 @@ def memory(home, monkeypatch) -> Memory:
 
 
 @pytest.fixture
-def pool(memory):
+def pool(memory, monkeypatch):
+    monkeypatch.setattr(pool_module, "GRACE", 0)
     pool = Pool(Settings(device="cpu", pair="a"), NoHub())
     yield pool
     memory.gate.set()
@@ -223,6 +225,20 @@ def test_who_gives_way_lets_go_for_somebody_else_and_comes_back_in_the_same_lane
         with back.result(60) as again:
             assert loaded(pool) == ["a-base", "a-chat"] and not again.wanted()
     assert memory.siblings["a-base"] == "the lanes of a-base" and memory.siblings["a-chat"] == "the lanes of a-chat"
+
+
+def test_who_reads_a_reply_finds_the_models_still_there_though_a_study_waits_for_the_memory(pool, memory, monkeypatch):
+    memory.room = 2
+    monkeypatch.setattr(pool_module, "GRACE", 0.6)
+    use(pool, "b")
+    study = pool.open("a", gives_way=True)
+    began = time.monotonic()
+    while time.monotonic() - began < 0.4:
+        assert str(next(study)) and loaded(pool) == ["b-base", "b-chat"]
+    use(pool, "b")
+    assert memory.loads.count("b-base") == 1, "nothing of theirs had to be loaded again"
+    with steps.finish(study):
+        assert time.monotonic() - began > 0.9 and loaded(pool) == ["a-base", "a-chat"]
 
 
 def test_what_comes_back_in_other_lanes_is_not_taken(pool, memory, monkeypatch):
