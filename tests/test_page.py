@@ -476,6 +476,10 @@ def test_every_setting_says_in_a_sentence_what_it_does_and_all_can_be_reset(visi
 
 def test_choosing_another_pair_names_its_models_and_loads_nothing(visitor, url, pool):
     page = visitor(url)
+    room = "(box) => { const at = box.getBoundingClientRect(); return [box.scrollWidth, box.clientWidth, at.right - parseFloat(getComputedStyle(box).paddingRight)]; }"
+    wide, there, end = page.locator("#pair input").evaluate(room)
+    arrow = page.locator("#pair .icon-wrap").bounding_box()
+    assert wide <= there and end <= arrow["x"], "the whole title stands there, and not under the arrow"
     page.locator("#pair input").click()
     page.get_by_role("option", name="SmolLM2 135M").click()
     expect(page.locator(".before .model.base")).to_contain_text("SmolLM2-135M")
