@@ -80,6 +80,14 @@ def _replay(page: Page) -> None:
     page.locator("#verdict .verdict").wait_for(timeout=PATIENCE)
 
 
+def _study(page: Page) -> None:
+    page.get_by_role("tab", name="Studies").click()
+    page.locator("#study_start").click()
+    page.locator(".study-headline").wait_for(timeout=PATIENCE)
+    expect(page.locator("#study_start")).to_have_text("Run the study")
+    page.locator("#study_results").evaluate("(results) => results.scrollIntoView()")
+
+
 # In this order: each begins where the one before it ended.
 PICTURES = (
     Picture("compare", _finished),
@@ -88,6 +96,7 @@ PICTURES = (
     Picture("experiments", _experiments, height=920),
     Picture("verdict", _verdict, height=1400, frame="#exp_verdict"),
     Picture("replay", _replay, frame="#check"),
+    Picture("study", _study, height=1000),
 )
 
 
