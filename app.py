@@ -7,6 +7,9 @@ from core import settings as configuration
 
 configuration.quieten()  # before the libraries that read the environment
 
+if configuration.zero_gpu(configuration.environment()):
+    import spaces  # noqa: F401  # it stands in for CUDA, so it comes before whatever could ask for it
+
 from core.cli import main as main  # noqa: E402
 
 

@@ -183,19 +183,25 @@ class Pool:
         self._shapes: dict[_Key, Shape] = {}  # of what gave way: it comes back with the same, and so with the same bits
 
     def open(
-        self, id: str, commits: Mapping[Side, str] | None = None, *, gives_way: bool = False
+        self,
+        id: str,
+        commits: Mapping[Side, str] | None = None,
+        *,
+        gives_way: bool = False,
+        tokens: int | None = None,
     ) -> Steps[Progress, Lease]:
         """Load a pair if need be, yielding progress about ten times a second; returns a lease.
 
         Args:
             commits: for sides that come from the Hub, the commit to take instead of the pair's own.
             gives_way: waits as long as others have the memory, and is asked to let go (`Lease.wanted`) when somebody lacks it.
+            tokens: how many the replies may have for which it is taken, where a GPU is lent for a time (zerogpu.py); None is not known.
 
         Raises:
             UserError: unknown pair, or it cannot be loaded here. What was loaded before stays as it was.
         """
         pair = at_commits(find_pair(self.pairs, id), commits or {})
-        return (yield from self._behind_others(pair) if gives_way else self.bring(pair))
+        return (yield from self._behind_others(pair) if gives_way else self.bring(pair, tokens))
 
     def add(self, pair: Pair) -> None:
         """Let it be asked for by its id from now on, as the rows of pairs.toml are. Safe to call more than once.
@@ -210,7 +216,7 @@ class Pool:
             elif places(named) != places(pair):
                 raise UserError(f"Another pair is called {pair.title} here; give one of these folders another name.")
 
-    def bring(self, pair: Pair) -> Steps[Progress, Lease]:
+    def bring(self, pair: Pair, tokens: int | None = None) -> Steps[Progress, Lease]:
         """`open` for a pair that is not among `pairs`."""
         entries = self._take(pair)
         yield from self._follow(entries)

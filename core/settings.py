@@ -67,6 +67,7 @@ class Settings:
     characters: int | None = None  # of a conversation with its prompt; None is as many as one may have
     hang_seconds: float = 300.0  # that one step of a model may take before it is given up
     hang_again: float = 3600.0  # seconds within which a second one ends the server
+    zero_gpu: bool = False  # a Space on ZeroGPU, which lends its GPU for a request at a time (core/zerogpu.py)
     # Who may bring models of their own through the page: "local" are those who sit at this machine.
     own_pairs: Literal["everyone", "local", "nobody"] = "nobody"
 
@@ -105,6 +106,7 @@ class Settings:
             characters=given.get("characters"),
             hang_seconds=given.get("hang_seconds", cls.hang_seconds),
             hang_again=given.get("hang_again", cls.hang_again),
+            zero_gpu=zero_gpu(environment),
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
         )
@@ -266,6 +268,11 @@ def quieten() -> None:
     """No telemetry, no progress bars in the log, reproducible matrix products on CUDA."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def zero_gpu(environment: Mapping[str, str]) -> bool:
+    """Whether this is a Space on ZeroGPU, as its own library `spaces` asks it."""
+    return environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def environment() -> Mapping[str, str]:

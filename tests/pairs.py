@@ -52,7 +52,7 @@ class OnePair:
         self.lease = lease
         self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
 
-    def open(self, id: str) -> Generator[Progress, None, Lease]:
+    def open(self, id: str, tokens: int | None = None) -> Generator[Progress, None, Lease]:
         yield Progress("Loading")
         return self.lease
 

@@ -131,7 +131,7 @@ class ScriptedPool:
         self.engines["post"].say(post, pause)
         self.loading = loading
 
-    def open(self, id: str, commits=None, gives_way=False) -> Generator[Progress, None, Lease]:
+    def open(self, id: str, commits=None, gives_way=False, tokens=None) -> Generator[Progress, None, Lease]:
         began = time.monotonic()
         while time.monotonic() - began < self.loading:
             yield Progress("Downloading Scripted-Base (12 MB)", 0.5)

@@ -96,7 +96,7 @@ def load(
         report(f"Checking that neighbours do not change the bits of {source.name}", None)
         vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0])
         first = portable.NAME if placement.portable else attention
-        engine = Engine(model, vocabulary, shape, first, patience=patience)
+        engine = _engine(placement)(model, vocabulary, shape, first, patience=patience)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."
@@ -115,6 +115,14 @@ def load(
         quantization=stored_as(weights_place, config, under.name),
     )
     return Checkpoint(info, digest, tokenizer, stop_ids(tokenizer, model), model, engine, placement.lacks)
+
+
+def _engine(placement: Placement) -> type[Engine]:
+    if not placement.lent:
+        return Engine
+    from ..engine.lent import Lent  # nobody else needs it
+
+    return Lent
 
 
 def check_kind(source: Source, hub: Hub, placement: Placement) -> Need | None:
@@ -246,7 +254,7 @@ def read_weights(
             folder,
             config=config,
             dtype=placement.dtype,
-            device_map={"": placement.device},
+            device_map={"": placement.read_on},
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,

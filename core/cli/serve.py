@@ -31,7 +31,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     """Exit status 130 after Ctrl+C and 143 after SIGTERM; a second signal waits for nothing. STUCK where steps of the models hang."""
     stop = Stop()
     with stopped_by(stop, signal.SIGINT, signal.SIGTERM) as came:
-        pool = Pool(settings, HuggingFaceHub())
+        pool = _pool(settings)
         pool.start_loading(pool.default.id)  # so that the first visitor does not wait; the page is there meanwhile
         demo = page.build(pool, experiments.find(flags.lesson) if flags.lesson else None)
         page.launch(demo, settings, prevent_thread_lock=True)
@@ -43,6 +43,17 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         if pool.stuck:
             _leave()
     return SIGNALLED + came[0]
+
+
+def _pool(settings: Settings) -> Pool:
+    hub = HuggingFaceHub()
+    if not settings.zero_gpu:
+        return Pool(settings, hub)
+    import spaces  # only there, and only there is there such a package
+
+    from ..zerogpu import LentPool
+
+    return LentPool(settings, hub, spaces.GPU)
 
 
 def _leave_at_latest(seconds: float) -> None:

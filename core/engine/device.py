@@ -30,11 +30,17 @@ class Placement:
     dtype: torch.dtype
     portable: bool = False
     lacks: tuple[str, ...] = ()
+    lent: bool = False  # there is no such device in this process: it is lent to others (lent.py)
 
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values."""
         return torch.float32 if self.portable else self.dtype
+
+    @property
+    def read_on(self) -> torch.device:
+        """Where weights are read from their files."""
+        return torch.device("cpu") if self.lent else self.device
 
 
 def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Placement:
@@ -56,12 +62,16 @@ def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Place
     wanted = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable"
     lacks = _other_answers(device) if wanted else ()
     portable = wanted and not lacks
+    return Placement(device, _dtype(settings, device, portable), portable, lacks, settings.zero_gpu and kind == "cuda")
+
+
+def _dtype(settings: Settings, device: torch.device, portable: bool) -> torch.dtype:
     if settings.dtype != "auto":
-        return Placement(device, getattr(torch, settings.dtype), portable, lacks)
-    if kind == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
-        return Placement(device, torch.float16, portable, lacks)
-    fast_bfloat16 = portable or kind != "cpu" or torch.cpu._is_avx512_bf16_supported()  # portable only stores in it
-    return Placement(device, torch.bfloat16 if fast_bfloat16 else torch.float32, portable, lacks)
+        return getattr(torch, settings.dtype)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+        return torch.float16
+    fast = portable or device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()  # portable only stores in it
+    return torch.bfloat16 if fast else torch.float32
 
 
 @cache

@@ -216,7 +216,9 @@ def _run(
     try:
         comparison = make()
         lease = yield from watch(
-            pool.open(comparison.pair), lambda progress: View(shown, notice=str(progress), busy=True), stop
+            pool.open(comparison.pair, tokens=comparison.sampling.max_new_tokens),
+            lambda progress: View(shown, notice=str(progress), busy=True),
+            stop,
         )
     except UserError as error:
         yield View(shown, notice=str(error), tone="error", box=box, full=isinstance(error, TooLong))
