@@ -60,7 +60,7 @@ def _open(pool: Pool, receipt: Receipt, pair: str, any_commit: bool) -> Steps[Pr
             f"It was drawn with version {samplers[0]} of the sampling rule, and this app has version {SAMPLER_VERSION}; use the version of the app that made it."
         )
     try:
-        lease = yield from pool.open(pair)
+        lease = yield from pool.open(pair, tokens=receipt.comparison.sampling.max_new_tokens)
     except UserError as error:
         raise Unreplayable(f"Its models cannot be had here: {error}") from None
     reasons = _other_weights(lease, receipt)
@@ -73,7 +73,7 @@ def _open(pool: Pool, receipt: Receipt, pair: str, any_commit: bool) -> Steps[Pr
                 f"It was made at other commits of these models, which this app does not fetch for a receipt; on a machine of your own run `{COMMAND} replay FILE.json`, which does.",
             )
         try:
-            lease = yield from pool.open(pair, commits)
+            lease = yield from pool.open(pair, commits, tokens=receipt.comparison.sampling.max_new_tokens)
         except UserError as error:
             raise Unreplayable(*reasons, f"The recorded commits cannot be had here: {error}") from None
         reasons = _other_weights(lease, receipt)

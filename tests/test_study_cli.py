@@ -20,7 +20,7 @@ class CountingPool(ScriptedPool):
 
     loads, commits = 0, None
 
-    def open(self, id, commits=None, gives_way=False):
+    def open(self, id, commits=None, gives_way=False, tokens=None):
         self.loads += 1
         self.commits = commits
         return super().open(id)

@@ -128,7 +128,7 @@ def test_a_comparison_is_one_granted_call_of_whoever_asks(gpu, pool, at_home):
         assert there.side(side).logprobs == pytest.approx(here.side(side).logprobs, abs=0.05)
 
 
-def test_the_receipt_has_the_fingerprint_of_the_engine_that_was_lent(pool):
+def test_the_receipt_has_the_fingerprint_of_the_engine_that_was_lent(gpu, pool):
     with pool.wait(pool.default.id) as lease:
         result = compare(lease, asked(pool))
     for side in SIDES:
@@ -137,6 +137,7 @@ def test_the_receipt_has_the_fingerprint_of_the_engine_that_was_lent(pool):
         assert info.device.startswith("cpu") and info.slots == 2 and info.lane_sizes == (tiny.CONTEXT,)
     verdict = finish(replay(pool, receipts.answer(result).receipt))
     assert verdict.outcome == "identical", verdict
+    assert gpu.granted[-1][1] == zerogpu.time_for(40)
 
 
 def test_one_process_serves_one_call_after_the_other_and_two_serve_two_at_once(gpu, pool):
