@@ -34,10 +34,8 @@ def lent_lease(here: Lease):
     serving.start()
     try:
         assert loan.settled.wait(60)
-        yield (
-            Lease(PAIR, *(through(here.side(side), loan, which) for which, side in enumerate(SIDES)), loan.leave),
-            loan,
-        )
+        base, post = (through(here.side(side), loan, which) for which, side in enumerate(SIDES))
+        yield Lease(PAIR, base, post, loan.leave), loan
     finally:
         loan.leave()
         serving.join(60)

@@ -6,7 +6,7 @@ the engines say comes back in batches, one at least every `HEARTBEAT` seconds.
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection, Listener
@@ -226,7 +226,7 @@ class Elsewhere:
 # --- where the GPU is -----------------------------------------------------------------------------------
 
 
-def serve(engines: Sequence[Engine], connection: Connection) -> Iterator[Batch]:
+def serve(engines: Sequence[Engine], connection: Connection) -> Generator[Batch, None, None]:
     """What these engines say to whoever asks them through `connection`, until nothing more is wanted. Closed, it stops what they do."""
     desk = _Desk(engines)
     threading.Thread(target=desk.read, args=(connection,), name="desk", daemon=True).start()
