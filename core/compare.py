@@ -16,7 +16,7 @@ from .checkpoints.memory import check_room_for_another
 from .engine import Engine, LogitsDial, Reread, Stoppable, WeightsDial
 from .errors import TooLong, UserError
 from .pool import Lease
-from .prompts import Prompt
+from .prompts import Prompt, of_ids
 from .reasoning import ReplyReader, Split
 from .steps import Steps, Stop, Stopped, apart
 from .types import (
@@ -133,6 +133,28 @@ class Writer:
             error=self.error,
         )
 
+    def result(self, engine: EngineInfo) -> SideResult:
+        """What was sent, by which engine it was answered, and what came back, once it has finished."""
+        assert self.finish is not None, "asked for a result before the reply was finished"
+        split = self.split()
+        return SideResult(
+            checkpoint=self.checkpoint.info,
+            weights_sha256=self.checkpoint.weights_sha256,
+            engine=engine,
+            sampling=self.sampling,
+            prompt_text=self.prompt.text,
+            prompt_token_ids=self.prompt.token_ids,
+            prompt_sha256=self.prompt.sha256,
+            text=split.answer,
+            reasoning=split.reasoning,
+            reasoning_tokens=self.reasoning_tokens,
+            token_ids=tuple(self.ids),
+            logprobs=tuple(self.logprobs),
+            margins=tuple(self.margins),
+            finish_reason=self.finish.reason,
+            usage=self.finish.usage,
+        )
+
     def _seconds_to_first_token(self) -> float | None:
         return self.first_at - self.started_at if self.first_at and self.started_at else None
 
@@ -151,6 +173,7 @@ class Run:
     Args:
         lease: the loaded pair; the caller releases it.
         sides: whom to ask; only a run of both has a result.
+        prompt_ids: these token ids are sent as they are, in place of the comparison's half.
         recorded: what an earlier run sent and got, for a replay: the same settings are sent, everything is
             computed from scratch, and the first token that differs is reported (`divergence`).
         read: which of the recorded replies are read, not written again; the same in portable arithmetic.
@@ -169,6 +192,7 @@ class Run:
         comparison: Comparison,
         *,
         sides: tuple[Side, ...] = SIDES,
+        prompt_ids: tuple[int, ...] = (),
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
         shared: Mapping[Side, tuple[int, ...]] | None = None,
@@ -179,7 +203,8 @@ class Run:
         self._count = lease.count
         self._writers: dict[Side, Writer] = {}
         for side in sides:
-            checkpoint, prompt = lease.side(side), lease.prompt(comparison, side, check)
+            checkpoint = lease.side(side)
+            prompt = of_ids(prompt_ids, checkpoint.tokenizer) if prompt_ids else lease.prompt(comparison, side, check)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
@@ -215,6 +240,7 @@ class Run:
         comparison: Comparison,
         *,
         sides: tuple[Side, ...] = SIDES,
+        prompt_ids: tuple[int, ...] = (),
         recorded: Mapping[Side, SideReceipt] | None = None,
         read: Collection[Side] = (),
         shared: Mapping[Side, tuple[int, ...]] | None = None,
@@ -222,7 +248,16 @@ class Run:
         """The same for those who may leave while its prompts are built: closed, the work on them ends, and nothing runs."""
 
         def make(stop: Stop) -> Run:
-            run = cls(lease, comparison, sides=sides, recorded=recorded, read=read, shared=shared, check=stop.check)
+            run = cls(
+                lease,
+                comparison,
+                sides=sides,
+                prompt_ids=prompt_ids,
+                recorded=recorded,
+                read=read,
+                shared=shared,
+                check=stop.check,
+            )
             stop.also(run.stop)
             return run
 
@@ -307,25 +342,7 @@ class Run:
         writer = self._writers[side]
         if writer.error is not None:
             raise UserError(f"The {SIDE_NAMES[side]} side failed: {writer.error}")
-        assert writer.finish is not None, "asked for a result before the reply was finished"
-        split = writer.split()
-        return SideResult(
-            checkpoint=writer.checkpoint.info,
-            weights_sha256=writer.checkpoint.weights_sha256,
-            engine=self.engine(side),
-            sampling=writer.sampling,
-            prompt_text=writer.prompt.text,
-            prompt_token_ids=writer.prompt.token_ids,
-            prompt_sha256=writer.prompt.sha256,
-            text=split.answer,
-            reasoning=split.reasoning,
-            reasoning_tokens=writer.reasoning_tokens,
-            token_ids=tuple(writer.ids),
-            logprobs=tuple(writer.logprobs),
-            margins=tuple(writer.margins),
-            finish_reason=writer.finish.reason,
-            usage=writer.finish.usage,
-        )
+        return writer.result(self.engine(side))
 
 
 def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:

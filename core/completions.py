@@ -1,9 +1,10 @@
 """One side asked alone, as other programs ask: several prompts, several replies to each, stop strings and log-probabilities.
 
-What is sent, what is drawn and where a reply ends are those of a comparison. This file knows neither HTTP nor anybody's JSON.
+What is sent, what is drawn and where a reply ends are those of a comparison, and each reply can have its receipt. This file knows neither HTTP nor
+anybody's JSON.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -11,35 +12,41 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from . import canonical, lens
+from . import canonical, lens, receipts
 from .checkpoints.loading import Checkpoint
 from .compare import Writer, fit
-from .detokenizer import Detokenizer
 from .engine import Stoppable
 from .errors import UserError
 from .pool import Lease
-from .prompts import Piece, Prompt, has_token
+from .prompts import Prompt, of_ids
 from .steps import Stop
-from .types import Candidate, Comparison, Event, Finish, Request, Sampling, Side, Token
+from .types import Candidate, Comparison, Event, Failure, Finish, OneSidedReceipt, Request, Sampling, Side, Token
 
 
 class Broken(UserError):
     """A reply that was begun has not come to its end; asking again may help."""
 
 
+class SidePrompt(NamedTuple):
+    """A comparison, of which one side's half is sent; or, where there are token ids, these as they are, and its prompt is empty."""
+
+    comparison: Comparison
+    token_ids: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Order:
     """What one side is asked.
 
-    `prompts` are comparisons, of which this side's half is sent, or token ids that are sent as they are. Reply i to each of them is drawn
-    with `sampling.seed` + i. One that does not write (`writes`) reads alone. With `echo` what is told of a reply begins with its prompt.
+    Reply i to each of the prompts is drawn with `sampling.seed` + i. One that does not write (`writes`) reads alone. With `echo` what is told
+    of a reply begins with its prompt. With `receipts` a reply has not ended before its engine has said what it cost.
 
     `logprobs` asks for those of all tokens, of the prompt too where that is echoed, each with the `top` likeliest in its place. Where there
     are neither alternatives nor an echo they are those of the draws; else the whole is read once more, and these are the numbers of the reading.
     """
 
     side: Side
-    prompts: tuple[Comparison | tuple[int, ...], ...]
+    prompts: tuple[SidePrompt, ...]
     sampling: Sampling
     replies: int = 1
     stops: tuple[str, ...] = ()
@@ -47,6 +54,7 @@ class Order:
     echo: bool = False
     logprobs: bool = False
     top: int = 0
+    receipts: bool = False
 
     @property
     def reads(self) -> bool:
@@ -90,6 +98,9 @@ class CompletionChoice:
 
     def take(self, event: Event) -> None:
         """Raises Broken where the reply cannot be finished."""
+        if self.ended:
+            self._take_the_rest(event)
+            return
         self.writer.take(event)
         if self.writer.error is not None:
             raise Broken(self.writer.error)
@@ -107,10 +118,22 @@ class CompletionChoice:
             self._cut = min(places, default=None)
         self.ended = isinstance(event, Finish) or self._cut is not None
 
+    def _take_the_rest(self, event: Event) -> None:
+        """What comes behind a stop string, until the engine has heard of it: of that, only what the reply cost counts."""
+        if isinstance(event, Failure):
+            raise Broken(event.message)
+        if isinstance(event, Finish):
+            written = {"output_tokens": len(self.writer.ids)}
+            self.writer.take(Finish(reason="stopped", usage=event.usage.model_copy(update=written)))
+
+    @property
+    def settled(self) -> bool:
+        return self.ended and (not self.order.receipts or self.writer.finish is not None)
+
     @property
     def finish_reason(self) -> Literal["stop", "length"] | None:
         """A full context is a full length."""
-        if not self.ended:
+        if not self.settled:
             return None
         ended = self.writer.finish is not None and self.writer.finish.reason == "eos"
         return "stop" if ended or self._cut is not None else "length"
@@ -215,6 +238,18 @@ class Completion:
     def reasoning_tokens(self) -> int:
         return sum(choice.writer.reasoning_tokens for choice in self.choices)
 
+    def receipt(self, index: int) -> OneSidedReceipt:
+        """Of a choice that has settled."""
+        asked, writer = self.order.prompts[index // self.order.replies], self.choices[index].writer
+        drawn = {"sampling": asked.comparison.sampling.model_copy(update={"seed": writer.sampling.seed})}
+        return receipts.make_one_sided(
+            asked.comparison.model_copy(update=drawn),
+            self.order.side,
+            receipts.side_receipt(writer.result(self._checkpoint.engine.info())),
+            asked.token_ids,
+            self.order.stops,
+        )
+
     def deltas(self, stop: Stop, period: float) -> Generator[list[Delta], None, None]:
         """What is new, at most once in `period` seconds, until all has ended; where it is read once more, all of it at the end.
 
@@ -234,7 +269,7 @@ class Completion:
             for index, choice in enumerate(self.choices):
                 if not choice.ended:
                     tickets[index] = self._checkpoint.engine.submit(_request(choice), partial(tell, index))
-            while not self._ended:
+            while not self._settled:
                 changed = self._take(news, tickets, stop, period)
                 yield [] if self.order.reads else [self.choices[index].delta(index) for index in sorted(changed)]
             for index, choice in enumerate(self.choices):
@@ -248,8 +283,8 @@ class Completion:
                 ticket.cancel()
 
     @property
-    def _ended(self) -> bool:
-        return all(choice.ended for choice in self.choices)
+    def _settled(self) -> bool:
+        return all(choice.settled for choice in self.choices)
 
     def _take(
         self, news: SimpleQueue[tuple[int, Event]], tickets: dict[int, Stoppable], stop: Stop, period: float
@@ -257,18 +292,19 @@ class Completion:
         """Fold what comes within a period; which choices it was about."""
         changed: set[int] = set()
         due = monotonic() + period
-        while not self._ended:
+        while not self._settled:
             try:
                 index, event = news.get(timeout=max(0.0, due - monotonic()))
             except Empty:
                 break
             stop.check()
             choice = self.choices[index]
-            if choice.ended:  # by a stop string, and this was drawn before its engine heard of it
+            if choice.settled:  # by a stop string, and this was drawn before its engine heard of it
                 continue
+            ended = choice.ended
             choice.take(event)
             changed.add(index)
-            if choice.ended:
+            if choice.ended and not ended:
                 tickets[index].cancel()
                 self._count(len(choice.writer.ids))
         stop.check()
@@ -291,16 +327,10 @@ def _request(choice: CompletionChoice) -> Request:
     )
 
 
-def _prompt(lease: Lease, side: Side, asked: Comparison | tuple[int, ...], check: Callable[[], None]) -> Prompt:
-    if isinstance(asked, Comparison):
-        return lease.prompt(asked, side, check)
-    tokenizer = lease.side(side).tokenizer
-    unknown = next((id for id in dict.fromkeys(asked) if not has_token(tokenizer, id)), None)
-    if unknown is not None:
-        raise UserError(f"Token {unknown} is not in this model's vocabulary; encode the prompt with its own tokenizer.")
-    detokenizer = Detokenizer(tokenizer)
-    detokenizer.take(*asked)
-    return Prompt((Piece(detokenizer.text, "new"),), asked, resent=0)
+def _prompt(lease: Lease, side: Side, asked: SidePrompt, check: Callable[[], None]) -> Prompt:
+    if asked.token_ids:
+        return of_ids(asked.token_ids, lease.side(side).tokenizer)
+    return lease.prompt(asked.comparison, side, check)
 
 
 def _put_before(prompt: Prompt) -> int:
@@ -308,9 +338,20 @@ def _put_before(prompt: Prompt) -> int:
     return len([*takewhile(lambda piece: piece.control, prompt.pieces)])
 
 
-def _echo(checkpoint: Checkpoint, asked: Comparison | tuple[int, ...]) -> str:
+def _echo(checkpoint: Checkpoint, asked: SidePrompt) -> str:
     """The prompt as it was sent; of token ids, what they say, control tokens by their names."""
-    return asked.prompt if isinstance(asked, Comparison) else "".join(lens.Spelling(checkpoint, (), asked).reply)
+    ids = asked.token_ids
+    return "".join(lens.Spelling(checkpoint, (), ids).reply) if ids else asked.comparison.prompt
+
+
+def stop_step(writer: Writer, stops: tuple[str, ...], token_ids: Iterable[int]) -> int | None:
+    """How many of these tokens it takes to reach a stop string; None where none is reached. The writer has not begun."""
+    choice = CompletionChoice(Order("base", (), writer.sampling, stops=stops), writer)
+    for step, id in enumerate(token_ids):
+        choice.take(Token(step=step, id=id, logprob=0.0, margin=None))
+        if choice.ended:
+            return step + 1
+    return None
 
 
 def _begun(stop: str, text: str) -> int:

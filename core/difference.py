@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from . import prompts
+from .errors import UserError
 from .receipts import engine_changes
-from .types import SIDE_NAMES, SIDES, Comparison, Receipt, Renamed, Side, SideReceipt, Turn, Value
+from .types import SIDE_NAMES, SIDES, AnyReceipt, Comparison, Renamed, Side, SideReceipt, Turn, Value
 
 _V = TypeVar("_V")
 
@@ -77,20 +78,29 @@ class Detokenized:
     token: Callable[[Side, int], str | None] = lambda side, id: None
 
     @classmethod
-    def of(cls, comparison: Comparison, tokenizers: Mapping[Side, prompts.Tokenizer]) -> "Detokenized":
+    def of(cls, receipt: AnyReceipt, tokenizers: Mapping[Side, prompts.Tokenizer]) -> "Detokenized":
         """Raises UserError when these cannot be asked this."""
-        return cls(prompts.texts(comparison, tokenizers), lambda side, id: prompts.token_text(tokenizers[side], id))
+        sides = () if receipt.prompt_ids else receipt.sides
+        texts = prompts.texts(receipt.comparison, sides, tokenizers)
+        return cls(texts, lambda side, id: prompts.token_text(tokenizers[side], id))
 
 
 UNKNOWN = Detokenized()
 
 
 def difference(
-    first: Receipt, second: Receipt, read: tuple[Detokenized, Detokenized] = (UNKNOWN, UNKNOWN)
+    first: AnyReceipt, second: AnyReceipt, read: tuple[Detokenized, Detokenized] = (UNKNOWN, UNKNOWN)
 ) -> Difference:
-    """What differs between two receipts."""
-    inputs = tuple(_inputs(first, second))
-    divergences = tuple(found for side in SIDES if (found := _divergence(first, second, side, read)))
+    """What differs between two receipts, on the sides that both are of.
+
+    Raises:
+        UserError: there is no such side.
+    """
+    sides = [side for side in first.sides if side in second.sides]
+    if not sides:
+        raise UserError("One of these receipts is of the base side alone and the other of the post-trained one; choose two of one side.")  # fmt: skip
+    inputs = tuple(_inputs(first, second, sides))
+    divergences = tuple(found for side in sides if (found := _divergence(first, second, side, read)))
     a, b = (each.texts for each in read)
     sent = {
         side: tuple(stretches(a[side], b[side])) for side in SIDES if side in a and side in b and a[side] != b[side]
@@ -101,14 +111,15 @@ def difference(
 # --- inputs ------------------------------------------------------------------------------------------
 
 
-def _inputs(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
-    for side in SIDES:
+def _inputs(first: AnyReceipt, second: AnyReceipt, sides: Sequence[Side]) -> Iterator[InputDifference]:
+    for side in sides:
         a, b = first.side(side), second.side(side)
         if a.weights_sha256 != b.weights_sha256:
             yield from _plain(f"weights ({SIDE_NAMES[side]})", _weights(a), _weights(b))
-    yield from _comparison(first.comparison, second.comparison)
+    yield from _comparison(first.comparison, second.comparison, sides)
+    yield from _plain("stop strings", list(first.stops), list(second.stops))
     yield from _engines(first, second)
-    yield from _sent(first, second)
+    yield from _sent(first, second, sides)
 
 
 def _plain(name: str, first: object, second: object) -> Iterator[InputDifference]:
@@ -128,38 +139,38 @@ def _weights(side: SideReceipt) -> str:
 _OWN_WORDS = {"conversation", "prompt", "sampling"}  # fields of a comparison that are told apart below
 
 
-def _comparison(first: Comparison, second: Comparison) -> Iterator[InputDifference]:
+def _comparison(first: Comparison, second: Comparison, sides: Sequence[Side]) -> Iterator[InputDifference]:
     yield from _text("system prompt", first.conversation.system, second.conversation.system)
-    yield from _history(first.conversation.turns, second.conversation.turns)
+    yield from _history(first.conversation.turns, second.conversation.turns, sides)
     yield from _text("prompt", first.prompt, second.prompt)
     for name, value in first.sampling:
         yield from _plain(name.replace("_", " "), value, getattr(second.sampling, name))
     for name, value in first:
-        if name not in _OWN_WORDS:
+        if name not in _OWN_WORDS and not (name.endswith(("_base", "_post")) and name[-4:] not in sides):
             yield from _plain(_FIELD_NAMES.get(name, name.replace("_", " ")), value, getattr(second, name))
 
 
 _FIELD_NAMES = {"framing_base": "framing (base)", "framing_post": "framing (post-trained)", "today": "date"}
 
 
-def _history(first: tuple[Turn, ...], second: tuple[Turn, ...]) -> Iterator[InputDifference]:
+def _history(first: tuple[Turn, ...], second: tuple[Turn, ...], sides: Sequence[Side]) -> Iterator[InputDifference]:
     for number, (a, b) in enumerate(zip(first, second, strict=False), 1):
         yield from _text(f"history, turn {number}, prompt", a.prompt, b.prompt)
-        for side in SIDES:
+        for side in sides:
             yield from _text(f"history, turn {number}, {SIDE_NAMES[side]} reply", a.reply(side), b.reply(side))
     yield from _plain("history, number of turns", len(first), len(second))
 
 
-def _engines(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
+def _engines(first: AnyReceipt, second: AnyReceipt) -> Iterator[InputDifference]:
     """What differs between the engine fingerprints; a change that both sides share is told once."""
     for (name, before, after), sides in engine_changes(first.engines, second.engines).items():
         where = " and ".join(SIDE_NAMES[side] for side in sides)
         yield InputDifference(name=f"engine ({where}), {name}", first=before or "none", second=after or "none")
 
 
-def _sent(first: Receipt, second: Receipt) -> Iterator[InputDifference]:
-    """Token ids or limits that differ although everything they are made of is the same: another tokenizer, template or context."""
-    for side in SIDES:
+def _sent(first: AnyReceipt, second: AnyReceipt, sides: Sequence[Side]) -> Iterator[InputDifference]:
+    """Token ids or limits that differ although everything they are made of is the same: another tokenizer, template or context; or ids that were given."""
+    for side in sides:
         a, b = first.side(side), second.side(side)
         same_words = first.comparison == second.comparison
         if same_words and a.prompt_sha256 != b.prompt_sha256:
@@ -186,7 +197,7 @@ def first_divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
 
 
 def _divergence(
-    first: Receipt, second: Receipt, side: Side, read: tuple[Detokenized, Detokenized]
+    first: AnyReceipt, second: AnyReceipt, side: Side, read: tuple[Detokenized, Detokenized]
 ) -> ReplyDivergence | None:
     a, b = first.side(side), second.side(side)
     step = first_divergence(a.token_ids, b.token_ids)

@@ -23,7 +23,7 @@ from .detokenizer import Detokenizer
 from .errors import UserError
 from .reasoning import Marks
 from .rendering import Origin, Rendering, Span, render
-from .types import SIDES, Comparison, Message, Side
+from .types import Comparison, Message, Side
 
 _AT_ONCE = 1_000  # parts of a text that are encoded in one call
 
@@ -194,9 +194,19 @@ def _question(
     return prompt
 
 
-def texts(comparison: Comparison, tokenizers: Mapping[Side, Tokenizer]) -> dict[Side, str]:
-    """The whole text that each side is sent. Raises UserError as `build` does."""
-    return {side: build(comparison, side, tokenizers[side], tokenizers["post"]).text for side in SIDES}
+def texts(comparison: Comparison, sides: Sequence[Side], tokenizers: Mapping[Side, Tokenizer]) -> dict[Side, str]:
+    """The whole text that each of these sides is sent. Raises UserError as `build` does."""
+    return {side: build(comparison, side, tokenizers[side], tokenizers["post"]).text for side in sides}
+
+
+def of_ids(token_ids: tuple[int, ...], tokenizer: Tokenizer) -> Prompt:
+    """Token ids that are sent as they are. Raises UserError where the tokenizer lacks one."""
+    unknown = next((id for id in dict.fromkeys(token_ids) if not has_token(tokenizer, id)), None)
+    if unknown is not None:
+        raise UserError(f"Token {unknown} is not in this model's vocabulary; encode the prompt with its own tokenizer.")
+    detokenizer = Detokenizer(tokenizer)
+    detokenizer.take(*token_ids)
+    return Prompt((Piece(detokenizer.text, "new"),), token_ids, resent=0)
 
 
 # --- framings: runs of text with their origin --------------------------------------------------

@@ -16,9 +16,11 @@ from .prompts import digest
 from .types import (
     SIDES,
     Answer,
+    AnyReceipt,
     Chat,
     Comparison,
     EngineInfo,
+    OneSidedReceipt,
     Receipt,
     Result,
     Side,
@@ -28,7 +30,8 @@ from .types import (
     in_common,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of a comparison
+ONE_SIDED_VERSION = 2  # of a reply that one side gave alone
 MAX_BYTES = 4 * 2**20  # of one receipt as a file; also the page's limit for an upload
 
 _SEAL_DIGITS = 16
@@ -64,6 +67,22 @@ def make(comparison: Comparison, base: SideReceipt, post: SideReceipt) -> Receip
     return Receipt.model_validate_json(canonical.text(_sealed(body)))
 
 
+def make_one_sided(
+    comparison: Comparison, writer: Side, reply: SideReceipt, prompt_ids: tuple[int, ...], stops: tuple[str, ...]
+) -> OneSidedReceipt:
+    """The sealed receipt of a reply that one side gave alone."""
+    body = {
+        "schema_version": ONE_SIDED_VERSION,
+        "app_version": __version__,
+        "writer": writer,
+        "comparison": canonical.dump(comparison),
+        **({"prompt_ids": list(prompt_ids)} if prompt_ids else {}),
+        **({"stops": list(stops)} if stops else {}),
+        "reply": canonical.dump(reply),
+    }
+    return OneSidedReceipt.model_validate_json(canonical.text(_sealed(body)))
+
+
 def answer(result: Result) -> Answer:
     """The result together with its receipt."""
     receipt = make(result.comparison, side_receipt(result.base), side_receipt(result.post))
@@ -85,9 +104,9 @@ def of_turn(chat: Chat, index: int) -> Receipt:
 def engine_changes(
     first: Mapping[Side, EngineInfo], second: Mapping[Side, EngineInfo]
 ) -> dict[tuple[str, str | None, str | None], list[Side]]:
-    """What differs between two runs' engine fingerprints, as (name, first, second), and on which sides."""
+    """What differs between two runs' engine fingerprints, as (name, first, second), and on which of the sides that both have."""
     found: dict[tuple[str, str | None, str | None], list[Side]] = {}
-    for side in SIDES:
+    for side in (side for side in SIDES if side in first and side in second):
         a, b = first[side].texts(), second[side].texts()
         for name in sorted(a.keys() | b.keys()):
             if a.get(name) != b.get(name):
@@ -108,7 +127,7 @@ def _seal(value: Any) -> str:
     return canonical.sha256(value)[:_SEAL_DIGITS]
 
 
-def _check_seals(receipt: Receipt) -> None:
+def _check_seals(receipt: AnyReceipt) -> None:
     """Raises UserError that names the first field that is not as it was sealed."""
     data = canonical.dump(receipt)
     fields = canonical.leaves({name: data[name] for name in data if name not in ("seals", "sha256")})
@@ -128,22 +147,24 @@ def _tampered(path: str, how: str) -> UserError:
     return UserError(f"This receipt was changed after it was made: {path[:100]} is not the original ({how}).")
 
 
-def _check_consistent(receipt: Receipt) -> None:
+def _check_consistent(receipt: AnyReceipt) -> None:
     """What must agree inside a receipt whoever sealed it. Raises UserError that names the field."""
-    for name in SIDES:
-        side = receipt.side(name)
+    for name in receipt.sides:
+        side, ids = receipt.side(name), receipt.prompt_ids
         checks = {
             "output_sha256": side.output_sha256 == digest(side.token_ids),
             "margins": len(side.margins) in (0, len(side.token_ids)),
             "smallest_margin": not side.margins or side.smallest_margin == smallest_margin(side.margins),
             "sampling": _sent_as_asked(receipt, name),
+            "prompt_sha256": not ids or side.prompt_sha256 == digest(ids),
         }
         for field, agrees in checks.items():
             if not agrees:
-                raise _tampered(f"{name}.{field}", "it contradicts the other fields")
+                where = name if isinstance(receipt, Receipt) else "reply"
+                raise _tampered(f"{where}.{field}", "it contradicts the other fields")
 
 
-def _sent_as_asked(receipt: Receipt, side: Side) -> bool:
+def _sent_as_asked(receipt: AnyReceipt, side: Side) -> bool:
     asked, sent = receipt.comparison.sampling, receipt.side(side).sampling
     return sent == asked.model_copy(update={"max_new_tokens": min(asked.max_new_tokens, sent.max_new_tokens)})
 
@@ -151,17 +172,17 @@ def _sent_as_asked(receipt: Receipt, side: Side) -> bool:
 # --- the file ----------------------------------------------------------------------------------------
 
 
-def write(receipt: Receipt) -> str:
+def write(receipt: AnyReceipt) -> str:
     """The receipt as the text of a file. `read` gives back an equal one."""
     return canonical.readable(canonical.dump(receipt)) + "\n"
 
 
-def file_name(receipt: Receipt) -> str:
+def file_name(receipt: AnyReceipt) -> str:
     return f"same-seed-{receipt.sha256[:12]}.json"
 
 
-def read(data: bytes) -> Receipt:
-    """A receipt from the bytes of a file.
+def read(data: bytes) -> AnyReceipt:
+    """A receipt from the bytes of a file, of a comparison or of one side.
 
     Raises:
         UserError: not a receipt, of another schema, or changed after it was made; names what.
@@ -169,33 +190,38 @@ def read(data: bytes) -> Receipt:
     return from_data(canonical.parse(data, "receipt", MAX_BYTES))
 
 
-def from_data(data: Any) -> Receipt:
+def from_data(data: Any) -> AnyReceipt:
     """A receipt from JSON data. Raises UserError as `read` does."""
     if not isinstance(data, dict) or "schema_version" not in data:
         raise UserError("This is not a receipt of Same Seed: it has no schema_version.")
-    _check_version(data["schema_version"])
+    version = data["schema_version"]
+    kind = _kind(version)
     try:
-        receipt = Receipt.model_validate_json(canonical.checked_text(data, "receipt"), strict=True)
+        receipt = kind.model_validate_json(canonical.checked_text(data, "receipt"), strict=True)
     except ValidationError as error:
-        raise UserError(f"This is not a sound receipt; {explain(error)}") from None
+        raise UserError(f"This is not a sound receipt of schema version {version}; {explain(error)}") from None
     _check_seals(receipt)
     _check_consistent(receipt)
     return receipt
 
 
 def within(data: Any) -> Receipt:
-    """A receipt from JSON data that is one, or that holds one, as an answer of /compare does. Raises UserError as `read` does."""
-    return from_data(data["receipt"] if isinstance(data, dict) and "receipt" in data else data)
+    """The receipt of a comparison, from JSON data that is one, or that holds one, as an answer of /compare does. Raises UserError as `read` does."""
+    found = from_data(data["receipt"] if isinstance(data, dict) and "receipt" in data else data)
+    if not isinstance(found, Receipt):
+        raise UserError("This receipt is of one side alone, and a lens needs both; make one of a comparison.")
+    return found
 
 
-def _check_version(version: Any) -> None:
+def _kind(version: Any) -> type[Receipt | OneSidedReceipt]:
     if isinstance(version, bool) or not isinstance(version, int):
         raise UserError(f"This receipt has the schema version {str(version)[:40]!r}, which is not a number.")
-    if version > SCHEMA_VERSION:
+    if version > ONE_SIDED_VERSION:
         raise UserError(
-            f"This receipt has schema version {version}, made by a newer Same Seed; this one reads version {SCHEMA_VERSION}, so update the app."
+            f"This receipt has schema version {version}, made by a newer Same Seed; this one reads versions up to {ONE_SIDED_VERSION}, so update the app."
         )
     if version < SCHEMA_VERSION:
         raise UserError(
-            f"This receipt has schema version {version}, which this app no longer reads (it reads version {SCHEMA_VERSION}); replay it with the version of the app that made it."
+            f"This receipt has schema version {version}, which this app does not read (it reads versions {SCHEMA_VERSION} and {ONE_SIDED_VERSION}); replay it with the version of the app that made it."
         )
+    return Receipt if version == SCHEMA_VERSION else OneSidedReceipt

@@ -13,13 +13,14 @@ from .installation import DATA
 from .study.export import ReplyRow, StudyReport
 from .study.plan import StudyPlan
 from .study.receipt import StudyReceipt, StudyVerdict
-from .types import Answer, Comparison, LensReport, Receipt, Verdict
+from .types import Answer, Comparison, LensReport, OneSidedReceipt, Receipt, Verdict
 
 FOLDER = DATA / "docs" / "schemas"
 DESCRIBED: tuple[type[BaseModel], ...] = (
     Comparison,
     Answer,
     Receipt,
+    OneSidedReceipt,
     Verdict,
     Difference,
     LensReport,

@@ -7,7 +7,7 @@ no tensors, no widgets and no files.
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -194,6 +194,9 @@ TokenId = Annotated[int, Field(ge=0, lt=2**32)]  # what the library tokenizers c
 # A million bad entries are one mistake.
 TokenIds = Annotated[tuple[TokenId, ...], FailFast(), Field(max_length=MAX_TOKENS)]
 Margins = Annotated[tuple[float | None, ...], FailFast(), Field(max_length=MAX_TOKENS)]
+
+MAX_STOPS = 16
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class Dial(Value):
@@ -536,12 +539,49 @@ class Receipt(Value):
     seals: dict[str, str]
     sha256: Digest
 
+    sides: ClassVar[tuple[Side, ...]] = SIDES
+    prompt_ids: ClassVar[TokenIds] = ()
+    stops: ClassVar[tuple[StopString, ...]] = ()
+
     def side(self, side: Side) -> SideReceipt:
         return self.base if side == "base" else self.post
 
     @property
     def engines(self) -> dict[Side, EngineInfo]:
         return {"base": self.base.engine, "post": self.post.engine}
+
+
+class OneSidedReceipt(Value):
+    """A reply of one side (`writer`) that was asked alone, as programs ask: its half of the comparison was sent, or `prompt_ids` as they are,
+    and then the comparison's prompt is empty.
+
+    A reply ends at the token that completes one of the stop strings, with "stopped" for its `finish_reason`. `seals` and `sha256` are as in a Receipt.
+    """
+
+    schema_version: Literal[2]
+    app_version: str
+    writer: Side
+    comparison: Comparison
+    prompt_ids: TokenIds = Field(default=(), exclude_if=_is_empty)
+    stops: tuple[StopString, ...] = Field(default=(), max_length=MAX_STOPS, exclude_if=_is_empty)
+    reply: SideReceipt
+    seals: dict[str, str]
+    sha256: Digest
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.writer,)
+
+    def side(self, side: Side) -> SideReceipt:
+        assert side == self.writer, "the other side was not asked"
+        return self.reply
+
+    @property
+    def engines(self) -> dict[Side, EngineInfo]:
+        return {self.writer: self.reply.engine}
+
+
+AnyReceipt = Receipt | OneSidedReceipt
 
 
 class Answer(Result):

@@ -16,11 +16,11 @@ from .compare import Run
 from .prompts import token_text
 from .receipts import engine_changes
 from .types import (
+    AnyReceipt,
     Choice,
     Divergence,
     DrawDivergence,
     EngineInfo,
-    Receipt,
     Reply,
     Side,
     SideReceipt,
@@ -33,7 +33,7 @@ _ROUNDING = 4
 _OBSERVED = 4
 
 
-def warnings(receipt: Receipt, here: dict[Side, EngineInfo], diverged: Sequence[Side] = ()) -> list[str]:
+def warnings(receipt: AnyReceipt, here: dict[Side, EngineInfo], diverged: Sequence[Side] = ()) -> list[str]:
     """What differs between the engine fingerprints: enough to let rounding in, not enough to refuse.
 
     In the same portable arithmetic nothing lets rounding in; where such a reply diverged, the versions that differ are

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from core import wording
 from core.difference import Detokenized, _comparison, difference, stretches
-from core.types import Comparison, Conversation, Turn
+from core.errors import UserError
+from core.types import SIDES, Comparison, Conversation, Turn
 from tests import values
 from tests.values import COMPARISON, ENGINE, receipt
 
@@ -67,7 +68,7 @@ def test_one_changed_input_is_named_and_no_other(name):
 def test_every_field_of_a_comparison_is_an_input(field):
     """Also one that is added to the vocabulary later."""
     other = {"conversation": TALK, "sampling": SAMPLING.model_copy(update={"seed": 1})}.get(field, "something else")
-    assert list(_comparison(COMPARISON, COMPARISON.model_copy(update={field: other})))
+    assert list(_comparison(COMPARISON, COMPARISON.model_copy(update={field: other}), SIDES))
 
 
 def test_nothing_differs_between_a_run_and_its_repetition():
@@ -128,3 +129,27 @@ def test_a_diff_shows_the_change_and_leaves_out_what_is_far_from_it():
 def test_the_texts_that_were_sent_are_compared_whole():
     found = difference(receipt(), after(prompt="x"), (Detokenized({"base": "a b c"}), Detokenized({"base": "a d c"})))
     assert wording.marked(found.sent["base"]) == "a[- b-]{+ d+} c"
+
+
+# --- one side alone -------------------------------------------------------------------------------------
+
+
+def test_receipts_of_one_side_differ_in_what_that_side_was_asked():
+    alone = values.one_sided()
+    assert difference(alone, alone).inputs == difference(alone, receipt()).inputs == ()
+    history = values.one_sided(COMPARISON.model_copy(update={"conversation": TALK, "framing_base": "transcript"}))
+    assert [each.name for each in difference(alone, history).inputs] == ["system prompt", "history, number of turns"]
+    stopped = values.one_sided(ids=(8,), stops=("a", "b"), finish_reason="stopped")
+    found = difference(alone, stopped)
+    assert [each.name for each in found.inputs] == ["stop strings", "Stop (post-trained)"]
+    assert [(each.side, each.step) for each in found.divergences] == [("post", 1)]
+
+
+def test_receipts_of_two_sides_have_nothing_in_common():
+    with pytest.raises(UserError, match="choose two of one side"):
+        difference(values.one_sided(), values.one_sided(writer="base"))
+
+
+def test_token_ids_that_were_sent_as_they_are_are_an_input():
+    sent = [values.one_sided(prompt_ids=ids) for ids in ((1, 2), (1, 3))]
+    assert [each.name for each in difference(*sent).inputs] == ["token ids sent (post-trained)"]

@@ -108,8 +108,9 @@ def test_both_models_get_the_scores_of_a_direct_reading_alone_and_beside_eight_o
         assert scored == 9 + 3, "each answer to each question, and each last word"
 
 
-@pytest.mark.parametrize(("kind", "told"), [("completions", {}), ("chat/completions", {"apply_chat_template": True})])
-def test_both_models_draw_the_same_replies_alone_and_beside_eight_others(evaluate, url, kind, told):
+@pytest.mark.parametrize("kind", ["completions", "chat/completions"])
+def test_both_models_draw_the_same_replies_alone_and_beside_eight_others(evaluate, url, kind):
+    told = {"limit": 2, "apply_chat_template": kind == "chat/completions"}
     alone = {side: evaluate(side, ["same_seed_reply"], kind, told) for side in SIDES}
     with others(url):
         assert {side: evaluate(side, ["same_seed_reply"], kind, told, num_concurrent=4) for side in SIDES} == alone

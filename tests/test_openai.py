@@ -19,14 +19,15 @@ import torch
 from openai import OpenAI
 from starlette.responses import PlainTextResponse
 
-from core import lens
+from core import lens, receipts
 from core.compare import compare
-from core.completions import Completion, Order, ScoredToken
+from core.completions import Completion, Order, ScoredToken, SidePrompt
 from core.errors import UserError
 from core.pool import RESTARTING
+from core.replay import replay
 from core.settings import Settings
-from core.steps import Stop, Stopped
-from core.types import Candidate, Failure, Token
+from core.steps import Stop, Stopped, finish
+from core.types import Candidate, Failure, OneSidedReceipt, Token, Verdict
 from core.ui import line
 from core.ui.logins import Logins
 from core.ui.openai import answers
@@ -139,10 +140,11 @@ def test_choice_i_is_drawn_with_seed_plus_i_whoever_else_is_there(client):
 
 def test_two_hundred_seeds_are_reproduced_by_as_many_at_once(client):
     """Alone and two hundred at once: every one is the same to the last bit of its log-probabilities."""
-    alone = [complete(client, seed=seed, max_tokens=4, logprobs=0).choices for seed in range(20)]
+    patient = client.with_options(timeout=600)
+    alone = [complete(patient, seed=seed, max_tokens=4, logprobs=0).choices for seed in range(10)]
     with ThreadPoolExecutor(200) as many:
-        asked = [many.submit(complete, client, seed=n % 20, max_tokens=4, logprobs=0) for n in range(200)]
-        assert [each.result().choices for each in asked] == [alone[n % 20] for n in range(200)]
+        asked = [many.submit(complete, patient, seed=n % 10, max_tokens=4, logprobs=0) for n in range(200)]
+        assert [each.result().choices for each in asked] == [alone[n % 10] for n in range(200)]
 
 
 @pytest.mark.slow
@@ -320,10 +322,86 @@ def test_what_was_measured_of_an_engine_is_not_in_its_fingerprint(client, lease,
 
 def test_every_token_that_was_written_is_counted_once(lease):
     counted: list[int] = []
-    order = Order("base", (comparison(FOX),), comparison(max_new_tokens=9).sampling, replies=2)
+    order = Order("base", (SidePrompt(comparison(FOX)),), comparison(max_new_tokens=9).sampling, replies=2)
     completion = Completion(replace(lease, count=counted.append), order, lambda: None)
     assert list(completion.deltas(Stop(), 0.05))
     assert len(counted) == 2 and sum(counted) == completion.written_tokens > 0
+
+
+# --- receipts -----------------------------------------------------------------------------------------------
+
+RECEIPT: Any = {"extra_body": {"receipt": True}}
+
+
+def receipt_of(choice: Any) -> OneSidedReceipt:
+    found = receipts.from_data(choice.receipt)
+    assert isinstance(found, OneSidedReceipt)
+    return found
+
+
+def replayed(lease, receipt: OneSidedReceipt) -> Verdict:
+    pool: Any = OnePair(lease)
+    return finish(replay(pool, receipt))
+
+
+@pytest.mark.parametrize("prompt", [FOX, [5, 6, 7, 8]], ids=str)
+def test_a_receipt_comes_with_every_choice_and_replays(client, lease, prompt):
+    plain, answer = complete(client, prompt, n=2), complete(client, prompt, n=2, **RECEIPT)
+    assert [each.text for each in answer.choices] == [each.text for each in plain.choices]
+    assert not hasattr(plain.choices[0], "receipt")
+    for index, choice in enumerate(answer.choices):
+        receipt = receipt_of(choice)
+        assert (receipt.writer, receipt.comparison.sampling.seed) == ("base", 7 + index)
+        assert receipt.reply.usage.output_tokens == len(receipt.reply.token_ids)
+        verdict = replayed(lease, receipt)
+        assert (verdict.outcome, verdict.post) == ("identical", None) and verdict.base is not None
+        assert (verdict.base.tokens, verdict.base.drift) == (len(receipt.reply.token_ids), 0)
+
+
+def test_a_chat_has_a_receipt_also_in_a_stream_where_it_comes_with_the_end(client, lease):
+    said: Any = [{"role": "system", "content": "Be brief."}, *HELLO]
+    [whole] = chat(client, messages=said, **RECEIPT).choices
+    chunks = [chunk.choices[0] for chunk in chat(client, messages=said, stream=True, **RECEIPT)]
+    assert [bool(chunk.finish_reason) for chunk in chunks] == [hasattr(chunk, "receipt") for chunk in chunks]
+    told, streamed = receipt_of(whole), receipt_of(chunks[-1])
+    assert told.comparison == streamed.comparison and told.comparison.conversation.system == "Be brief."
+    assert told.reply.margins == streamed.reply.margins
+    assert replayed(lease, told).outcome == "identical"
+
+
+def test_the_receipt_of_a_reply_that_a_stop_string_ended_replays_up_to_there(client, lease):
+    [plain] = complete(client).choices
+    stop = plain.text[len(plain.text) // 2 :][:2]
+    [choice] = complete(client, stop=[stop, "never said"], **RECEIPT).choices
+    receipt = receipt_of(choice)
+    assert choice.text == plain.text[: plain.text.find(stop)] and choice.finish_reason == "stop"
+    assert (receipt.stops, receipt.reply.finish_reason) == ((stop, "never said"), "stopped")
+    assert receipt.reply.usage.output_tokens == len(receipt.reply.token_ids) == len(receipt.reply.margins)
+    assert replayed(lease, receipt).outcome == "identical"
+    chunks = [chunk.choices[0] for chunk in complete(client, stop=stop, stream=True, **RECEIPT)]
+    assert "".join(chunk.text for chunk in chunks) == choice.text
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+    assert receipt_of(chunks[-1]).reply.token_ids == receipt.reply.token_ids
+
+
+def test_a_reply_that_does_not_end_where_its_stop_strings_end_it_is_told(client, lease):
+    [choice] = complete(client, **RECEIPT).choices
+    receipt = receipt_of(choice)
+    said = choice.text[len(choice.text) // 2 :][:2]
+    for stops, reason in (((said,), receipt.reply.finish_reason), ((), "stopped"), (("never said",), "stopped")):
+        reply = receipt.reply.model_copy(update={"finish_reason": reason})
+        verdict = replayed(lease, receipts.make_one_sided(receipt.comparison, "base", reply, (), stops))
+        assert verdict.outcome == "not replayable" and "stop strings" in verdict.reasons[0]
+
+
+def test_another_token_in_a_receipt_of_one_side_diverges_there(client, lease):
+    [choice] = complete(client, [5, 6, 7], **RECEIPT).choices
+    receipt = receipt_of(choice)
+    ids = (*receipt.reply.token_ids[:3], (receipt.reply.token_ids[3] + 1) % 300, *receipt.reply.token_ids[4:])
+    reply = receipt.reply.model_copy(update={"token_ids": ids})
+    verdict = replayed(lease, receipts.make_one_sided(receipt.comparison, "base", reply, receipt.prompt_ids, ()))
+    assert verdict.outcome == "diverged" and verdict.base is not None and verdict.base.divergence is not None
+    assert verdict.base.divergence.step == 3
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -340,7 +418,8 @@ def test_every_token_that_was_written_is_counted_once(lease):
         ({"suffix": "."}, "suffix"),
         ({"extra_body": {"guided_json": {}}}, "guided_json"),
         ({"extra_body": {"store": True}}, "store"),
-        ({"extra_body": {"receipt": True}}, "receipt"),
+        ({"extra_body": {"receipt": 1}}, "receipt"),
+        ({"extra_body": {"receipt": True}, "max_tokens": 0}, "receipt"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": 0.001}, "temperature"),
         ({"top_p": 0}, "top_p"),

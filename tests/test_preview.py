@@ -14,6 +14,7 @@ from core.pairs import default_pair
 from core.pool import Pool
 from core.prompts import texts
 from core.settings import Settings
+from core.types import SIDES
 from core.ui.preview import NOT_HERE, preview
 from tests.browser import ask, ended
 from tests.pairs import comparison
@@ -34,7 +35,7 @@ def shown(drawn: str) -> dict[str, str]:
 @pytest.mark.parametrize("system", ["", "Be brief."])
 def test_it_is_the_end_of_what_is_sent(base, post, system):
     asked = comparison("Who are you?", framing_base=base, framing_post=post, conversation={"system": system})
-    sent: Any = texts(asked, TOKENIZERS)
+    sent: Any = texts(asked, SIDES, TOKENIZERS)
     for side, text in shown(preview(asked, TOKENIZERS)).items():
         assert sent[side].endswith(text.removeprefix("\u2026")), side
         assert len(text.removesuffix("\n").split("\n")) <= 3

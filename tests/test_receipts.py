@@ -87,6 +87,7 @@ _TURN = Turn(prompt="a", base="b", post="c")
 _TALK = values.COMPARISON.model_copy(
     update={"conversation": Conversation(system="Be kind.", turns=(_TURN,)), "dial": Dial(amount=0.5)}
 )
+_ONE_SIDED = values.one_sided(_TALK, prompt_ids=(1, 2), stops=("a", "b"))
 _FIELDS = canonical.leaves(data_of(values.receipt(_TALK)))
 
 
@@ -101,7 +102,11 @@ def changed(value):
             return [value[0] + 1, *value[1:]]
         case list():
             return [{"prompt": "p", "base": "b", "post": "c"}]
-        case str() if set(value) <= set("0123456789abcdef"):
+        case "base" | "post":
+            return "base" if value == "post" else "post"
+        case list() if value and all(isinstance(item, str) for item in value):
+            return [*value, "c"]
+        case str() if value and set(value) <= set("0123456789abcdef"):
             return ("0" if value[0] != "0" else "1") + value[1:]
         case "2026-01-02":
             return "2026-01-03"
@@ -118,7 +123,15 @@ def changed(value):
 
 @pytest.mark.parametrize("path", _FIELDS)
 def test_a_change_of_any_field_is_caught_and_named(path):
-    data = data_of(values.receipt(_TALK))
+    assert_named(path, data_of(values.receipt(_TALK)))
+
+
+@pytest.mark.parametrize("path", [path for path in canonical.leaves(data_of(_ONE_SIDED)) if path not in _FIELDS])
+def test_a_change_of_any_field_that_only_a_one_sided_receipt_has_is_caught_and_named(path):
+    assert_named(path, data_of(_ONE_SIDED))
+
+
+def assert_named(path, data):
     place = data
     steps = [path.split(".")[0], path.removeprefix("seals.")] if path.startswith("seals.") else path.split(".")
     for step in steps[:-1]:
@@ -185,8 +198,9 @@ def test_the_receipt_is_found_in_an_answer_that_holds_it():
 
 def test_older_and_newer_schemas_are_refused_by_name():
     data = data_of(values.receipt())
-    assert "schema version 2" in refused({**data, "schema_version": 2})
-    assert "newer" in refused({**data, "schema_version": 2})
+    assert "schema version 3" in refused({**data, "schema_version": 3})
+    assert "newer" in refused({**data, "schema_version": 3})
+    assert "not a sound receipt of schema version 2; " in refused({**data, "schema_version": 2})
     assert "schema version 0" in refused({**data, "schema_version": 0})
     for odd in ("1", 1.0, True, None, [1]):
         assert "schema version" in refused({**data, "schema_version": odd})
@@ -273,3 +287,21 @@ def test_a_field_that_was_added_is_named_in_part():
     with pytest.raises(UserError, match=r"base\.engine\.versions.*was added") as told:
         receipts.from_data(data)
     assert len(str(told.value)) < 250
+
+
+# --- one side alone -----------------------------------------------------------------------------------
+
+
+def test_a_receipt_of_one_side_is_read_as_it_was_written_and_holds_nothing_of_the_other():
+    for receipt in (_ONE_SIDED, values.one_sided()):
+        assert receipts.read(file_of(receipt)) == receipt and file_of(receipts.read(file_of(receipt))) == file_of(
+            receipt
+        )
+    assert "prompt_ids" not in data_of(values.one_sided()) and "stops" not in data_of(values.one_sided())
+    with pytest.raises(UserError, match="of one side alone"):
+        receipts.within(data_of(values.one_sided()))
+
+
+def test_token_ids_that_contradict_what_was_sent_are_refused_whoever_sealed_them():
+    wrong = values.one_sided(prompt_ids=(1, 2), prompt_sha256="e" * 64)
+    assert "reply.prompt_sha256" in refused(data_of(wrong))

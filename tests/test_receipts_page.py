@@ -56,7 +56,7 @@ def comparison(pool, prompt="What is a model?", turns=(), **changes) -> Comparis
 def run(url: str, asked: Comparison) -> Receipt:
     """By the API, as programs do."""
     answer = Client(url, verbose=False).predict(canonical.dump(asked), api_name="/compare")
-    return receipts.from_data(answer["receipt"])
+    return receipts.within(answer)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from core.errors import Unreplayable, UserError
 from core.pool import Progress
 from core.steps import Stop
 from core.types import Verdict
-from core.ui.receipts import session
+from core.ui.receipts import render, session
 from tests import values
 from tests.scripted import PAIR, ScriptedPool
 
@@ -97,6 +97,14 @@ def test_a_replay_says_how_far_it_is_and_ends_in_its_verdict(monkeypatch):
     checks = list(session.check(ScriptedPool(), receipt("a"), Stop()))
     assert checks == [session.Checked(progress=progress), session.Checked(verdict=Verdict(outcome="identical"))]
     assert all(check.mistake == "" for check in checks)
+
+
+def test_a_receipt_of_one_side_is_held_named_and_explained_as_any_other(tmp_path):
+    alone = values.one_sided(values.COMPARISON.model_copy(update={"prompt": ""}), prompt_ids=(1, 2, 3))
+    held, taken = session.take((), dropped(tmp_path, receipts.write(alone)))
+    assert taken == alone and session.find((), held, alone.sha256) == alone
+    assert "3 token ids" in render.summary(alone) and alone.reply.checkpoint.name in render.summary(alone)
+    assert session.explain(ScriptedPool(), alone, alone).inputs == ()
 
 
 def test_a_replay_that_fails_or_is_stopped_ends_in_a_sentence(monkeypatch):

@@ -90,7 +90,7 @@ def resealed(receipt: Receipt, side: Side = "base", **changes) -> Receipt:
     if "token_ids" in changes:
         changed = changed.model_copy(update={"output_sha256": digest(changed.token_ids)})
     forged = receipts.make(receipt.comparison, **{**sides, side: changed})
-    return receipts.read(receipts.write(forged).encode())
+    return receipts.within(json.loads(receipts.write(forged)))
 
 
 def verdict_of(pool, receipt, **options):

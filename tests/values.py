@@ -11,9 +11,11 @@ from core.types import (
     Comparison,
     Conversation,
     EngineInfo,
+    OneSidedReceipt,
     Receipt,
     Record,
     Sampling,
+    Side,
     SideReceipt,
     Turn,
     Usage,
@@ -73,6 +75,16 @@ def receipt(comparison: Comparison = COMPARISON, base=(5, 6, 7), post=(8, 9), **
         for ids, weights in ((base, "a"), (post, "b"))
     )
     return receipts.make(comparison, *sides)
+
+
+def one_sided(
+    comparison: Comparison = COMPARISON, writer: Side = "post", ids=(8, 9), prompt_ids=(), stops=(), **changes
+) -> OneSidedReceipt:
+    """A sound receipt of one side alone."""
+    sent = {"prompt_sha256": digest(prompt_ids), "prompt_tokens": len(prompt_ids)} if prompt_ids else {}
+    weights = {"base": "a", "post": "b"}[writer]
+    reply = side_receipt(*ids, weights=weights, **{"sampling": comparison.sampling, **sent, **changes})
+    return receipts.make_one_sided(comparison, writer, reply, prompt_ids, stops)
 
 
 def record(prompt: str, base: str = "", post: str = "", failed: str = "", **changes) -> Record:

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("receipt", type=Path)
     settings.add_model_flags(parser)
     flags = parser.parse_args(arguments)
-    receipt = receipts.read(flags.receipt.read_bytes())
+    receipt = receipts.within(json.loads(flags.receipt.read_bytes()))
     known = settings.Settings.read(flags, settings.environment())
     with Pool(known, HuggingFaceHub()) as pool, finish(pool.open(receipt.comparison.pair)) as lease:
         device = lease.base.engine.info().device

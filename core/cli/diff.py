@@ -7,7 +7,7 @@ from ..checkpoints.tokenizers import tokenizers_at_hand
 from ..difference import UNKNOWN, Detokenized, difference
 from ..pairs import known_pairs
 from ..settings import Settings, add_own_pair_flags
-from ..types import Receipt
+from ..types import AnyReceipt
 from .files import read_file
 from .terminal import say
 
@@ -26,8 +26,8 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _read(receipt: Receipt, settings: Settings) -> Detokenized:
+def _read(receipt: AnyReceipt, settings: Settings) -> Detokenized:
     """What the pair's tokenizers tell of it, where they lie here."""
     pair = next((pair for pair in known_pairs(settings) if pair.id == receipt.comparison.pair), None)
     tokenizers = tokenizers_at_hand(pair) if pair else None
-    return Detokenized.of(receipt.comparison, tokenizers) if tokenizers else UNKNOWN
+    return Detokenized.of(receipt, tokenizers) if tokenizers else UNKNOWN

@@ -6,6 +6,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from ... import canonical
 from ...completions import Completion, Delta, ScoredToken
 from ...detokenizer import UNREADABLE
 from .asked import Body, ChatBody, Refusal
@@ -68,7 +69,9 @@ class Answer:
         }
 
     def _choice(self, delta: Delta, name: str, **role: str) -> Json:
-        head = {"index": delta.index, "finish_reason": delta.finish_reason}
+        head: Json = {"index": delta.index, "finish_reason": delta.finish_reason}
+        if self.completion.order.receipts and delta.finish_reason is not None:
+            head["receipt"] = canonical.dump(self.completion.receipt(delta.index))
         if not self.chat:
             return {**head, "text": delta.text, "logprobs": self._logprobs(delta)}
         thought = {"reasoning_content": delta.reasoning} if delta.reasoning else {}

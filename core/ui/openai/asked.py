@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from ... import canonical
-from ...completions import Order
+from ...completions import Order, SidePrompt
 from ...errors import UserError
 from ...pairs import Pair
 from ...types import (
     MAX_SEED,
+    MAX_STOPS,
     MAX_TOKENS,
     SIDES,
     Comparison,
@@ -25,6 +26,7 @@ from ...types import (
     Framing,
     Sampling,
     Side,
+    StopString,
     Switches,
     Text,
     Turn,
@@ -34,7 +36,6 @@ from ...types import (
 from ..requests import MAX_BODY_BYTES
 
 MAX_CHOICES = 64  # of one request: prompts times replies to each
-MAX_STOPS = 16
 MAX_TOP = 20
 _LONGEST_REPLY = 32_768  # tokens
 _DEFAULT_LENGTH = 16  # of a completion, as OpenAI has it; a chat goes on to the end of the context
@@ -69,7 +70,6 @@ def _only(*neutral: Any) -> AfterValidator:
 
 
 _Label = Annotated[str, StringConstraints(max_length=512)]
-_Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class StreamOptions(Value):
@@ -89,10 +89,11 @@ class Body(Value, ABC):
     repetition_penalty: float = Field(default=1.0, ge=0.1, le=2)
     max_tokens: int | None = Field(default=None, ge=0, le=2**31)
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
-    stop: _Stop | Annotated[tuple[_Stop, ...], Field(max_length=MAX_STOPS)] = ()
+    stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=MAX_STOPS)] = ()
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     today: Date = Field(default_factory=lambda: date.today().isoformat())
+    receipt: bool = False
 
     # These say who asks and why, and change nothing.
     user: _Label = ""
@@ -105,7 +106,6 @@ class Body(Value, ABC):
     logit_bias: Annotated[Any, _only({})] = None
     store: Annotated[Any, _only(False)] = None
     service_tier: Annotated[Any, _only("auto", "default")] = None
-    receipt: Annotated[Any, _only(False)] = None
 
     @property
     def length(self) -> int | None:
@@ -113,7 +113,7 @@ class Body(Value, ABC):
         return self.max_tokens
 
     @abstractmethod
-    def comparisons(self, pair: str, side: Side, sampling: Sampling) -> Sequence[Comparison | tuple[int, ...]]:
+    def side_prompts(self, pair: str, side: Side, sampling: Sampling) -> Sequence[SidePrompt]:
         """What is sent, prompt by prompt. Raises Refusal, or ValidationError."""
 
     @abstractmethod
@@ -140,13 +140,17 @@ class Body(Value, ABC):
                 repetition_penalty=self.repetition_penalty,
                 max_new_tokens=min(_LONGEST_REPLY, _LONGEST_REPLY if self.length is None else max(1, self.length)),
             )
-            prompts = tuple(self.comparisons(pair, side, sampling))
+            prompts = tuple(self.side_prompts(pair, side, sampling))
         except ValidationError as error:
             wrong = refused(error)
             wrong.param = wrong.param if wrong.param in type(self).model_fields else "messages"
             raise wrong from None
         if len(prompts) * self.n > MAX_CHOICES:
             raise Refusal(f"n: {len(prompts)} prompts with {self.n} replies to each are more than {MAX_CHOICES}; ask for fewer at once.", "n")  # fmt: skip
+        if self.receipt and self.length == 0:
+            raise Refusal(
+                "receipt: with max_tokens 0 nothing is written, so there is nothing to have one of.", "receipt"
+            )
         return pair, Order(
             side=side,
             prompts=prompts,
@@ -154,6 +158,7 @@ class Body(Value, ABC):
             replies=self.n,
             stops=(self.stop,) if isinstance(self.stop, str) else self.stop,
             writes=self.length != 0,
+            receipts=self.receipt,
             **self.more(),
         )
 
@@ -186,7 +191,7 @@ class CompletionBody(Body):
     def length(self) -> int | None:
         return _DEFAULT_LENGTH if self.max_tokens is None else self.max_tokens
 
-    def comparisons(self, pair: str, side: Side, sampling: Sampling) -> Sequence[Comparison | tuple[int, ...]]:
+    def side_prompts(self, pair: str, side: Side, sampling: Sampling) -> Sequence[SidePrompt]:
         def sent(prompt: str) -> Comparison:
             return Comparison(
                 pair=pair,
@@ -197,7 +202,10 @@ class CompletionBody(Body):
                 framing_post="document",
             )
 
-        return [sent(each) if isinstance(each, str) else each for each in self.prompt]
+        return [
+            SidePrompt(sent(each)) if isinstance(each, str) else SidePrompt(sent(""), tuple(each))
+            for each in self.prompt
+        ]
 
     def more(self) -> dict[str, Any]:
         return {"echo": self.echo, "logprobs": self.logprobs is not None, "top": self.logprobs or 0}
@@ -245,25 +253,24 @@ class ChatBody(Body):
     def length(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    def comparisons(self, pair: str, side: Side, sampling: Sampling) -> Sequence[Comparison]:
+    def side_prompts(self, pair: str, side: Side, sampling: Sampling) -> Sequence[SidePrompt]:
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise Refusal("max_tokens: max_completion_tokens says another number; leave one of them out.", "max_tokens")
         if self.top_logprobs and not self.logprobs:
             raise Refusal("top_logprobs: ask for logprobs as well.", "top_logprobs")
         conversation, prompt = _conversation(self.messages)
         framing = self.framing or ("document" if side == "base" else "chat")
-        return [
-            Comparison(
-                pair=pair,
-                conversation=conversation,
-                prompt=prompt,
-                sampling=sampling,
-                framing_base=framing,
-                framing_post=framing,
-                today=self.today,
-                chat_template_kwargs=self.chat_template_kwargs,
-            )
-        ]
+        comparison = Comparison(
+            pair=pair,
+            conversation=conversation,
+            prompt=prompt,
+            sampling=sampling,
+            framing_base=framing,
+            framing_post=framing,
+            today=self.today,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+        return [SidePrompt(comparison)]
 
     def more(self) -> dict[str, Any]:
         return {"logprobs": self.logprobs, "top": self.top_logprobs}

@@ -5,28 +5,29 @@ from collections.abc import Iterable
 
 from ... import wording
 from ...difference import Difference, InputDifference, Stretch
-from ...types import SIDE_NAMES, SIDES, Divergence, Receipt, Side, SideVerdict, Verdict
+from ...types import SIDE_NAMES, SIDES, AnyReceipt, Divergence, Side, SideVerdict, Verdict
 from ..markup import KIND, listed
 
 _TONES = {"identical": "good", "diverged": "bad", "not replayable": "info"}
 
 
-def summary(receipt: Receipt) -> str:
+def summary(receipt: AnyReceipt) -> str:
     """What a receipt is of."""
-    sampling = receipt.comparison.sampling
+    sampling, [engine, *_] = receipt.comparison.sampling, receipt.engines.values()
+    asked = f"{len(receipt.prompt_ids):,} token ids" if receipt.prompt_ids else receipt.comparison.prompt
     facts = [
         ("Fingerprint", receipt.sha256[:16]),
-        ("Prompt", _short(receipt.comparison.prompt)),
+        ("Prompt", _short(asked)),
         ("Pair", receipt.comparison.pair),
         ("Earlier turns", str(len(receipt.comparison.conversation.turns))),
         ("Seed, temperature", f"{sampling.seed}, {sampling.temperature:g}"),
-        *((KIND[side], _wrote(receipt, side)) for side in SIDES),
-        ("Machine", f"{receipt.base.engine.device}, {receipt.base.engine.dtype}, same-seed {receipt.app_version}"),
+        *((KIND[side], _wrote(receipt, side)) for side in receipt.sides),
+        ("Machine", f"{engine.device}, {engine.dtype}, same-seed {receipt.app_version}"),
     ]
     return _facts(facts)
 
 
-def _wrote(receipt: Receipt, side: Side) -> str:
+def _wrote(receipt: AnyReceipt, side: Side) -> str:
     found = receipt.side(side)
     return f"{found.checkpoint.name} (weights {found.weights_sha256[:8]}), {len(found.token_ids):,} tokens, {found.finish_reason}"
 

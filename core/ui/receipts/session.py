@@ -12,12 +12,12 @@ from ...difference import UNKNOWN, Detokenized, Difference, difference
 from ...errors import UserError
 from ...pool import Pool, Progress
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, Chat, Receipt, Verdict
+from ...types import SIDES, AnyReceipt, Chat, Verdict
 from ..markup import short
 
 MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
 
-Held = tuple[Receipt, ...]
+Held = tuple[AnyReceipt, ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Checked:
     mistake: str = ""
 
 
-def take(held: Held, file: Path) -> tuple[Held, Receipt]:
+def take(held: Held, file: Path) -> tuple[Held, AnyReceipt]:
     """Read a receipt that was dropped, remove the server's copy of it, and hold it.
 
     Raises:
@@ -45,7 +45,7 @@ def take(held: Held, file: Path) -> tuple[Held, Receipt]:
     return (*others, receipt)[-MAX_HELD:], receipt
 
 
-def check(pool: Pool, receipt: Receipt, stop: Stop) -> Generator[Checked, None, None]:
+def check(pool: Pool, receipt: AnyReceipt, stop: Stop) -> Generator[Checked, None, None]:
     """Replay a receipt, showing how far it is."""
     try:
         verdict = yield from watch(replay.replay(pool, receipt), lambda progress: Checked(progress=progress), stop)
@@ -66,7 +66,7 @@ def sources(chat: Chat, held: Held) -> list[tuple[str, str]]:
     return turns + [(f"Receipt {each.sha256[:8]}: {short(each.comparison.prompt, 50)}", each.sha256) for each in held]
 
 
-def find(chat: Chat, held: Held, key: object) -> Receipt:
+def find(chat: Chat, held: Held, key: object) -> AnyReceipt:
     """The receipt behind a key of `sources`. Raises UserError when it is gone."""
     if isinstance(key, str) and key.startswith("turn ") and key.removeprefix("turn ").isdigit():
         number = int(key.removeprefix("turn "))
@@ -78,12 +78,12 @@ def find(chat: Chat, held: Held, key: object) -> Receipt:
     raise UserError("Choose two turns or receipts first; a receipt joins the list when it is dropped above.")
 
 
-def explain(pool: Pool, first: Receipt, second: Receipt) -> Difference:
-    """Why two runs differ, with the texts that were sent and the tokens as text where that is known here."""
+def explain(pool: Pool, first: AnyReceipt, second: AnyReceipt) -> Difference:
+    """Why two runs differ, with the texts that were sent and the tokens as text where that is known here. Raises UserError as `difference`."""
     return difference(first, second, (_read(pool, first), _read(pool, second)))
 
 
-def _read(pool: Pool, receipt: Receipt) -> Detokenized:
+def _read(pool: Pool, receipt: AnyReceipt) -> Detokenized:
     if receipt.comparison.pair not in {pair.id for pair in pool.pairs}:
         return UNKNOWN
     lease = pool.peek(receipt.comparison.pair)
@@ -91,6 +91,6 @@ def _read(pool: Pool, receipt: Receipt) -> Detokenized:
         return UNKNOWN
     with lease:
         try:
-            return Detokenized.of(receipt.comparison, {side: lease.side(side).tokenizer for side in SIDES})
+            return Detokenized.of(receipt, {side: lease.side(side).tokenizer for side in SIDES})
         except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
             return UNKNOWN

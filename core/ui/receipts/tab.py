@@ -8,7 +8,7 @@ import gradio as gr
 
 from ... import export, links, wording
 from ...errors import UserError
-from ...types import Chat, Receipt
+from ...types import AnyReceipt, Chat, Receipt
 from .. import delivery, markup
 from ..delivery import Pack, Parcel
 from ..room import MODELS, QUIET, Page, Update, Values, dropdown, usable
@@ -90,7 +90,7 @@ class Room:
         self.replay.click(self._replay, asked, running, trigger_mode="once", **MODELS, **QUIET)
         visitor.on_stop(self.stop.click, NAME)
         visitor.on_open(
-            self.open.click, lambda values: links.of_receipt(self._dropped(values)), "receipt", asked, self.notice
+            self.open.click, lambda values: links.of_receipt(self._comparison(values)), "receipt", asked, self.notice
         )
         self.explain.click(self._explain, {*listed, *choices}, self.explanation, **at_once)
         for button, (label, *_) in zip(self.exports, EXPORTS, strict=True):
@@ -102,7 +102,8 @@ class Room:
             held, receipt = session.take(values[self.held], Path(values[self.file]))
         except UserError as error:
             return update | {self.notice: markup.notice(str(error), "error")}
-        buttons = {self.replay: gr.update(interactive=True), self.open: gr.update(interactive=True)}
+        whole = isinstance(receipt, Receipt)  # Compare shows both sides
+        buttons = {self.replay: gr.update(interactive=True), self.open: gr.update(interactive=whole)}
         said = markup.notice(
             "This receipt is sound: every field is as it was sealed. Replay it to see whether it is true."
         )
@@ -133,7 +134,14 @@ class Room:
             **usable(self.exports, bool(held.records)),
         }
 
-    def _dropped(self, values: Values) -> Receipt:
+    def _comparison(self, values: Values) -> Receipt:
+        """Raises UserError when what was dropped is of one side, or gone."""
+        receipt = self._dropped(values)
+        if not isinstance(receipt, Receipt):
+            raise UserError("This receipt is of one side alone, and Compare shows both; replay it here.")
+        return receipt
+
+    def _dropped(self, values: Values) -> AnyReceipt:
         """Raises UserError when the session that held it was lost."""
         if values[self.dropped] is None:
             raise UserError("This receipt is no longer in memory here; drop it again.")
@@ -168,9 +176,9 @@ class Room:
         chat = self.visitor.of(values).records
         try:
             first, second = (session.find(chat, values[self.held], values[part]) for part in (self.first, self.second))
+            return render.explanation(session.explain(self.page.pool, first, second))
         except UserError as error:
             return markup.notice(str(error), "error")
-        return render.explanation(session.explain(self.page.pool, first, second))
 
     def _exporter(self, label: str) -> Pack:
         _, name, kind, write = next(each for each in EXPORTS if each[0] == label)
