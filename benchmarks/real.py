@@ -28,12 +28,12 @@ from benchmarks.subjects import Subject
 from core import chat_template, lens, receipts
 from core import settings as configuration
 from core.checkpoints import sources
-from core.compare import compare
 from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pairs import known_pairs
 from core.pool import Lease, Pool
 from core.replay import replay
+from core.run import compare
 from core.settings import EMBEDDED, Settings
 from core.steps import finish
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Framing, Message, Result, Shift, Side, Turn

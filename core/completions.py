@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 
 from . import canonical, lens, receipts
 from .checkpoints.loading import Checkpoint
-from .compare import Writer, fit
 from .engine import Stoppable
 from .errors import UserError
 from .pool import Lease
 from .prompts import Prompt, of_ids
+from .run import Writer, fit
 from .steps import Stop
 from .types import Candidate, Comparison, Event, Failure, Finish, OneSidedReceipt, Request, Sampling, Side, Token
 

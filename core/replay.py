@@ -11,13 +11,13 @@ This file knows no page; progress is a generator's.
 import re
 
 from .checkpoints.sources import HERE, whereabouts
-from .compare import Run, Writer
 from .completions import stop_step
 from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .installation import COMMAND
 from .pairs import at_commits, other_weights
 from .pool import Lease, Pool, Progress
+from .run import Run, Writer
 from .steps import Steps, watch
 from .types import SIDE_NAMES, AnyReceipt, OneSidedReceipt, Side, SideReceipt, Verdict
 from .verdict import judge, same_portably, warnings

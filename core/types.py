@@ -157,13 +157,19 @@ class Sampling(Value):
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch the warper off; `temperature` 0 is greedy.
     """
 
-    seed: int = Field(ge=0, le=MAX_SEED)
-    temperature: float = Field(ge=0, le=2)
-    top_k: int = Field(ge=0, le=1_000_000)
-    top_p: float = Field(gt=0, le=1)
-    min_p: float = Field(ge=0, le=1)
-    repetition_penalty: float = Field(ge=0.1, le=2)
-    max_new_tokens: int = Field(ge=1, le=32_768)
+    seed: int = Field(ge=0, le=MAX_SEED, description="of the noise that both models draw their tokens with")
+    temperature: float = Field(ge=0, le=2, description="0 takes the likeliest token every time")
+    top_k: int = Field(ge=0, le=1_000_000, description="draw among so many of the likeliest tokens; 0 switches it off")
+    top_p: float = Field(
+        gt=0, le=1, description="draw among the likeliest tokens that together have this probability; 1 switches it off"
+    )
+    min_p: float = Field(
+        ge=0,
+        le=1,
+        description="draw among tokens with at least this share of the likeliest one's probability; 0 switches it off",
+    )
+    repetition_penalty: float = Field(ge=0.1, le=2, description="of tokens that are there already; 1 switches it off")
+    max_new_tokens: int = Field(ge=1, le=32_768, description="longest reply, in tokens")
 
     @field_validator("temperature")
     @classmethod
@@ -232,6 +238,25 @@ class Comparison(Value):
     prefill_post: TokenIds = ()
     dial: Dial | None = None
     chat_template_kwargs: Switches = Field(default={}, exclude_if=_is_empty)
+
+    @classmethod
+    def of(cls, pair: str, prompt: str, *, system: str = "", today: str | None = None, **settings: Any) -> "Comparison":
+        """A comparison in which only the pair and the prompt must be said: sampling is DEFAULT_SAMPLING, and the date is today's.
+
+        Args:
+            settings: other fields, those of `sampling` by their own names: `seed=7, framing_base="transcript"`.
+
+        Raises:
+            UserError: a field is unknown or cannot be what it is.
+        """
+        sampling = {name: settings.pop(name) for name in list(settings) if name in Sampling.model_fields}
+        given = {"pair": pair, "prompt": prompt, "today": today or date.today().isoformat(), **settings}
+        if system:
+            given["conversation"] = {"system": system}
+        try:
+            return cls.model_validate({**given, "sampling": {**dict(DEFAULT_SAMPLING), **sampling}})
+        except ValidationError as error:
+            raise explain(error) from None
 
     @property
     def characters(self) -> int:

@@ -12,9 +12,9 @@
 
 from collections.abc import Sequence
 
-from .compare import Run
 from .prompts import token_text
 from .receipts import engine_changes
+from .run import Run
 from .types import (
     AnyReceipt,
     Choice,

@@ -11,10 +11,10 @@ from itertools import product
 from typing import Literal
 
 from . import lens
-from .compare import Run
 from .difference import first_divergence
 from .errors import UserError
 from .pool import Lease
+from .run import Run
 from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value, in_common
 
 AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from core.compare import compare
+from core.run import compare
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison
 
 DOCUMENTATION = (Path(__file__).parent.parent / "docs" / "api.md").read_text("utf-8")

@@ -17,10 +17,10 @@ import pytest
 import app
 from core import cli, installation
 from core.cli import compare as command
-from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.prompts import digest
+from core.run import compare
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison
 from tests import tiny

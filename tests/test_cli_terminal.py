@@ -21,10 +21,10 @@ import app
 from core import cli, receipts
 from core.cli import compare as command
 from core.cli import experiment, log, replies, terminal
-from core.compare import Run
 from core.errors import UserError
 from core.experiments import EXPERIMENTS
 from core.pool import Progress
+from core.run import Run
 from core.steps import Stop
 from core.types import SIDES, CheckpointInfo, Reply
 from tests import values

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from core import prompts
-from core.compare import Run, compare
 from core.errors import TooLong, UserError
 from core.pool import Lease
 from core.prompts import digest
 from core.receipts import side_receipt
+from core.run import Run, compare
 from core.types import SIDES, Conversation, Snapshot, Turn
 from core.ui.compare.render import finished_reply
 from tests.pairs import comparison, tiny_lease

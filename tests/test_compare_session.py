@@ -7,9 +7,9 @@ from datetime import date
 import pytest
 
 from core import chat_template, links
-from core.compare import Run
 from core.errors import UserError
 from core.links import Shared
+from core.run import Run
 from core.steps import Stop
 from core.types import (
     DEFAULT_SAMPLING,

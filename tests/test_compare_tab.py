@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from core import chat_template, links, receipts
-from core.compare import Run
 from core.errors import UserError
 from core.pairs import find_pair
 from core.pool import Lease
+from core.run import Run
 from core.types import MAX_CHARACTERS, MAX_SEED, SIDES, Conversation
 from core.ui.compare import session
 from core.ui.visitor import BUSY, Kept

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.compare import Run, compare
 from core.engine import LogitsDial, WeightsDial
 from core.engine.dial import mix, mixed_model
 from core.errors import UserError
+from core.run import Run, compare
 from core.types import Dial, Event, Failure, Finish, Queued, Token
 from tests import values
 from tests.engines import answer, bits, random_model, request, running, tokens
@@ -198,7 +198,7 @@ def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease,
     def no_room(checkpoint):
         raise UserError("Mixing these weights takes more than is free.")
 
-    monkeypatch.setattr("core.compare.check_room_for_another", no_room)
+    monkeypatch.setattr("core.run.check_room_for_another", no_room)
     with pytest.raises(UserError, match="takes more than is free"):
         compare(lease, comparison(dial=Dial(amount=0.5, space="weights")))
     assert not lease.mixing.locked()

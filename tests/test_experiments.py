@@ -191,7 +191,7 @@ def test_repeat_notices_a_reply_that_differs(lease, monkeypatch):
     monkeypatch.setattr("core.experiments.repeat.REPEATS", 1)
 
     def another(comparison, lease):
-        from core.compare import compare
+        from core.run import compare
 
         other = comparison.model_copy(update={"sampling": comparison.sampling.model_copy(update={"seed": 5})})
         yield

@@ -9,7 +9,6 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from core import experiments, receipts
-from core.compare import compare
 from core.experiments import (
     EXPERIMENTS,
     ExperimentVerdict,
@@ -27,6 +26,7 @@ from core.experiments import (
 from core.experiments.values import Exhibit, Finding, Plot, PlotMark, Series, Table
 from core.hub import HuggingFaceHub
 from core.pool import Pool
+from core.run import compare
 from core.settings import Settings
 from core.ui import page as whole_page
 from core.ui.experiments import plot

@@ -13,7 +13,6 @@ import torch
 from benchmarks import families
 from core import what_if
 from core.checkpoints import budget, memory
-from core.compare import compare
 from core.engine import certify, device, reference, sampling
 from core.engine.ahead import EVERY, PLAIN, Ahead
 from core.engine.engine import Engine, Scored
@@ -23,6 +22,7 @@ from core.engine.warpers import Numbers
 from core.errors import NotEnoughMemory
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
+from core.run import compare
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, Deviation, Dial, DrawDivergence, Event, Finish, Queued, Request, Token
 from tests import pairs, tiny

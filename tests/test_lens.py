@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from core import lens, prompts
-from core.compare import compare
 from core.engine import Scored, sampling
 from core.engine.lane import Lane
 from core.errors import UserError
+from core.run import compare
 from core.steps import finish
 from core.types import SIDES, Candidate, Failure, Finish, Lens, Shift, Started
 from tests import tiny

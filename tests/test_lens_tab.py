@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from core import receipts, what_if
-from core.compare import compare
 from core.errors import UserError
+from core.run import compare
 from core.steps import Stop
 from core.types import SIDES, Candidate, Chat, Comparison, Dial, LensReport, Record, Shift, Turn
 from core.ui.lens import session

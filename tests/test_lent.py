@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from core import lens
-from core.compare import Run, compare
 from core.engine import lent
 from core.errors import UserError
 from core.pool import Lease
+from core.run import Run, compare
 from core.steps import finish
 from core.types import SIDES, Dial, Failure
 from tests import tiny

@@ -69,7 +69,7 @@ def test_every_file_that_the_table_promises_is_tried_with_tests_that_are_there()
             "links",
             "replay",
             "verdict",
-            "compare",
+            "run",
             "lens",
         )
     ]

@@ -20,11 +20,11 @@ from openai import OpenAI
 from starlette.responses import PlainTextResponse
 
 from core import lens, receipts
-from core.compare import compare
 from core.completions import Completion, Order, ScoredToken, SidePrompt
 from core.errors import UserError
 from core.pool import RESTARTING
 from core.replay import replay
+from core.run import compare
 from core.settings import Settings
 from core.steps import Stop, Stopped, finish
 from core.types import Candidate, Failure, OneSidedReceipt, Token, Verdict

@@ -6,9 +6,9 @@ import re
 import httpx
 import pytest
 
-from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pool import Pool
+from core.run import compare
 from core.settings import Settings
 from core.ui.page import FOOT
 from tests import tiny

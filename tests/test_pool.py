@@ -12,9 +12,9 @@ from core import pool as pool_module
 from core.checkpoints import loading
 from core.checkpoints import memory as fitting
 from core.checkpoints.loading import Checkpoint
-from core.compare import Run
 from core.errors import NotEnoughMemory, UserError
 from core.pool import Pool
+from core.run import Run
 from core.settings import Settings
 from core.types import CheckpointInfo, Comparison
 from tests import tiny

@@ -13,7 +13,6 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from core import lens, receipts, replay, wording
 from core.checkpoints import budget, memory
 from core.checkpoints.fingerprint import weights_sha256
-from core.compare import Run, compare, write
 from core.engine import device, exact, portable, sampling
 from core.engine.device import Placement, place
 from core.engine.engine import HUNG, STORE_BYTES, Shape
@@ -24,6 +23,7 @@ from core.hub import HuggingFaceHub
 from core.pairs import Pair
 from core.pool import Pool
 from core.receipts import engine_changes
+from core.run import Run, compare, write
 from core.settings import Settings
 from core.steps import Stop, finish
 from core.types import SIDES, Dial, EngineInfo, Failure, Receipt, Result

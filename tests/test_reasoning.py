@@ -13,9 +13,9 @@ from tokenizers import AddedToken
 from core import canonical, chat_template, export, links
 from core.checkpoints.tokenizers import stop_ids
 from core.cli.compare import _plain
-from core.compare import Run, compare
 from core.prompts import Prompt
 from core.reasoning import Marks, ReplyReader, marks
+from core.run import Run, compare
 from core.types import Comparison, Conversation, Record, Reply, Turn
 from tests import tiny
 from tests.pairs import comparison

@@ -4,7 +4,7 @@ import pytest
 
 from checkpoints.recipe import asked, evaluate, probes
 from checkpoints.recipe.probes import Probe
-from core.compare import compare
+from core.run import compare
 from tests.scripted import ScriptedPool
 
 

@@ -13,11 +13,11 @@ import app
 from core import pairs, receipts, replay, wording
 from core import verdict as judging_of_replays
 from core.checkpoints import sources
-from core.compare import Run, compare
 from core.engine import sampling
 from core.hub import HuggingFaceHub, Repository
 from core.pool import Pool, Progress
 from core.prompts import digest
+from core.run import Run, compare
 from core.settings import Settings
 from core.steps import finish
 from core.types import (

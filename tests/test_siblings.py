@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from core import links, receipts, what_if
 from core.checkpoints.siblings import Kinship, kinship
-from core.compare import Run, compare
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, perform
 from core.pool import Lease
 from core.replay import replay
+from core.run import Run, compare
 from core.steps import finish
 from core.types import Dial
 from core.ui.compare import session

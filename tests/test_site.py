@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from core import schemas
+from core import python, schemas
 from core.types import Sampling
 from tests.browser import Watch
 
@@ -131,10 +131,16 @@ def test_the_schemas_that_are_listed_are_those_that_are_there():
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_page_from_python_run():
-    [lines] = re.findall(r"^```python\n(.*?)^```", (DOCS / "reference" / "README.md").read_text("utf-8"), re.M | re.S)
+def test_the_lines_of_the_page_from_python_run(portable, monkeypatch):
+    few, lines = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / "reference" / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    assert len(few.splitlines()) == 6
+    monkeypatch.setattr(python, "_models", lambda settings: portable)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(few.replace("same_seed", "core"), "docs/reference/README.md", "exec"), {})
         exec(compile(lines, "docs/reference/README.md", "exec"), {})
-    *_, reply, figure = printed.getvalue().splitlines()
+    first, *_, reply, figure = [line for line in printed.getvalue().splitlines() if line]
+    assert first in printed.getvalue().partition(reply)[2], "the same replies"
     assert "Paris" in reply
     assert re.search(r"changed \d+\.\d\d nats", figure)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from core import links
-from core.compare import compare
 from core.errors import UserError
 from core.pairs import Pair, Stage
+from core.run import compare
 from core.steps import Stop
 from core.study import link, suite
 from core.study.results import results

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from core import compare, receipts
+from core import receipts
 from core.errors import UserError
 from core.pool import Lease
 from core.prompts import digest
+from core.run import compare, write
 from core.steps import Stop, Stopped, finish, watch
 from core.study import store
 from core.study.plan import StudyPlan
@@ -293,14 +294,14 @@ def test_a_file_has_one_study_at_a_time(tmp_path):
 def test_one_side_is_written_as_a_comparison_writes_it():
     lease: Lease = ScriptedPool("Paris, of course", "It is Paris.").lease
     asked = Comparison(pair="scripted", prompt="Where?", sampling=DEFAULT_SAMPLING, today="2026-01-02")
-    whole = compare.compare(lease, asked)
+    whole = compare(lease, asked)
     for side in ("base", "post"):
-        alone = compare.write(lease, asked, side, Stop())
+        alone = write(lease, asked, side, Stop())
         assert alone.model_copy(update={"usage": whole.side(side).usage}) == whole.side(side)
     pressed = Stop()
     pressed.press()
     with pytest.raises(Stopped):
-        compare.write(lease, asked, "base", pressed)
+        write(lease, asked, "base", pressed)
 
 
 def test_a_reply_whose_engine_was_closed_is_not_taken_for_a_whole_one(monkeypatch):
@@ -316,4 +317,4 @@ def test_a_reply_whose_engine_was_closed_is_not_taken_for_a_whole_one(monkeypatc
     monkeypatch.setattr(engine, "submit", closing_down)
     asked = Comparison(pair="scripted", prompt="Where?", sampling=DEFAULT_SAMPLING, today="2026-01-02")
     with pytest.raises(Stopped):
-        compare.write(pool.lease, asked, "base", Stop())
+        write(pool.lease, asked, "base", Stop())

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.compare import compare
 from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pool import Pool
+from core.run import compare
 from core.settings import Settings
 from core.steps import Stop, finish, seldom
 from core.study import served, store

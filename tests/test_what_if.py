@@ -10,9 +10,9 @@ import pytest
 
 import app
 from core import lens, receipts, what_if, wording
-from core.compare import compare
 from core.difference import first_divergence
 from core.errors import UserError
+from core.run import compare
 from core.steps import Stop, finish
 from core.types import SIDES, Comparison, Dial, LensReport, Record, Turn
 from core.ui.lens import session as lens_session

@@ -121,6 +121,19 @@ def test_modules_of_others_with_our_names_are_neither_imported_nor_in_the_way(bi
     assert "embedded" in run(bin / "python", "-c", script, cwd=elsewhere)
 
 
+def test_a_notebook_with_modules_of_its_own_called_as_ours_are_imports_both(bin, tmp_path):
+    for name in ("app", "core"):
+        (tmp_path / f"{name}.py").write_text(f"MINE = {name!r}", "utf-8")
+    script = (
+        "import same_seed, core\n"
+        "from same_seed import Comparison, Settings, compare, serve\n"
+        "import app\n"
+        "assert (app.MINE, core.MINE, compare.__module__) == ('app', 'core', 'same_seed.python')\n"
+        "print(Comparison.of('embedded', 'x').sampling.seed)\n"
+    )
+    assert run(bin / "python", "-c", script, cwd=tmp_path) == "1234\n"
+
+
 def test_the_example_gets_the_verdict_that_the_checkout_gives(bin, elsewhere, portable):
     verdict = finish(replay(portable, read(EXAMPLE.read_bytes())))
     there = subprocess.run(

@@ -21,7 +21,6 @@ from gradio_client import Client
 from core import experiments, lens, receipts, zerogpu
 from core.checkpoints import loading
 from core.cli import serve
-from core.compare import Run, compare
 from core.engine import Engine
 from core.engine.device import Placement
 from core.errors import UserError
@@ -29,6 +28,7 @@ from core.hub import HuggingFaceHub
 from core.pairs import own_pair
 from core.pool import Pool
 from core.replay import replay
+from core.run import Run, compare
 from core.settings import Settings
 from core.steps import Stop, finish
 from core.types import SIDES, Dial, EngineInfo

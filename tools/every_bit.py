@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from core import receipts, settings, wording
-from core.compare import Run
 from core.engine import Engine, Scored, exact
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
 from core.replay import replay
+from core.run import Run
 from core.steps import finish
 from core.types import SIDES, Failure, Receipt
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoints.recipe.evaluate import TODAY, first_line
-from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pool import Lease, Pool
+from core.run import compare
 from core.settings import EMBEDDED, Settings
 from core.study.statistics import wilson
 from core.types import DEFAULT_SAMPLING, Comparison

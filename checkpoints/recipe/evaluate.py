@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from checkpoints.recipe import judges, probes, train
 from checkpoints.recipe.probes import Probe
-from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pairs import HOME
 from core.pool import Lease, Pool
+from core.run import compare
 from core.settings import Settings
 from core.study.statistics import wilson
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, Side, Turn

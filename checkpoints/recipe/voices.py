@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from checkpoints.recipe.evaluate import TODAY
-from core.compare import compare
 from core.hub import HuggingFaceHub
 from core.pool import Pool
+from core.run import compare
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, Comparison
 

@@ -4,17 +4,16 @@ import argparse
 import json
 import signal
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from .. import canonical, export, receipts
-from ..compare import Run
 from ..errors import UserError
 from ..hub import HuggingFaceHub
 from ..pool import Pool
+from ..run import Run
 from ..settings import Settings, add_model_flags
 from ..steps import Stop
 from ..types import (
@@ -31,16 +30,6 @@ from ..types import (
 )
 from .files import read_file, write_file
 from .terminal import INTERRUPTED, Saying, console_of, say, stopped_by
-
-SAMPLING_HELP = {
-    "seed": "of the noise that both models draw their tokens with",
-    "temperature": "0 takes the likeliest token every time",
-    "top_k": "draw among so many of the likeliest tokens; 0 switches it off",
-    "top_p": "draw among the likeliest tokens that together have this probability; 1 switches it off",
-    "min_p": "draw among tokens with at least this share of the likeliest one's probability; 0 switches it off",
-    "repetition_penalty": "of tokens that are there already; 1 switches it off",
-    "max_new_tokens": "longest reply, in tokens",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +60,7 @@ def add_settings_flags(parser: argparse.ArgumentParser, defaults: Sampling) -> N
             f"--{name.replace('_', '-')}",
             type=type(value),
             metavar=metavar,
-            help=f"{SAMPLING_HELP[name]} (default: {value})",
+            help=f"{Sampling.model_fields[name].description} (default: {value})",
         )
     for side in SIDES:
         framing = Comparison.model_fields[f"framing_{side}"].default
@@ -133,21 +122,15 @@ def _comparison(flags: argparse.Namespace, pair: str) -> Comparison:
     prompt = standard_input() if flags.prompt == "-" else flags.prompt
     if not prompt.strip():
         raise UserError("The prompt is empty; write what both models shall be sent.")
-    try:
-        if flags.system is not None:
-            conversation = Conversation(system=flags.system, turns=conversation.turns)
-        sampling = Sampling.model_validate({**dict(DEFAULT_SAMPLING), **given(flags, *Sampling.model_fields)})
-        return Comparison(
-            pair=pair,
-            conversation=conversation,
-            prompt=prompt,
-            sampling=sampling,
-            today=flags.today or date.today().isoformat(),
-            chat_template_kwargs=switches(flags.chat_template_kwargs),
-            **given(flags, "framing_base", "framing_post"),
-        )
-    except ValidationError as error:
-        raise explain(error) from None
+    system = conversation.system if flags.system is None else flags.system
+    return Comparison.of(
+        pair,
+        prompt,
+        today=flags.today,
+        conversation={"system": system, "turns": conversation.turns},
+        chat_template_kwargs=switches(flags.chat_template_kwargs),
+        **given(flags, *Sampling.model_fields, "framing_base", "framing_post"),
+    )
 
 
 def given(flags: argparse.Namespace, *names: str) -> dict[str, Any]:

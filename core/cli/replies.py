@@ -12,8 +12,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ..compare import Run
 from ..export import settings
+from ..run import Run
 from ..types import SIDE_NAMES, SIDES, Reply, Side
 from .terminal import encodable, harmless
 

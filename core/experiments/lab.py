@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
 
-from ..compare import Run, fit
 from ..errors import UserError
 from ..pool import Lease
+from ..run import Run, fit
 from ..steps import Steps, watch
 from ..study.statistics import wilson
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn

@@ -6,10 +6,11 @@ from functools import partial
 
 from pydantic import Field
 
-from .. import compare, lens
+from .. import lens
 from ..checkpoints.loading import Checkpoint
 from ..errors import UserError
 from ..pool import Lease, Pool
+from ..run import identity, write
 from ..steps import Steps, Stop, Stopped, watch
 from ..types import SIDES, Value
 from . import receipt
@@ -91,9 +92,9 @@ def desk(lease: Lease) -> Iterator[Desk]:
         slots = min(lease.side(side).engine.info().slots for side in SIDES)
         yield Desk(
             slots,
-            write=partial(compare.write, lease),
+            write=partial(write, lease),
             read=lambda asked, side, reply, stop: lens.entropies(lease, asked, side, reply, stop.check),
-            identity=partial(compare.identity, lease),
+            identity=partial(identity, lease),
             writer=lambda side: _writer(lease.side(side)),
             wanted=lease.wanted,
         )

@@ -9,12 +9,12 @@ from gradio.events import api
 from pydantic import ValidationError
 
 from .. import canonical, experiments, lens, receipts
-from ..compare import Run
 from ..errors import UserError
 from ..experiments import NewProcesses
 from ..pairs import Pair, find_pair, label
 from ..pool import Pool
 from ..replay import replay
+from ..run import Run
 from ..steps import Stop, seldom, watch
 from ..study import served
 from ..study.plan import StudyPlan

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...checkpoints.loading import Checkpoint
-from ...compare import speed
 from ...prompts import Piece, Prompt
 from ...reasoning import Split
 from ...reproduce import Code
+from ...run import speed
 from ...types import (
     DEFAULT_SAMPLING,
     SIDE_NAMES,

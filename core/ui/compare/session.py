@@ -13,13 +13,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ... import chat_template, lens, links, prompts, what_if
-from ...compare import Run
 from ...errors import TooLong, UserError
 from ...links import Shared
 from ...pool import Lease, Pool
 from ...prompts import Prompt, Tokenizer
 from ...reasoning import ReplyReader, Split
 from ...receipts import side_receipt
+from ...run import Run
 from ...steps import Stop, finish, watch
 from ...study.statistics import wilson
 from ...types import (

@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from ... import canonical, lens, what_if
-from ...compare import Run
 from ...errors import UserError
 from ...pool import Lease, Pool
 from ...prompts import token_text
 from ...receipts import side_receipt
+from ...run import Run
 from ...steps import Stop, Stopped, watch
 from ...types import (
     SIDES,
