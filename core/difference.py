@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from . import prompts
 from .errors import UserError
 from .receipts import engine_changes
 from .types import SIDE_NAMES, SIDES, AnyReceipt, Comparison, Renamed, Side, SideReceipt, Turn, Value
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 _V = TypeVar("_V")
 
@@ -86,6 +89,18 @@ class Detokenized:
 
 
 UNKNOWN = Detokenized()
+
+
+def detokenized(pool: "Pool", receipt: AnyReceipt) -> Detokenized:
+    """What the tokenizers of a receipt's pair tell of it, where they are in memory."""
+    lease = pool.peek(receipt.comparison.pair) if receipt.comparison.pair in {pair.id for pair in pool.pairs} else None
+    if lease is None:
+        return UNKNOWN
+    with lease:
+        try:
+            return Detokenized.of(receipt, {side: lease.side(side).tokenizer for side in SIDES})
+        except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
+            return UNKNOWN
 
 
 def difference(

@@ -3,8 +3,10 @@
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ARITHMETICS = ("fast", "portable")
 OWN_PAIRS = ("everyone", "nobody")  # who may bring models of their own through the page, where the operator says it
+MCP = "mcp>=2.3,<3"  # what speaks the protocol, where --mcp asks for it
 EMBEDDED = "embedded"  # the id of the pair that ships in checkpoints/
 
 # Set before the libraries that read them are imported; what the person has set stays.
@@ -53,7 +56,9 @@ class Settings:
     address_header: str = ""  # in which a proxy says from where a request comes; "" is the connection itself
     share: bool = False
     auth: tuple[tuple[str, str], ...] = ()
-    api_key: str = ""  # that programs bring under /v1; "" is none, and then none get in where there are logins
+    api_key: str = ""  # that programs bring under /v1 and /mcp; "" is none, and then none get in where there are logins
+    mcp: bool = False  # whether agents find tools under /mcp
+    embed_in: tuple[str, ...] = ()  # origins of pages that may show this one in a frame; () is as it always was
     pair: str = EMBEDDED
     pairs: tuple[str, ...] = ()  # the only ones of pairs.toml that there are here; () is all of them
     base: str | None = None
@@ -101,6 +106,8 @@ class Settings:
             share=share,
             auth=read_auth(given.get("auth"), environment),
             api_key=environment.get("SAME_SEED_API_KEY", "").strip(),
+            mcp=_mcp(given.get("mcp", False)),
+            embed_in=tuple(_origin(each) for said in given.get("embed_in", ()) for each in said.split(",")),
             pair=given.get("pair") or cls.pair,
             pairs=pairs,
             characters=given.get("characters"),
@@ -204,6 +211,15 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"where a second step is given up within so many seconds, the server ends with status 75, so that whatever watches over it starts it anew (default: {Settings.hang_again:g})",
     )
+    server.add_argument(
+        "--mcp", action="store_true", help=f"also serve the tools for agents under /mcp; needs the package {MCP}"
+    )
+    server.add_argument(
+        "--embed-in",
+        metavar="ORIGIN",
+        action="append",
+        help="page that may show this one in a frame, such as https://learn.example.org; may be given several times, and then no other page may",
+    )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 
 
@@ -242,6 +258,28 @@ def _listed(flag: str | None, environment: Mapping[str, str]) -> tuple[str, ...]
     if said is not None and not ids:
         raise UserError("--pairs (or SAME_SEED_PAIRS) names the pairs to offer, with commas between them.")
     return ids
+
+
+def _mcp(wanted: bool) -> bool:
+    """Whether to serve tools. The package that speaks the protocol is optional."""
+    if wanted:
+        try:
+            there = version("mcp").partition(".")[0]
+        except PackageNotFoundError:
+            there = ""
+        if there != "2":
+            raise UserError(f'--mcp needs the package mcp; install it with: pip install "{MCP}"')
+    return wanted
+
+
+def _origin(said: str) -> str:
+    """What a browser calls the page that frames another: a scheme and a host, perhaps a port, and nothing else."""
+    origin = said.strip().lower().removesuffix("/")
+    if not re.fullmatch(r"https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin):
+        raise UserError(
+            f"--embed-in takes the origin of the page that shows this one, as https://learn.example.org; {said!r} is none."
+        )
+    return origin
 
 
 def _space(host: str | None) -> str:

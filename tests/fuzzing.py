@@ -167,7 +167,7 @@ def readers() -> Iterator[tuple[Reader, ...]]:
     pool = ScriptedPool("a base reply", "a post-trained reply")
     house = House(pool)
     with gr.Blocks(analytics_enabled=False) as served:
-        api.add(pool, NewProcesses(pool.settings), MODELS)
+        api.add(served, pool, NewProcesses(pool.settings), MODELS)
     endpoints = {fn.api_name: fn.fn for fn in served.fns.values()}
     *_, answer = endpoints["compare"](ASKED)
     here = answer["receipt"]  # of models that there are

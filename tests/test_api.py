@@ -138,3 +138,21 @@ def test_only_the_documented_endpoints_are_offered(client):
     assert {"/compare", "/pairs"} <= offered
     for name in offered:
         assert f"`{name}`" in DOCUMENTATION, f"{name} is not in docs/api.md"
+
+
+def test_the_info_names_a_type_for_every_parameter(_scripted_page):
+    """What "Use via API" at the foot of the page shows, and what clients in other languages are made of."""
+    info = httpx.get(f"{_scripted_page[1]}/gradio_api/info").json()["named_endpoints"]
+    assert set(info) == {"/compare", "/replay", "/lens", "/experiment", "/study", "/pairs"}
+    for name, endpoint in info.items():
+        assert endpoint["description"], name
+        for parameter in endpoint["parameters"]:
+            assert parameter["parameter_name"] and parameter["type"], name
+            assert parameter["python_type"]["type"] not in ("", "Any"), name
+    [comparison] = info["/compare"]["parameters"]
+    assert set(comparison["type"]["properties"]) == set(Comparison.model_fields)
+    assert comparison["type"]["required"] == ["pair", "prompt", "sampling", "today"]
+    assert "temperature: float" in comparison["python_type"]["type"]
+    receipt, side, context = info["/lens"]["parameters"]
+    assert "seals" in receipt["type"]["properties"]
+    assert (side["type"], context["type"]) == ({"enum": ["base", "post"]}, {"enum": ["identical", "own"]})

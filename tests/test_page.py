@@ -474,6 +474,15 @@ def test_every_setting_says_in_a_sentence_what_it_does_and_all_can_be_reset(visi
         expect(page.locator(f"#{name}")).to_have_value(value)
 
 
+def test_use_via_api_stands_at_the_foot_and_names_the_endpoints(come, scripted):
+    page = come()  # unwatched: it also asks for Gradio's own MCP server, which is not here
+    open_page(page, scripted("x"))
+    page.locator("footer").get_by_role("button", name="Use via API").click()
+    shown = page.locator(".api-docs")
+    for name in ("/compare", "/replay", "/lens", "/experiment", "/study", "/pairs"):
+        expect(shown).to_contain_text(name)
+
+
 def test_choosing_another_pair_names_its_models_and_loads_nothing(visitor, url, pool):
     page = visitor(url)
     room = "(box) => { const at = box.getBoundingClientRect(); return [box.scrollWidth, box.clientWidth, at.right - parseFloat(getComputedStyle(box).paddingRight)]; }"

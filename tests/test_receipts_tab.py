@@ -3,7 +3,7 @@
 import pytest
 
 from core import receipts, replay
-from core.difference import UNKNOWN
+from core.difference import UNKNOWN, detokenized
 from core.errors import Unreplayable, UserError
 from core.pool import Progress
 from core.steps import Stop
@@ -130,15 +130,15 @@ def test_two_runs_are_explained_with_the_texts_that_were_sent_where_they_can_be_
         {side: "".join(part.text for part in parts if part.kind != other) for side, parts in sent.items()}
         for other in ("added", "removed")
     ]
-    assert texts == [session._read(pool, each).texts for each in (first, second)]
+    assert texts == [detokenized(pool, each).texts for each in (first, second)]
     assert texts[1]["base"].endswith("Hello sea") and "Hello sea<|im_end|>" in texts[1]["post"]
 
 
 def test_texts_of_a_pair_that_is_unknown_not_loaded_or_cannot_be_asked_are_left_out(monkeypatch):
     pool = ScriptedPool()
-    assert session._read(pool, receipt("Hello", pair="another")) == UNKNOWN
+    assert detokenized(pool, receipt("Hello", pair="another")) == UNKNOWN
     assert (
-        session._read(pool, receipt("Hello", pair=PAIR.id, chat_template_kwargs={"enable_thinking": True})) == UNKNOWN
+        detokenized(pool, receipt("Hello", pair=PAIR.id, chat_template_kwargs={"enable_thinking": True})) == UNKNOWN
     ), "its chat template cannot be asked this"
     monkeypatch.setattr(pool, "peek", lambda id: None)
-    assert session._read(pool, receipt("Hello", pair=PAIR.id)) == UNKNOWN
+    assert detokenized(pool, receipt("Hello", pair=PAIR.id)) == UNKNOWN

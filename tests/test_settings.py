@@ -1,6 +1,7 @@
 """Settings: flags win over the environment, the environment over the defaults, and no password on the command line."""
 
 import argparse
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -134,3 +135,35 @@ def test_no_header_is_believed_unless_the_operator_names_it():
     assert read(SAME_SEED_ADDRESS_HEADER="X-Real-IP").address_header == "X-Real-IP"
     both = read("--address-header", "X-Forwarded-For", SAME_SEED_ADDRESS_HEADER="X-Real-IP")
     assert both.address_header == "X-Forwarded-For"
+
+
+def test_the_operator_names_the_pages_that_may_show_this_one():
+    assert read().embed_in == ()
+    named = read("--embed-in", "https://Learn.example.org/, http://127.0.0.1:8000", "--embed-in", "https://[::1]:1")
+    assert named.embed_in == ("https://learn.example.org", "http://127.0.0.1:8000", "https://[::1]:1")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "learn.example.org", "https://", "https://a.example/course", "ftp://a.example", "*", "https://*.example", "'self'", "https://a.example; script-src *", "https://a.example\nx", "https://a.example,"],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused_in_a_sentence(said):
+    with pytest.raises(UserError, match="--embed-in takes the origin of the page") as refusal:
+        read("--embed-in", said)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tools_for_agents_are_asked_for_and_need_a_package(monkeypatch):
+    assert not read().mcp
+    monkeypatch.setattr(settings, "version", lambda name: "2.3.0")
+    assert read("--mcp").mcp
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    for there in (missing, lambda name: "1.30.0"):
+        monkeypatch.setattr(settings, "version", there)
+        assert not read().mcp
+        with pytest.raises(UserError, match=r'pip install "mcp>=2.3,<3"') as refusal:
+            read("--mcp")
+        assert "\n" not in str(refusal.value)

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .requests import address as whose
 
-_API, _FOR_PROGRAMS = "/gradio_api/", "/v1/"
+_API = "/gradio_api/"
+_FOR_PROGRAMS = re.compile(r"/v1/.*|/mcp/?")
 _ONLY_FOR_LOGINS = re.compile(_API + r"(cancel|reset|heartbeat)(/.*)?")  # Gradio asks nobody for a login there
 _WITH_SESSION = re.compile(_API + r"(cancel|queue/join|(call|run)/.+)/?")
 _ANSWER = re.compile(_API + r"call/[^/]+/([^/]+)/?")
@@ -33,7 +34,7 @@ _ADDRESSES = 1000  # that are remembered
 
 
 class Logins:
-    """ASGI middleware, for a page with passwords. Programs that ask under /v1 have no login: they bring `key`, if there is one."""
+    """ASGI middleware, for a page with passwords. Programs that ask under /v1 or /mcp have no login: they bring `key`, if there is one."""
 
     def __init__(self, app: ASGIApp, header: str = "", key: str = ""):
         self.app, self.guesses, self.key = app, Guesses(header=header), key
@@ -43,7 +44,7 @@ class Logins:
             await self.app(scope, receive, send)
             return
         path, headers = scope["path"].removeprefix(scope.get("root_path", "")), Headers(scope=scope)
-        if path.startswith(_FOR_PROGRAMS):
+        if _FOR_PROGRAMS.fullmatch(path):
             if self.key and _brings(self.key, headers):
                 await self.app(scope, receive, send)
             else:

@@ -1,6 +1,7 @@
 """The page as a whole: sidebar and rooms in one gr.Blocks, and how it is served."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
@@ -65,7 +66,7 @@ def build(pool: Pool, lesson: Experiment | None = None) -> Blocks:
         gr.HTML(FOOT, elem_id="foot")
         page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
         furnish(page, demo)
-        api.add(pool, processes, MODELS)
+        api.add(demo, pool, processes, MODELS)
     demo.queue(default_concurrency_limit=16, api_open=False)
     demo.take_turns(pool.settings.address_header)
     demo.pool = pool
@@ -95,6 +96,7 @@ def furnish(page: Page, demo: gr.Blocks) -> dict[str, Any]:
 
 def launch(demo: Blocks, settings: Settings, **options: Any) -> tuple[Any, str, str]:
     """Serve the page. `options` go to gr.Blocks.launch as they are (tests use them)."""
+    tools = _tools(demo) if settings.mcp else None
     return demo.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -106,11 +108,17 @@ def launch(demo: Blocks, settings: Settings, **options: Any) -> tuple[Any, str, 
         js=theme.SCRIPT,
         head=theme.HEAD,
         app_kwargs=security_headers.app_kwargs(
-            demo.pool, settings.address, settings.address_header, settings.api_key, [openai.route(demo.pool)]
+            demo.pool,
+            settings.address,
+            settings.address_header,
+            settings.api_key,
+            settings.embed_in,
+            [openai.route(demo.pool), *([tools.route] if tools else [])],
+            tools.running if tools else nullcontext,
         ),
         max_threads=MAX_THREADS,
         max_file_size=receipts.MAX_BYTES,
-        footer_links=[],
+        footer_links=["api"],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
@@ -119,6 +127,13 @@ def launch(demo: Blocks, settings: Settings, **options: Any) -> tuple[Any, str, 
         show_error=True,
         **options,
     )
+
+
+def _tools(demo: Blocks) -> Any:
+    """Imported where they are asked for alone: the package that they need may not be there (Settings.read)."""
+    from .tools import Tools
+
+    return Tools(demo)
 
 
 def end(demo: gr.Blocks, pool: Pool, grace: float) -> None:

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -38,11 +38,10 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "object-src 'none'",
         "base-uri 'self'",
         "form-action 'self'",
-        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
     )
 )
+FRAMED_BY = ("'self'", "https://huggingface.co", "https://*.hf.space")  # where the operator names nobody
 HEADERS = {
-    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -51,15 +50,21 @@ HEADERS = {
 ROUTES = re.compile(
     r"/|/(ready|metrics)|/(config|login|logout|theme\.css|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/.*"
     r"|/gradio_api/(app_id|cancel|info|queue/(join|data)|reset|startup-events|upload|upload_progress)/?"
-    r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*|/v1/.*"
+    r"|/gradio_api/(call/(?!v2/)|heartbeat/|run/).*|/v1/.*|/mcp/?"
 )
 
 
 class Hardened:
-    """ASGI middleware: only routes that are needed, only for the page's own origin, and the headers."""
+    """ASGI middleware: only routes that are needed, only for the page's own origin, and the headers.
 
-    def __init__(self, app: ASGIApp, address: str = ""):
+    `embed_in` are the origins of pages that may show this one in a frame.
+    """
+
+    def __init__(self, app: ASGIApp, address: str = "", embed_in: Sequence[str] = ()):
         self.app, self.address = app, address
+        policy = f"{CONTENT_SECURITY_POLICY}; frame-ancestors {' '.join(embed_in or FRAMED_BY)}"
+        headers = {"content-security-policy": policy, **HEADERS}
+        self.headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,8 +81,7 @@ class Hardened:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
+                message = {**message, "headers": [*message.get("headers", []), *self.headers]}
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -123,11 +127,18 @@ def asked_here(headers: Mapping[str, str]) -> bool:
 
 
 def app_kwargs(
-    models: Models, address: str = "", header: str = "", key: str = "", routes: Sequence[BaseRoute] = ()
+    models: Models,
+    address: str = "",
+    header: str = "",
+    key: str = "",
+    embed_in: Sequence[str] = (),
+    routes: Sequence[BaseRoute] = (),
+    running: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
 ) -> dict[str, Any]:
     """For gr.Blocks.launch, made anew for each launch: Gradio writes into it.
 
-    `address` is the page's, where it is set; `header` as in `requests.address`; `key` as in `Logins`; `routes` come before Gradio's own.
+    `address` is the page's, where it is set; `header` as in `requests.address`; `key` as in `Logins`; `embed_in` as in `Hardened`;
+    `routes` come before Gradio's own, and `running` is entered for as long as they are served.
     """
     errors = Errors()
 
@@ -135,14 +146,14 @@ def app_kwargs(
     async def served(app: Any) -> AsyncIterator[None]:
         logging.getLogger().addHandler(errors)
         try:
-            async with uploads(app), memory.returned():
+            async with uploads(app), memory.returned(), running():
                 yield
         finally:
             logging.getLogger().removeHandler(errors)
 
     return {
         "middleware": [
-            Middleware(Hardened, address=address),
+            Middleware(Hardened, address=address, embed_in=embed_in),
             Middleware(Faults),
             Middleware(Bodies, header=header),
             Middleware(Logins, header=header, key=key),

@@ -28,6 +28,9 @@ HEAD = (
     "<meta name='color-scheme' content='light dark'><link rel='icon' href=\"data:image/svg+xml,"
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><rect width='32' height='32' rx='8' fill='%230f6257'/>"
     "<circle cx='12' cy='16' r='6' fill='%23fff' fill-opacity='.55'/><circle cx='20' cy='16' r='6' fill='%23fff' fill-opacity='.9'/></svg>\">"
+    # Not among the other style sheets, before whose every selector Gradio puts a class of its own.
+    f"<style>{_text(_HERE / 'embedded.css')}</style>"
+    "<script>if (new URLSearchParams(location.search).get('embed') === '1') document.documentElement.classList.add('embedded');</script>"
     # Before anything else on the page: what its events call.
     f"<script>window.sameSeed = {{}};\n{_text(_HERE / 'connection.js', _HERE / 'visitor.js', _HERE / 'delivery.js')}</script>"
 )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import receipts, replay
-from ...difference import UNKNOWN, Detokenized, Difference, difference
+from ...difference import Difference, detokenized, difference
 from ...errors import UserError
 from ...pool import Pool, Progress
 from ...steps import Stop, Stopped, watch
-from ...types import SIDES, AnyReceipt, Chat, Verdict
+from ...types import AnyReceipt, Chat, Verdict
 from ..markup import short
 
 MAX_HELD = 8  # receipts that one visitor's session holds; the oldest go first
@@ -80,17 +80,4 @@ def find(chat: Chat, held: Held, key: object) -> AnyReceipt:
 
 def explain(pool: Pool, first: AnyReceipt, second: AnyReceipt) -> Difference:
     """Why two runs differ, with the texts that were sent and the tokens as text where that is known here. Raises UserError as `difference`."""
-    return difference(first, second, (_read(pool, first), _read(pool, second)))
-
-
-def _read(pool: Pool, receipt: AnyReceipt) -> Detokenized:
-    if receipt.comparison.pair not in {pair.id for pair in pool.pairs}:
-        return UNKNOWN
-    lease = pool.peek(receipt.comparison.pair)
-    if lease is None:
-        return UNKNOWN
-    with lease:
-        try:
-            return Detokenized.of(receipt, {side: lease.side(side).tokenizer for side in SIDES})
-        except UserError:  # a conversation that this pair cannot be asked: then its parts are compared
-            return UNKNOWN
+    return difference(first, second, (detokenized(pool, first), detokenized(pool, second)))
