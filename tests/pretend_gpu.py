@@ -248,7 +248,10 @@ class Graph:
             return leaf.over(there.get(leaf.memory) or leaf.memory.alive()) if isinstance(leaf, Place) else leaf
 
         for func, args, kwargs, found in self.operations:
-            made = _tensors(_in_its_own_order(func, *tree_map(tensor, (args, kwargs))))
+            given = tree_map(tensor, (args, kwargs))
+            made = _tensors(_in_its_own_order(func, *given))
+            name = func.overloadpacket.__name__
+            self.gpu.count(f"replayed:{name}", _moved(name, given[0], given[1], made))
             for place, new in zip(found, made, strict=True):
                 if place.memory in self.made and place.memory not in there:
                     there[place.memory] = place.memory.alive() or new.untyped_storage()
@@ -345,10 +348,10 @@ class Gpu:
         return error
 
     @contextmanager
-    def no_waits(self) -> Iterator[None]:
-        """Inside, on this thread, the host must not wait."""
+    def no_waits(self, none: bool = True) -> Iterator[None]:
+        """Inside, on this thread, the host must not wait; or may again."""
         before = getattr(self._thread, "no_waits", False)
-        self._thread.no_waits = True
+        self._thread.no_waits = none
         try:
             yield
         finally:

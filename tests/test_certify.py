@@ -16,6 +16,7 @@ class Lane:
     """As much of a lane as certification uses; its logits are 0, or 1 where the leak says so."""
 
     slots, length, chunk, vocabulary = 3, 64, 16, 11
+    near, lengths = False, (16, 32, 64)
 
     def __init__(self, leak: Leak = lambda slot, tokens, positions: False, forgetful: bool = True):
         self.leak, self.forgetful = leak, forgetful
@@ -30,6 +31,9 @@ class Lane:
 
     def adopt(self, slot: int) -> None:
         assert 0 <= slot < self.slots
+
+    def repeat(self, end: int) -> None:
+        assert end == self.length
 
     def write(self, tokens: list[int], positions: list[int], held: Sequence[int] = ()) -> torch.Tensor:
         assert len(tokens) == len(positions) == self.slots
@@ -72,6 +76,24 @@ def test_in_a_mixture_rows_that_go_to_the_same_experts_are_tried_in_every_number
 
     assert neighbours_do_not_matter(Lane(grouped), fillings=["short", "long"])
     assert not neighbours_do_not_matter(Lane(grouped), fillings=MIXTURE_FILLINGS)
+
+
+def test_where_steps_look_no_farther_than_the_longest_row_the_length_must_not_matter():
+    """Each length is tried against each longer one, with rows at its end."""
+
+    def beyond_32(slot: int, tokens: list[int], positions: list[int]) -> bool:
+        return 28 < positions[slot] < 32 <= max(positions)
+
+    lane, other = Lane(beyond_32), Lane()
+    assert neighbours_do_not_matter(lane), "nobody looks there"
+    lane.near = other.near = True
+    assert not neighbours_do_not_matter(lane) and neighbours_do_not_matter(other)
+
+
+def test_looking_no_farther_than_the_longest_row_is_tried_first_where_it_is_asked_for():
+    near, *others = levels("sdpa", 2, near=True)
+    assert near == Level("sdpa", 2, True, near=True) and others == levels("sdpa", 2)
+    assert near.description == "sdpa attention, 2 threads, all slots in one pass over what is used"
 
 
 def test_a_mixture_is_computed_row_by_row_before_its_slots_take_turns():

@@ -3,7 +3,7 @@
 import itertools
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -17,7 +17,7 @@ from core.engine import certify, device, reference, sampling
 from core.engine.ahead import EVERY, PLAIN, Ahead
 from core.engine.engine import Engine, Scored
 from core.engine.lane import Lane
-from core.engine.step import Graph, record
+from core.engine.step import Forward, Graph, Graphs, record
 from core.engine.warpers import Numbers
 from core.errors import NotEnoughMemory
 from core.hub import HuggingFaceHub
@@ -51,12 +51,12 @@ WARPERS = {"top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
 
 @contextmanager
 def gpu_for_engines() -> Iterator[Gpu]:
-    """Passes must not wait, of whichever engine."""
+    """Passes must not wait, of whichever engine, but where one is recorded."""
     with pretend_gpu() as gpu:
 
-        def without_waits(method: Callable[..., Any]) -> Callable[..., Any]:
+        def without_waits(method: Callable[..., Any], none: bool = True) -> Callable[..., Any]:
             def run(*arguments: Any) -> Any:
-                with gpu.no_waits():
+                with gpu.no_waits(none):
                     return method(*arguments)
 
             return run
@@ -64,7 +64,10 @@ def gpu_for_engines() -> Iterator[Gpu]:
         passes: dict[str, Any] = {
             name: without_waits(getattr(Lane, name)) for name in ("read", "write", "score", "adopt")
         }
-        with mock.patch.multiple(Lane, **passes), mock.patch.object(Ahead, "begin", without_waits(Ahead.begin)):
+        with ExitStack() as patched:
+            patched.enter_context(mock.patch.multiple(Lane, **passes))
+            patched.enter_context(mock.patch.object(Ahead, "begin", without_waits(Ahead.begin)))
+            patched.enter_context(mock.patch.object(Graphs, "_record", without_waits(Graphs._record, none=False)))
             yield gpu
 
 
@@ -173,7 +176,9 @@ def kernels(gpu: Gpu, engine: Engine, tokens: int, **settings) -> int:
     """How many are started one by one for a reply of so many tokens."""
     gpu.clear()
     [events] = answer(engine, request([5, 6, 7], max_new_tokens=tokens, reuse=False, **settings))
-    assert len(bits(events)) == tokens == gpu.counts["graph"] + 1, "the first token is drawn from what was read"
+    assert len(bits(events)) == tokens == gpu.counts["graph"], (
+        "the prompt is read by one, and its first token drawn from that"
+    )
     return gpu.total("kernel")
 
 
@@ -304,6 +309,87 @@ def test_a_model_with_states_draws_on_the_device_and_looks_before_it_goes_on(gpu
     with running(there, sizes=(64,), slots=2) as engine:
         assert engine.info().certification.endswith(", a graph for each step")
         assert [bits(events) for events in answer(engine, *asked)] == expected
+
+
+# --- over what is used --------------------------------------------------------------------------------
+
+
+def attended(gpu: Gpu) -> int:
+    """Bytes that attention has moved in graphs since they were counted from nothing, with copies of keys and values where it makes some."""
+    return sum(
+        count
+        for what, count in gpu.bytes.items()
+        if what.startswith(("replayed:scaled_dot", "replayed:reshape", "replayed:clone"))
+    )
+
+
+def last_step_moves(gpu: Gpu, engine: Engine, used: int) -> int:
+    """What attention moves in the step after which a reply has so many positions: by what a longer reply moves more."""
+    moved = []
+    for tokens in (2, 3, 2, 3):  # the first two make the graphs
+        gpu.clear()
+        answer(engine, request([i % VOCABULARY for i in range(used - 2)], max_new_tokens=tokens))
+        moved.append(attended(gpu))
+    return moved[3] - moved[2]
+
+
+@pytest.mark.slow
+def test_a_step_reads_at_most_half_as_much_again_as_its_longest_row_has(gpu):
+    """It was the whole lane, four times as much as the longest row of the next shorter lane has."""
+    model = gpu.move(random_model("Qwen3", attention="sdpa"))
+    with running(model, "sdpa", sizes=(256,), slots=2) as engine:
+        assert engine.level.near and engine.info().certification.startswith(
+            "sdpa attention, 1 thread, all slots in one pass over what is used"
+        )
+        lane = engine._lanes[256]
+        assert lane.lengths == [128, 192, 256]
+        for used in (129, 191, 193, 250):
+            moved = last_step_moves(gpu, engine, used)
+            needed = lane.slots * used * lane.cache_bytes.position
+            assert needed < moved < 1.5 * needed + 10_000
+
+
+@pytest.mark.slow
+def test_replies_of_every_length_are_those_of_the_processor(gpu):
+    """Graphs are made while others are served: what they are tried with leaves nothing behind."""
+    asked = [
+        request([3 * i % VOCABULARY for i in range(length)], seed=length, **settings)
+        for length, settings in ((122, {}), (5, WARPERS), (170, WARPERS))
+    ]
+    with running(random_model("Qwen3"), sizes=(256,)) as engine:
+        expected = [bits(events) for events in answer(engine, *asked)]
+    with engine_on(gpu, sizes=(256,)) as engine:
+        assert engine.level.near
+        assert [bits(events) for events in answer(engine, *asked)] == expected
+        assert {key[0] for key in engine._lanes[256]._graphs._steps if isinstance(key, tuple)} == {128, 192, 256}
+
+
+@pytest.mark.slow
+def test_where_a_bit_depends_on_how_far_is_looked_steps_look_at_the_whole_lane(gpu, monkeypatch):
+    forward = Forward.forward
+
+    def by_length(step, ids, positions, *tensors):
+        return forward(step, ids, positions, *tensors) + 1e-5 * tensors[0].shape[2]
+
+    monkeypatch.setattr(Forward, "forward", by_length)
+    with engine_on(gpu, sizes=(256,), slots=2) as engine:
+        assert engine.certified and not engine.level.near and engine._lanes[256].lengths == [256]
+
+
+@pytest.mark.slow
+def test_a_chunk_of_a_prompt_is_one_graph_and_what_is_kept_of_it_is_on_the_gpu(gpu):
+    with engine_on(gpu) as engine:
+        asked = request(range(40), max_new_tokens=1, reuse=False)
+        answer(engine, asked)
+        gpu.clear()
+        answer(engine, asked)
+        assert gpu.counts["graph"] == 3, "of 16 tokens each, the last one padded"
+        store = engine._lanes[64].store
+        kept = asked.model_copy(update={"reuse": True})
+        first, second = (answer(engine, kept)[0] for _ in range(2))
+        assert bits(first) == bits(second) and second[-1].usage.reused_tokens == 32
+        assert store.bytes == 32 * engine.cache_bytes.position
+        assert all(isinstance(each, OnGpu) for chunk in store._chunks.values() for each in chunk.spans)
 
 
 # --- certification of the draw ------------------------------------------------------------------------

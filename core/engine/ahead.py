@@ -3,13 +3,13 @@
 What a step drew is fed back on the device, and read from pinned memory while the next step runs. Which token it is is
 still decided here (`sampling.drawn`), by the same table: the device feeds back what it foresees, and where that was
 another token, or more had to be looked at, the next step did not happen for that row. The pass and the draw are the plain
-operations of every other step, recorded as one CUDA graph.
+operations of every other step, recorded as one CUDA graph for each length that is looked at.
 """
 
 import random
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +19,7 @@ from .device import on_device
 from .sampling import Draw
 from .scheduler import Job
 from .slots import SlotCache
-from .step import Forward, Graph, StepFunction, record
+from .step import Forward, Graphs
 from .warpers import Numbers, Warpers
 
 PLAIN = Warpers(warm=True, most=0, top_p=False, min_p=False, penalty=False)
@@ -59,30 +59,41 @@ class Ahead:
     """The decode steps of one lane.
 
     Args:
-        forward: its pass over all positions of `cache`, which it writes into.
+        forward: its pass over the first positions of `cache`, which it writes into.
+        lengths: how many these are: the shortest that holds the longest row.
         vocabulary: ids from here on are padding.
-        pool: as in `Graph`.
+        graphs: takes those of its steps.
     """
 
-    def __init__(self, forward: Forward, cache: SlotCache, vocabulary: int, pool: Any = None):
-        self._forward, self._cache, self._vocabulary = forward, cache, vocabulary
+    def __init__(self, forward: Forward, cache: SlotCache, lengths: Sequence[int], vocabulary: int, graphs: Graphs):
+        self._forward, self._cache, self._lengths, self._vocabulary = forward, cache, lengths, vocabulary
+        self._graphs = graphs
         slots, device = len(cache.positions), cache.positions.device
         self._tokens = torch.zeros(slots, 1, dtype=torch.int64, device=device)  # what was drawn last
         self._seen = torch.zeros(slots, vocabulary, dtype=torch.bool, device=device)
-        self._steps: dict[Warpers, StepFunction] = {}
-        changed = [self._tokens, self._seen, *cache.states()]
-        for warpers in (PLAIN, EVERY):
-            step = partial(self._step, warpers)
-            another = partial(self._by_chance, warpers)
-            self._steps[warpers] = record(step, partial(Graph, pool=pool), another, self._held, changed)
-        self.recorded = all(isinstance(step, Graph) for step in self._steps.values())
+        whole = forward(self._tokens, self._tokens, *cache.tensors())
+        self._logits = torch.empty_like(whole[:, -1, :vocabulary])  # of the last step, whichever graph that was
+        for warpers in (PLAIN, EVERY):  # over as much as all rows may get; shorter ones are made when they are needed
+            self._run(warpers, [_NOBODY] * slots, lengths[-1])
+        self.recorded = graphs.recorded
 
-    @property
-    def _held(self) -> list[torch.Tensor]:
-        return [self._tokens, self._seen, *self._cache.tensors()]
+    def _run(self, warpers: Warpers, given: list[list[int]], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `_step` returns for what is given, over so many positions."""
+        held = [self._tokens, self._seen, self._logits, *self._cache.upto(length)]
+        changed = [self._tokens, self._seen, *self._cache.states()]
+        another = partial(self._by_chance, warpers, [row[1] for row in given], length)
+        step = self._graphs.of((length, warpers), partial(self._step, warpers), another, held, changed)
+        found: tuple[torch.Tensor, torch.Tensor] = step(on_device(given, self._tokens.device), *held)
+        return found
 
     def _step(
-        self, warpers: Warpers, given: torch.Tensor, tokens: torch.Tensor, seen: torch.Tensor, *cache: torch.Tensor
+        self,
+        warpers: Warpers,
+        given: torch.Tensor,
+        tokens: torch.Tensor,
+        seen: torch.Tensor,
+        kept: torch.Tensor,
+        *cache: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [slots, vocabulary] and the table of a Flight.
 
@@ -90,6 +101,7 @@ class Ahead:
             given: int64 [slots, 9]: token, or -1 for that in `tokens`; position; and what Numbers has.
             tokens: int64 [slots, 1], which is written into.
             seen: bool [slots, vocabulary], which is written into.
+            kept: [slots, vocabulary], where the logits go: graphs share it, so that not each keeps some.
         """
         ids, numbers = torch.where(given[:, :1] < 0, tokens, given[:, :1]), Numbers.of(given[:, 2:])
         logits = self._forward(ids, given[:, 1:2], *cache)[:, -1, : self._vocabulary]
@@ -97,15 +109,19 @@ class Ahead:
             seen.scatter_(1, ids, True)
         table = sampling.finalists(logits, seen, numbers, warpers)
         tokens.copy_(sampling.foreseen(table, numbers)[:, None])
-        return logits, torch.cat([tokens.double(), table], dim=1)
+        kept.copy_(logits)
+        return kept, torch.cat([tokens.double(), table], dim=1)
 
-    def _by_chance(self, warpers: Warpers, draw: random.Random) -> list[torch.Tensor]:
+    def _by_chance(
+        self, warpers: Warpers, positions: Sequence[int], length: int, draw: random.Random
+    ) -> list[torch.Tensor]:
+        """What a step might be given whose rows are at these positions, or farther, where their own steps write over it."""
         settings = _TRIED if warpers.penalty else DEFAULT_SAMPLING
         rows = []
-        for _ in range(len(self._cache.positions)):
+        for position in positions:
             one = settings.model_copy(update={"seed": draw.randrange(2**32), "temperature": draw.choice((0, 0.9))})
-            token, position = draw.randrange(-1, self._vocabulary), draw.randrange(self._cache.length)
-            rows.append([token, position, *sampling.rows_of_numbers([one], [position])[0]])
+            token, place = draw.randrange(-1, self._vocabulary), draw.randrange(position, length)
+            rows.append([token, place, *sampling.rows_of_numbers([one], [place])[0]])
         return [on_device(rows, self._tokens.device)]
 
     def takes(self, jobs: Sequence[Job]) -> bool:
@@ -129,8 +145,9 @@ class Ahead:
         if not any(rows):
             return None
         asked = Warpers.of([job.request.sampling for job in rows if job])
-        step = self._steps[PLAIN if asked[1:] == PLAIN[1:] else EVERY]
-        logits, table = step(on_device(given, self._tokens.device), *self._held)
+        length = next(each for each in self._lengths if max(row[1] for row in given) < each)
+        warpers = PLAIN if asked[1:] == PLAIN[1:] else EVERY
+        logits, table = self._run(warpers, given, length)
         flight = Flight(rows, logits.clone(), table.to("cpu", non_blocking=True), torch.cuda.Event())
         flight.done.record()
         return flight

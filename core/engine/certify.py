@@ -25,18 +25,20 @@ class Level:
     threads: int
     together: bool
     experts: str | None = None  # how decode passes compute them, where not as the library chooses
+    near: bool = False  # decode passes look no farther than the longest row
 
     @property
     def description(self) -> str:
         rows = "all slots in one pass" if self.together else "one pass for each slot"
+        rows += " over what is used" if self.near else ""
         rows += f", experts by {self.experts}" if self.experts else ""
         if self.attention == portable.NAME:
             return f"portable arithmetic, {self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
 
 
-def levels(preferred: str, threads: int, experts: str | None = None) -> list[Level]:
-    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time.
+def levels(preferred: str, threads: int, experts: str | None = None, near: bool = False) -> list[Level]:
+    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time; before all of them, where it is asked for, one that looks no farther than the longest row (`near`).
 
     A mixture of experts has another one behind the first, and keeps to it: the library groups the rows of all slots by the expert that they go to, and
     there decode passes compute `experts` by an implementation that does not.
@@ -46,6 +48,8 @@ def levels(preferred: str, threads: int, experts: str | None = None) -> list[Lev
     if preferred == portable.NAME:
         return [Level(preferred, threads, True)]
     steps = [
+        Level(preferred, threads, True, None, near),
+        Level(preferred, threads, True, experts, near),
         Level(preferred, threads, True),
         Level(preferred, threads, True, experts),
         Level("eager", threads, True, experts),
@@ -64,7 +68,7 @@ def neighbours_do_not_matter(
 ) -> bool:
     """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
 
-    And the same draws, where one is made for all slots (`draw_together`). The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
+    And the same draws, where one is made for all slots (`draw_together`), and the same wherever the farthest row is, where that says how far the others are looked at. The prompt is read anew for each filling, which must give the same bits too. Leaves the lane dirty on
     purpose: what an earlier occupant left in a slot is one of the fillings.
     """
     draw = random.Random(lane.length)
@@ -83,6 +87,23 @@ def neighbours_do_not_matter(
             same = torch.equal(references[0], read) and torch.equal(references[1], written[:, slot])
             if not same or references[2] != draws:
                 return False
+    return not lane.near or lane.slots == 1 or _length_does_not_matter(lane, draw)
+
+
+def _length_does_not_matter(lane: Lane, draw: random.Random) -> bool:
+    """Whether rows at the end of each length that a step may look at give the same logits when the last row is farther, at the end of each longer one."""
+    _read(lane, [draw.randrange(lane.vocabulary) for _ in range(lane.chunk)])
+    lane.repeat(lane.length)
+    for slot in range(lane.slots):
+        lane.adopt(slot)
+    for number, end in enumerate(lane.lengths):
+        tokens = [draw.randrange(lane.vocabulary) for _ in range(lane.slots)]
+        found = [
+            lane.write(tokens, [end - 1] * (lane.slots - 1) + [farther - 1], range(lane.slots))[:-1].clone()
+            for farther in lane.lengths[number:]
+        ]
+        if not all(torch.equal(found[0], each) for each in found):
+            return False
     return True
 
 

@@ -395,7 +395,7 @@ class Engine:
         """Lanes at the first level that holds, or at the last; what they are off by."""
         without_neighbours = experts.without_neighbours(self.model)
         fillings = certify.MIXTURE_FILLINGS if without_neighbours else certify.FILLINGS
-        levels = certify.levels(self.level.attention, self.shape.threads, without_neighbours)
+        levels = certify.levels(self.level.attention, self.shape.threads, without_neighbours, near=self._draw_all_slots)
         for level in levels:
             self.level = level
             torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
@@ -437,6 +437,7 @@ class Engine:
             attention=self.level.attention,
             together=self.level.together,
             experts=self.level.experts,
+            near=self.level.near,
             store=self._shared_store or PrefillStore(STORE_BYTES // len(self.shape.sizes)),
             steps=steps,
             pool=self._pool,

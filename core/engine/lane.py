@@ -6,15 +6,17 @@ is being served, neither do the bits. A lane knows tensors and slot numbers, not
 
 The last piece of a prompt is padded behind its end, where no token looks: on a GPU to a whole chunk, on a processor, which computes
 padding as slowly as tokens, to the next `GRAIN`. Padding would run through a state, so where a model has states that piece is as long
-as its tokens. No piece looks behind its own end. So its shape follows from the prompt alone.
+as its tokens. No piece looks behind its own end, but on a GPU as far as that is rounded up. So its shape follows from the prompt alone.
 
-In portable arithmetic no bit depends on how many positions are looked at, so that there decode reaches no farther than
-the longest row in use, rounded up to one of `lengths_in_use`.
+In portable arithmetic no bit depends on how many positions are looked at, and with the kernels of a GPU none may (certification tries it): there
+decode reaches no farther than the longest row in use, rounded up to one of `lengths`.
 """
 
 import inspect
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from .device import figures_device, on_device
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
-from .step import AttentionKernels, DecodeStep, Forward, forward_pass
+from .step import AttentionKernels, DecodeStep, Forward, Graph, Graphs, StepFunction, forward_pass
 from .store import Chunk, PrefillStore, prefix_key
 
 SHORTEST = 128  # positions; a step over fewer takes hardly less time
@@ -38,12 +40,12 @@ def grain_of(device: torch.device, chunk: int) -> int:
     return min(GRAIN, chunk) if device.type == "cpu" else chunk
 
 
-def lengths_in_use(length: int, chunk: int) -> list[int]:
-    """How far a lane of `length` positions may be looked at, in complete chunks, each at most half as much again as the one before."""
-    found, each = [], -(-SHORTEST // chunk) * chunk
+def lengths_in_use(length: int, grain: int) -> list[int]:
+    """How far a lane of `length` positions may be looked at, in multiples of `grain`, each at most half as much again as the one before."""
+    found, each = [], -(-SHORTEST // grain) * grain
     while each < length:
         found.append(each)
-        each = max(each + chunk, each * 3 // 2 // chunk * chunk)
+        each = max(each + grain, each * 3 // 2 // grain * grain)
     return [*found, length]
 
 
@@ -57,6 +59,7 @@ class Lane:
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
         experts: how decode passes compute experts, where not as the library chooses.
+        near: decode looks no farther than the longest row in use, as portable arithmetic always does.
         pool: of memory for the graphs of a GPU, which an engine's lanes share.
     """
 
@@ -71,13 +74,14 @@ class Lane:
         attention: str,
         together: bool = True,
         experts: str | None = None,
+        near: bool = False,
         store: PrefillStore | None = None,
         steps: dict[int, DecodeStep] | None = None,
         pool: Any = None,
     ):
         self.model, self.slots, self.length, self.chunk, self.vocabulary = model, slots, length, chunk, vocabulary
         config = model.config.get_text_config()
-        self.experts = experts
+        self.experts, self.near = experts, near
         self.device = next(model.get_input_embeddings().parameters()).device
         self.grain = grain_of(self.device, chunk)
         self._figures_device = figures_device(self.device)
@@ -96,11 +100,13 @@ class Lane:
             self._allocate()
         self.has_states = bool(self._reading.states())
         self._token_by_token = self.has_states and not self._hands_on_states()
-        self._lengths = lengths_in_use(length, chunk) if isinstance(model, Portable) else [length]
+        self._parts = lengths_in_use(length, min(GRAIN, chunk))
+        self.lengths = self._parts if near or isinstance(model, Portable) else [length]
         self._steps, self._unrecorded = {} if steps is None else steps, False
-        for each in self._lengths:
+        for each in self.lengths:
             if each not in self._steps:
                 self._steps[each] = DecodeStep(model, self.masks, self._writing[0], each, vocabulary, experts)
+        self._graphs = Graphs(pool)
         self.ahead: Ahead | None = None  # steps that draw on the device, too
         if isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
             return
@@ -108,7 +114,9 @@ class Lane:
             self.step(length).record()
         elif together:
             cache = self._writing[0]
-            self.ahead = Ahead(Forward(model, self.masks, cache, experts), cache, vocabulary, pool)
+            self.ahead = Ahead(
+                Forward(model, self.masks, cache, experts), cache, self.lengths, vocabulary, self._graphs
+            )
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
@@ -142,11 +150,11 @@ class Lane:
 
     def step(self, end: int) -> DecodeStep:
         """The decode step that looks at all positions before `end`, and at few others."""
-        return self._steps[next(length for length in self._lengths if end <= length)]
+        return self._steps[next(length for length in self.lengths if end <= length)]
 
     def _recorded_step(self, end: int) -> DecodeStep:
         """`step`, or until that is recorded one that is and looks farther: recorded is worth more than short."""
-        steps = [self._steps[length] for length in self._lengths if end <= length]
+        steps = [self._steps[length] for length in self.lengths if end <= length]
         return next((step for step in steps if step.recorded), steps[0])
 
     @contextmanager
@@ -218,22 +226,46 @@ class Lane:
 
     def _prefill(self, cache: SlotCache, part: Sequence[int], start: int, rows: Sequence[int]) -> torch.Tensor:
         """These tokens, which stand at `start` and behind it, in one pass; the logits [rows, vocabulary] at some of them."""
-        kept = on_device(rows, self.device)
         if self._token_by_token:
-            logits = torch.cat([self._pass(cache, [id], start + place) for place, id in enumerate(part)])[kept]
+            logits = torch.cat([self._pass(cache, [id], start + place, [0]) for place, id in enumerate(part)])
+            logits = logits[on_device(rows, self.device)]
         else:
             padding = [] if self.has_states else [0] * (-len(part) % self.grain)
-            options = {"logits_to_keep": kept} if self._last_only else {}
-            logits = self._pass(cache, [*part, *padding], start, **options)
-            logits = logits if self._last_only else logits[kept]
+            logits = self._pass(cache, [*part, *padding], start, rows)
         return logits[:, : self.vocabulary].to(self._figures_device)
 
-    def _pass(self, cache: SlotCache, token_ids: list[int], start: int, **options: torch.Tensor) -> torch.Tensor:
-        """Logits [tokens, vocabulary] of one pass over these tokens, which stand at `start` and behind it."""
+    def _pass(self, cache: SlotCache, token_ids: list[int], start: int, rows: Sequence[int]) -> torch.Tensor:
+        """Logits [rows, vocabulary] at some of these tokens, which stand at `start` and behind it, in one pass.
+
+        On a GPU it looks as far as `start` says, in one of a few shapes; that of whole chunks of a prompt is a graph.
+        """
         end = start + len(token_ids)
-        there = cache.over(cache.upto(end), torch.arange(start, end, device=self.device)[None])
-        ids = on_device([token_ids], self.device)
-        return forward_pass(self.model, self.masks, there, ids, **options)[0]
+        far = end if self.device.type != "cuda" else next(length for length in self._parts if end <= length)
+        held, positions = cache.upto(far), torch.arange(start, end, device=self.device)[None]
+        given = [on_device([token_ids], self.device), positions, on_device(rows, self.device)]
+        step: StepFunction = partial(self._read_step, cache)
+        if self.ahead and cache is self._reading and len(token_ids) == self.chunk and not self._unrecorded:
+            step = self._graphs.of(far, step, partial(self._by_chance, positions), held, cache.states())
+        logits: torch.Tensor = step(*given, *held)
+        return logits.clone() if isinstance(step, Graph) else logits  # the next replay writes over it
+
+    def _read_step(
+        self,
+        pattern: SlotCache,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        rows: torch.Tensor,
+        *tensors: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary] of one pass of `ids` at `positions`, int64 [1, tokens], over the tensors of a cache like `pattern`."""
+        options = {"logits_to_keep": rows} if self._last_only else {}
+        logits = forward_pass(self.model, self.masks, pattern.over(tensors, positions), ids, **options)[0]
+        return logits if self._last_only else logits[rows]
+
+    def _by_chance(self, positions: torch.Tensor, draw: random.Random) -> list[torch.Tensor]:
+        """Another chunk that might be read there."""
+        ids = [draw.randrange(self.vocabulary) for _ in range(self.chunk)]
+        return [on_device([ids], self.device), positions, on_device([draw.randrange(self.chunk)], self.device)]
 
     def keep(self, token_ids: Sequence[int], start: int) -> None:
         """Store the complete chunk at `start` for later prompts that begin the same way.

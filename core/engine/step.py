@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from queue import SimpleQueue
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 Tensors = Sequence[torch.Tensor]
 StepFunction = Callable[..., Any]  # of what is given and what is held, tensors all of them; to a tensor, or several
+Another = Callable[
+    [random.Random], Tensors
+]  # what a step might be given, which differs each time, in shapes that are always the same
 
 _recording = threading.Lock()  # one at a time: the recorders, and what goes before them, have state of their own
 
@@ -75,7 +78,7 @@ class Forward(torch.nn.Module):
 def record(
     step: StepFunction,
     recorder: Callable[[StepFunction, Tensors, Tensors], StepFunction],
-    another: Callable[[random.Random], Tensors],
+    another: Another,
     held: Tensors,
     changed: Tensors,
 ) -> StepFunction:
@@ -83,7 +86,7 @@ def record(
 
     Args:
         recorder: makes it, of the step, what it might be given, and what is held.
-        another: what it might be given, which differs each time, in shapes that are always the same.
+        another: what it might be given.
         held: what it has besides, and may write into; it is left dirty.
         changed: what of that a step goes on from, and says so by what it leaves there.
 
@@ -148,6 +151,42 @@ class Graph:
             mine.copy_(new)
         self._graph.replay()
         return self._result
+
+
+class Graphs:
+    """Steps on a GPU, by their shapes: each is recorded when it is first needed.
+
+    Args:
+        pool: as in `Graph`.
+    """
+
+    def __init__(self, pool: Any):
+        self._pool = pool
+        self._steps: dict[Hashable, StepFunction] = {}
+
+    def of(
+        self, shape: Hashable, step: StepFunction, another: Another, held: Tensors, changed: Tensors
+    ) -> StepFunction:
+        """`step` of this shape as a graph, or as it is where that changes a bit.
+
+        The others as in `record`, but that others use what is held: what `another` has written there is written anew before it is looked at.
+        """
+        if shape not in self._steps:
+            self._steps[shape] = self._record(step, another, held, changed)
+        return self._steps[shape]
+
+    @property
+    def recorded(self) -> bool:
+        """Whether all of them are graphs."""
+        return all(isinstance(step, Graph) for step in self._steps.values())
+
+    def _record(self, step: StepFunction, another: Another, held: Tensors, changed: Tensors) -> StepFunction:
+        before = _copies(changed)
+        try:
+            return record(step, partial(Graph, pool=self._pool), another, held, changed)
+        finally:
+            for mine, was in zip(changed, before, strict=True):
+                mine.copy_(was)
 
 
 def _traced(step: StepFunction, given: Tensors, held: Tensors) -> StepFunction:
