@@ -1,5 +1,6 @@
 """Those who ask: requests, what came back and when, and what happens to a reply in a crowd."""
 
+import itertools
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from core.engine import Engine, Reread, Stoppable
 from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
 
 PROMPT_TOKENS = 32
+AT_ONCE = 16  # of those that are asked again
 
 
 def request(
@@ -124,6 +126,49 @@ def reproduction(subject: Subject, engines: Sequence[Engine], count: int, seed: 
         "reproduction rate": f"{same / (len(engines) * count):.1%}",
         "strangers": len(engines) * count,
         "of whom left early": left,
+        "engine": engines[0].info().certification,
+    }
+
+
+def replays(
+    subject: Subject, engines: Sequence[Engine], count: int, others: int, until: float, seed: int = 1
+) -> dict[str, Any]:
+    """How many of `count` replies come back bit for bit, asked again one after the other while there always are `others` requests of strangers.
+
+    There are at most 50 different ones; alone each is computed from scratch. Ends early at the moment `until` (of time.perf_counter).
+    """
+    longest = min(engines[0].context, 512)
+    asked = varied(min(count, 50), seed, subject.vocabulary, longest)
+    strangers = itertools.cycle(varied(4 * others, seed + 1, subject.vocabulary, longest))
+    began = time.perf_counter()
+    alone = [together(engines, [each.model_copy(update={"reuse": False})])[0] for each in asked]
+    crowds: list[list[Reply]] = [[] for _ in engines]
+    again: list[list[Reply]] = []
+    for number in range(count):
+        if time.perf_counter() > until:
+            break
+        for engine, crowd in zip(engines, crowds, strict=True):
+            crowd[:] = [reply for reply in crowd if not reply.ended.is_set()]
+            crowd += [ask(engine, next(strangers), began)[0] for _ in range(others - len(crowd))]
+        again.append([ask(engine, asked[number % len(asked)], began)[0] for engine in engines])
+        if number >= AT_ONCE:
+            for reply in again[number - AT_ONCE]:
+                wait(reply)
+    pairs = [
+        (wait(reply).tokens, expected.tokens)
+        for number, mine in enumerate(again)
+        for reply, expected in zip(mine, alone[number % len(asked)], strict=True)
+    ]
+    for crowd in crowds:
+        for reply in crowd:
+            wait(reply)
+    same = sum(reply == expected for reply, expected in pairs)
+    return {
+        "pair": subject.name,
+        "replies asked again": len(pairs),
+        "others that were there": others,
+        "identical": same,
+        "reproduction rate": f"{same / max(1, len(pairs)):.1%}",
         "engine": engines[0].info().certification,
     }
 

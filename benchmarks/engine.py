@@ -13,7 +13,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,14 @@ from core.types import Request
 
 AT_ONCE = (1, 4, 16)  # comparisons
 READ = 1000  # tokens of the prompt whose reading is timed
+GENERATE: dict[str, Any] = {"generate": {}}  # what transformers.generate is told besides, by what that is called
+STATIC: dict[str, Any] = {
+    "generate, static cache": {"cache_implementation": "static", "disable_compile": True},
+    "generate, static cache, compiled": {"cache_implementation": "static"},  # where there is a GPU
+}
 
 
-def generate(subject: Subject, asked: Request, threads: int) -> float:
+def generate(subject: Subject, asked: Request, threads: int, **told: Any) -> float:
     """Seconds that one comparison takes with transformers.generate, one model after the other."""
     sampling = asked.sampling
     settings = GenerationConfig(
@@ -43,6 +48,7 @@ def generate(subject: Subject, asked: Request, threads: int) -> float:
         temperature=sampling.temperature,
         top_k=0,
         pad_token_id=0,
+        **told,
     )
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)  # of this thread; every engine has set its own
@@ -64,44 +70,78 @@ def best_threads(subject: Subject, asked: Request) -> int:
     return min({1, usable_cores()}, key=lambda threads: generate(subject, asked, threads))
 
 
+def those_that_run(subject: Subject, asked: Request, threads: int, ways: dict[str, Any]) -> dict[str, Any]:
+    """Of ways to generate those that run here; what goes wrong with the others is printed. What they compile is compiled afterwards."""
+    found = {}
+    for name, told in ways.items():
+        try:
+            generate(subject, asked, threads, **told)
+            found[name] = told
+        except Exception as error:  # a compiler that is not here, an operation that a graph cannot hold
+            print(f"{name} does not run here: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}")
+    return found
+
+
+def kept_bytes(engines: Sequence[Engine], asked: Sequence[Request]) -> int:
+    """Bytes of keys and values that a step of all engines has to read for these replies, when they are half written."""
+    positions = sum(len(each.token_ids) + each.sampling.max_new_tokens // 2 for each in asked)
+    return sum(engine.cache_bytes.of(positions, len(asked)) for engine in engines)
+
+
 def measure(
-    subject: Subject, engines: Sequence[Engine], concurrent: int, repetitions: int, threads: int, bandwidth: float
+    subject: Subject,
+    engines: Sequence[Engine],
+    concurrent: int,
+    repetitions: int,
+    threads: int,
+    bandwidth: float,
+    ways: dict[str, Any] = GENERATE,
 ) -> dict[str, Any]:
-    """One row: so many comparisons at once, against generate with `threads`. `bandwidth` is in bytes per second."""
-    own_speed, ratios, rates, firsts, totals = [], [], [], [], []
+    """One row: so many comparisons at once, against `ways` to generate with `threads`. `bandwidth` is in bytes per second."""
+    own_speed: dict[str, list[float]] = {name: [] for name in ways}
+    ratios, rates, firsts, totals = [], [], [], []
     for repetition in range(repetitions):
         asked = [
             clients.request(100 * repetition + i, subject.vocabulary, subject.new_tokens) for i in range(concurrent)
         ]
-        own_speed.append(2 * subject.new_tokens / generate(subject, asked[0], threads))
+        for name, told in ways.items():
+            own_speed[name].append(2 * subject.new_tokens / generate(subject, asked[0], threads, **told))
         replies = [reply for both in clients.together(engines, asked) for reply in both]
         totals.append(sum(len(reply.tokens) for reply in replies) / max(reply.end for reply in replies))
-        ratios.append(totals[-1] / own_speed[-1])
+        ratios.append(totals[-1] / max(speeds[-1] for speeds in own_speed.values()))
         rates.append(statistics.median((len(reply.tokens) - 1) / (reply.end - reply.first) for reply in replies))
         firsts.append(1000 * statistics.median(reply.first for reply in replies))
     rate = statistics.median(rates)
+    weights, kept = subject.bytes_per_pass, kept_bytes(engines, asked)
     return {
         "pair": subject.name,
         "comparisons at once": concurrent,
         "ms to first token": statistics.median(firsts),
         "tokens/s per reply": rate,
         "tokens/s in all": statistics.median(totals),
-        "tokens/s of generate": statistics.median(own_speed),
+        **{f"tokens/s of {name}": statistics.median(speeds) for name, speeds in own_speed.items()},
         "its threads": threads,
         "times generate": statistics.median(ratios),
-        "share of the bandwidth bound": f"{rate * subject.bytes_per_pass / bandwidth:.1%}",
+        "share of the bandwidth bound": f"{rate * weights / bandwidth:.1%}",
+        "with keys and values": f"{rate * (weights + kept) / bandwidth:.1%}",
     }
 
 
 def speed_of(
-    subject: Subject, engines: Sequence[Engine], repetitions: int, at_once: Sequence[int] = AT_ONCE
-) -> list[dict[str, Any]]:
-    """The rows of one pair, one for each number of comparisons at once."""
+    subject: Subject,
+    engines: Sequence[Engine],
+    repetitions: int,
+    at_once: Sequence[int] = AT_ONCE,
+    ways: dict[str, Any] = GENERATE,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one pair, one for each number of comparisons at once; "times generate" is the fastest of `ways` to generate."""
     warm_up = clients.request(0, subject.vocabulary, 8)
     threads = best_threads(subject, warm_up)
+    ways = those_that_run(subject, clients.request(0, subject.vocabulary, subject.new_tokens), threads, ways)
     clients.together(engines, [warm_up])
     bandwidth = copy_bandwidth(engines[0].device)
-    return [measure(subject, engines, concurrent, repetitions, threads, bandwidth) for concurrent in at_once]
+    for concurrent in at_once:
+        yield measure(subject, engines, concurrent, repetitions, threads, bandwidth, ways)
 
 
 def reading_of(subject: Subject, engine: Engine, repetitions: int) -> dict[str, Any]:
@@ -169,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             title = f"{subject.name}, {str(placement.dtype).removeprefix('torch.')}"
             out.add(
                 f"Engine against transformers.generate: {title}",
-                speed_of(subject, engines, flags.repetitions, flags.at_once),
+                list(speed_of(subject, engines, flags.repetitions, flags.at_once)),
             )
             out.add(f"Reading a prompt: {title}", [reading_of(subject, engines[0], flags.repetitions)])
             check = {"pair": subject.name, "seconds for both models": checked, "found": engines[0].info().certification}

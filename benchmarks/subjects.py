@@ -120,6 +120,19 @@ def _smollm2_135m() -> PreTrainedConfig:
     )
 
 
+def _odd() -> PreTrainedConfig:
+    return LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=151_669,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+
+
 def qwen3(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -> PreTrainedConfig:
     return Qwen3Config(
         hidden_size=hidden,
@@ -138,7 +151,9 @@ def qwen3(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -
 SUBJECTS: dict[str, Callable[[Placement], Subject]] = {
     "embedded": _embedded,
     "tiny": _random("random 0.05M", _tiny, 6),
+    "odd": _random("random, narrow, 151,669 words (no multiple of four)", _odd, 6),
     "135m": _random("random 135M (SmolLM2 shape)", _smollm2_135m, 48),
     "0.6b": _random("random 0.6B (Qwen3 shape)", lambda: qwen3(1024, 3072, 28, 16, True), 200),
+    "1.7b": _random("random 1.7B (Qwen3 shape)", lambda: qwen3(2048, 6144, 28, 16, True), 200),
     "8b": _random("random 8B (Qwen3 shape)", lambda: qwen3(4096, 12288, 36, 32, False), 100),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import arithmetic, clients, engine, gpu, lens, real, report, study, subjects
+from benchmarks import arithmetic, clients, engine, gpu, gpu_parts, lens, real, report, study, subjects
 from core.engine.device import Placement
 from tests import tiny
 
@@ -77,16 +77,79 @@ def test_start(pair_flags):
 
 
 def test_gpu_dry_run(capsys):
-    assert gpu.main(["--device", "cpu", "--dry", "--repetitions", "1", "--replies", "1"]) == 0
-    content = found(capsys.readouterr().out)
-    certification = content["tables"][0]["rows"]
-    assert len({row["lane"] for row in certification}) == 2, "every lane length has a row"
-    assert {row["certified"] for row in certification} == {"yes"}
-    again, audited = (table["rows"][0] for table in content["tables"][1:3])
-    assert again["identical"] == again["replies asked again under load"] == 2
-    assert audited["identical under use_deterministic_algorithms"] == audited["replies"] == 2
-    assert audited["refused there"] == "nothing" and not torch.are_deterministic_algorithms_enabled()
-    assert len(content["tables"]) == 4
+    """Each part has its table, in their order."""
+    assert gpu.main(["--device", "cpu", "--dry", "--repetitions", "1", "--replies", "3", "--others", "2"]) == 0
+    certification, again, graphs, streams, audited, kernels, speed = (
+        table["rows"] for table in found(capsys.readouterr().out)["tables"]
+    )
+    assert len({row["lane"] for row in certification}) == 2 and {row["certified"] for row in certification} == {"yes"}
+    assert len({row["level"] for row in certification}) == 2, "every lane has a row for each level"
+    assert again[0]["identical"] == again[0]["replies asked again"] == 6 and again[0]["others that were there"] == 2
+    for (row,) in (graphs, streams):
+        assert row["identical"] == row["replies"] == 4 and row["times as fast"] > 0
+    assert audited[0]["identical under use_deterministic_algorithms"] == audited[0]["replies"] == 4
+    assert audited[0]["refused there"] == "nothing" and not torch.are_deterministic_algorithms_enabled()
+    assert {row["pass"] for row in kernels} == {"a chunk", "a step"} and "aten::mm" in {
+        row["kernel"] for row in kernels
+    }
+    assert speed[0]["tokens/s of generate, static cache"] > 0
+    assert float(speed[0]["with keys and values"][:-1]) >= float(speed[0]["share of the bandwidth bound"][:-1]) > 0
+
+
+def test_a_reply_that_is_another_under_load_is_counted(monkeypatch):
+    """Alone each reply is its request's; in the crowd one of them is not."""
+    asked_before: list[Any] = []
+
+    def ask(engine, asked, began):
+        asked_before.append(asked)
+        tokens = [(asked.sampling.seed, 0.0, None)] if len(asked_before) != 7 else []
+        reply = clients.Reply(tokens=tokens, end=1.0)
+        reply.ended.set()
+        return reply, Namespace(cancel=lambda: None)
+
+    monkeypatch.setattr(clients, "ask", ask)
+    engines: list[Any] = [Namespace(context=256, info=lambda: Namespace(certification="so"))]
+    row = clients.replays(Namespace(name="pair", vocabulary=99), engines, 3, 1, until=float("inf"))
+    assert (row["replies asked again"], row["identical"], row["reproduction rate"]) == (3, 2, "66.7%")
+    late = clients.replays(Namespace(name="pair", vocabulary=99), engines, 3, 1, until=0.0)
+    assert late["replies asked again"] == 0
+
+
+def test_a_part_begins_no_new_row_when_its_time_is_over(capsys):
+    rows = iter([{"row": 1}, {"row": 2}])
+    assert list(gpu_parts.in_time(rows, until=0.0)) == [{"row": 1}]
+    assert "its time is over" in capsys.readouterr().out
+    assert list(gpu_parts.in_time(iter([{"row": 1}, {"row": 2}]), until=float("inf"))) == [{"row": 1}, {"row": 2}]
+
+
+def test_what_a_part_found_is_kept_under_the_command_that_runs_it_alone(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(gpu_parts.PARTS, "audit", ("Title", lambda run: iter([{"figure": 1.0}])))
+    flags = Namespace(
+        device="cpu",
+        dry=False,
+        parts="audit",
+        pairs="tiny",
+        replies=1,
+        others=1,
+        repetitions=1,
+        minutes=1,
+        save=tmp_path,
+    )
+    assert gpu.run_parts(report.Report("whole", "cpu"), flags)
+    (kept,) = (json.loads(file.read_text("utf-8")) for file in tmp_path.glob("*.json"))
+    assert list(kept) == ["python -m benchmarks.gpu --device cpu --pairs tiny --parts audit"]
+
+
+def test_a_way_to_generate_that_does_not_run_here_is_left_out(capsys, monkeypatch):
+    def generate(subject, asked, threads, **told):
+        if told:
+            raise RuntimeError("no C compiler\nmore")
+        return 1.0
+
+    monkeypatch.setattr(engine, "generate", generate)
+    subject: Any = None
+    ways = engine.those_that_run(subject, clients.request(0, 99, 1), 1, engine.GENERATE | engine.STATIC)
+    assert list(ways) == ["generate"] and "does not run here: RuntimeError: no C compiler\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("refuses", "identical", "refused"), [(False, 0, "nothing"), (True, 0, "cumsum has none")])
@@ -105,14 +168,22 @@ def test_the_audit_tells_what_the_flag_changes_and_what_it_refuses(monkeypatch, 
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_part_for_which_there_is_too_little_memory_loses_that_part_alone(capsys, monkeypatch):
-    def too_large(*given):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    ("error", "title", "told", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "Lost", "too little memory", 0),
+        (RuntimeError("no such kernel\nand more"), "Failed", "RuntimeError: no such kernel", 1),
+    ],
+)
+def test_a_part_that_fails_or_lacks_memory_loses_that_part_alone(capsys, monkeypatch, error, title, told, status):
+    def too_large(run):
+        raise error
 
-    monkeypatch.setattr(gpu, "certification", too_large)
-    assert gpu.main(["--device", "cpu", "--dry", "--parts", "certify,replay", "--replies", "1"]) == 0
+    monkeypatch.setitem(gpu_parts.PARTS, "certify", ("Certification", too_large))
+    monkeypatch.setitem(gpu_parts.PARTS, "replay", ("Asked again", lambda run: iter([{"figure": 1}])))
+    assert gpu.main(["--device", "cpu", "--dry", "--parts", "certify,replay"]) == status
     lost, again = found(capsys.readouterr().out)["tables"]
-    assert lost["title"] == "Lost: certify tiny" and lost["rows"][0]["lost to"] == "too little memory"
+    assert lost["title"] == f"{title}: certify tiny" and lost["rows"][0]["lost to"] == told
     assert again["title"].startswith("Asked again")
 
 
