@@ -78,8 +78,8 @@ def _judge(results: dict[Framing, tuple[Result, ...]], endings: dict[Place, Endi
     shown = not no_difference and gap >= 0.5 and max(by_weights.values()) >= 0.25
     counts = f"The post-trained model under its template answered or declined {like['post', 'chat']} of {total} prompts; the base on bare text {like['base', 'document']} of {total}."
     rates = {
-        f"the {SIDE_NAMES[side]} model under the {framing} framing": (like[side, framing], total)
-        for side, framing in (("post", "chat"), ("base", "document"))
+        "the post-trained model under its template": (like["post", "chat"], total),
+        "the base on bare text": (like["base", "document"], total),
     }
     if no_difference:
         sentence = f"No difference: under the same framing both sets of weights wrote the same reply {sum(equal.values())} of {2 * total} times. {counts} What differs there is the template."

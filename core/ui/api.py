@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import gradio as gr
 from gradio.events import api
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .. import canonical, experiments, lens, receipts
 from ..errors import UserError
@@ -20,7 +20,7 @@ from ..study import served
 from ..study.export import StudyReport
 from ..study.plan import StudyPlan
 from ..study.run import StudyProgress
-from ..types import Answer, Comparison, LensContext, LensReport, Receipt, Side, explain
+from ..types import Answer, AnyReceipt, Comparison, LensContext, LensReport, Receipt, Side, explain
 
 Endpoint = Callable[..., Iterator[dict | None]]
 PERIOD = 0.25  # seconds between two moments at which a client that has gone is noticed
@@ -29,7 +29,7 @@ PERIOD = 0.25  # seconds between two moments at which a client that has gone is 
 
 
 def compared(pool: Pool, asked: Comparison) -> Steps[object, Answer]:
-    with (yield from pool.open(asked.pair)) as lease:
+    with (yield from pool.open(asked.pair, tokens=asked.sampling.max_new_tokens)) as lease:
         run = yield from Run.begin(lease, asked)
         yield from run.snapshots(lambda: PERIOD)
         return receipts.answer(run.result())
@@ -106,9 +106,9 @@ def add(blocks: gr.Blocks, pool: Pool, processes: NewProcesses, limits: dict[str
         """The pairs that can be asked for; a model from a folder has its name only."""
         return listed(pool)
 
-    takes = {
+    takes: dict[Any, Any] = {
         compare_endpoint: Comparison,
-        replay_endpoint: Receipt,
+        replay_endpoint: AnyReceipt,
         lens_endpoint: Receipt,
         experiment_endpoint: None,
         study_endpoint: StudyPlan,
@@ -117,7 +117,7 @@ def add(blocks: gr.Blocks, pool: Pool, processes: NewProcesses, limits: dict[str
         made = api(endpoint, api_name=endpoint.__name__.removesuffix("_endpoint"), **limits)
         if kind is not None:  # Gradio makes a schema of a dict that says nothing of what is in it
             first: Any = blocks.blocks[made["inputs"][0]]
-            first._api_info = _open(kind.model_json_schema())
+            first._api_info = _open(TypeAdapter(kind).json_schema())
     api(pairs_endpoint, api_name="pairs", queue=False)
 
 

@@ -8,7 +8,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from mcp import types as protocol
 from mcp.server.lowlevel import Server
@@ -28,6 +28,7 @@ from ..study.plan import StudyPlan
 from ..types import (
     DEFAULT_SAMPLING,
     SIDES,
+    AnyReceipt,
     Comparison,
     Date,
     Framing,
@@ -43,6 +44,8 @@ from . import api
 from .line import Blocks, Place, served
 from .requests import MAX_BODY_BYTES
 from .room import MODELS
+
+R = TypeVar("R", Receipt, AnyReceipt)
 
 ABOUT = (
     "Same Seed compares a base model with its post-trained sibling: one prompt, one seed, both replies. "
@@ -111,9 +114,9 @@ class Lens(Tool):
 
 
 class Replay(Tool):
-    """Run a receipt again, from scratch, and say whether both replies are the same: identical, diverged (where, and by how much), or not replayable here."""
+    """Run a receipt again, from scratch, and say whether its replies are the same: identical, diverged (where, and by how much), or not replayable here."""
 
-    receipt: Receipt = Field(description="the receipt of a comparison")
+    receipt: AnyReceipt = Field(description="the receipt of a comparison, or of one side")
 
     def work(self, pool: Pool) -> Steps[object, Any]:
         return canonical.dump((yield from replay(pool, _sound(self.receipt))))
@@ -123,8 +126,8 @@ class Diff(Tool):
     """Say why two runs differ: every input that is not the same in two receipts, and the token at which each side's replies diverge."""
 
     waits: ClassVar[bool] = False
-    first: Receipt = Field(description="the receipt of a comparison")
-    second: Receipt = Field(description="the receipt of another one")
+    first: AnyReceipt = Field(description="the receipt of a comparison, or of one side")
+    second: AnyReceipt = Field(description="the receipt of another one")
 
     def work(self, pool: Pool) -> Steps[object, Any]:
         yield None
@@ -211,6 +214,7 @@ def _said(text: str, is_error: bool = False) -> protocol.CallToolResult:
     return protocol.CallToolResult(content=[protocol.TextContent(type="text", text=text)], is_error=is_error)
 
 
-def _sound(receipt: Receipt) -> Receipt:
+def _sound(receipt: R) -> R:
     """Raises UserError where it was changed after it was made."""
-    return receipts.from_data(canonical.dump(receipt))
+    receipts.from_data(canonical.dump(receipt))
+    return receipt
