@@ -237,14 +237,21 @@ class Lane:
     def _pass(self, cache: SlotCache, token_ids: list[int], start: int, rows: Sequence[int]) -> torch.Tensor:
         """Logits [rows, vocabulary] at some of these tokens, which stand at `start` and behind it, in one pass.
 
-        On a GPU it looks as far as `start` says, in one of a few shapes; that of whole chunks of a prompt is a graph.
+        On a GPU, but for a model with states, it looks as far as `start` says, in one of a few shapes; that of whole chunks of a prompt is a graph.
         """
         end = start + len(token_ids)
-        far = end if self.device.type != "cuda" else next(length for length in self._parts if end <= length)
+        exact = self.device.type != "cuda" or self.has_states
+        far = end if exact else next(length for length in self._parts if end <= length)
         held, positions = cache.upto(far), torch.arange(start, end, device=self.device)[None]
         given = [on_device([token_ids], self.device), positions, on_device(rows, self.device)]
         step: StepFunction = partial(self._read_step, cache)
-        if self.ahead and cache is self._reading and len(token_ids) == self.chunk and not self._unrecorded:
+        if (
+            self.ahead
+            and cache is self._reading
+            and not exact
+            and not self._unrecorded
+            and len(token_ids) == self.chunk
+        ):
             step = self._graphs.of(far, step, partial(self._by_chance, positions), held, cache.states())
         logits: torch.Tensor = step(*given, *held)
         return logits.clone() if isinstance(step, Graph) else logits  # the next replay writes over it
