@@ -84,6 +84,7 @@ def test_everything_that_is_imported_is_asked_for():
     asked = {requirement.name.lower() for requirement in requirements("requirements.txt")} | {
         "markdown_it",  # of markdown-it-py
         "spaces",  # there is one on ZeroGPU alone, where the builder installs it
+        "mcp",  # for --mcp alone, which says what to install
     }
     for file in [ROOT / "app.py", *(ROOT / "core").rglob("*.py")]:
         missing = imported(file) - asked - {"core"} - sys.stdlib_module_names

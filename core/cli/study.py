@@ -30,8 +30,8 @@ from ..study.served import desk
 from ..study.store import CellReply
 from ..study.suite import MOST_BYTES, NAMES, own_suite, read_suite
 from ..types import DEFAULT_SAMPLING, Conversation, Sampling, Side, explain
+from .compare import add_settings_flags, given, standard_input, switches
 from .files import read_file, write_file
-from .run import add_settings_flags, given, standard_input, switches
 from .terminal import INTERRUPTED, Saying, say, stopped_by
 
 SAMPLING = DEFAULT_SAMPLING.model_copy(update={"max_new_tokens": 40})
