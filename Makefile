@@ -146,7 +146,7 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp locks/dev.txt
 # The page tests drive Debian's Chromium. CHROMIUM=/path/to/chrome uses another one. Nothing here asks for rights that it
 # does not have: whoever is not root is told what is missing.
 browser:
-	@command -v "$${CHROMIUM:-chromium}" >/dev/null 2>&1 || { \
+	@{ command -v "$${CHROMIUM:-chromium}" && command -v curl; } >/dev/null 2>&1 || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; \
-		then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
-		else echo "The page tests need Chromium: install Debian's package chromium as root, or name a browser by CHROMIUM=/path/to/chrome; make check runs without." >&2; exit 1; fi; }
+		then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium curl; \
+		else echo "The page tests need Chromium and curl: install Debian's packages chromium and curl as root, or name a browser by CHROMIUM=/path/to/chrome; make check runs without." >&2; exit 1; fi; }

@@ -120,7 +120,7 @@ def writing_moves(gpu: Gpu, lane: Lane) -> int:
     torch.cuda.synchronize()  # what the engine did, on its own stream
     gpu.clear()
     with torch.inference_mode():
-        lane.write([1] * lane.slots, [9] * lane.slots)
+        lane.write([1] * lane.slots, [lane.length - 1] * lane.slots)  # so that it looks at all of it
     torch.cuda.synchronize()
     return gpu.moved("kernel:index_put") + gpu.moved("kernel:copy for index_put")
 
