@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import Any
 
 from . import canonical
 from .checkpoints.loading import Checkpoint
@@ -234,30 +235,11 @@ class Run:
             raise
 
     @classmethod
-    def begin(
-        cls,
-        lease: Lease,
-        comparison: Comparison,
-        *,
-        sides: tuple[Side, ...] = SIDES,
-        prompt_ids: tuple[int, ...] = (),
-        recorded: Mapping[Side, SideReceipt] | None = None,
-        read: Collection[Side] = (),
-        shared: Mapping[Side, tuple[int, ...]] | None = None,
-    ) -> Steps[None, "Run"]:
-        """The same for those who may leave while its prompts are built: closed, the work on them ends, and nothing runs."""
+    def begin(cls, lease: Lease, comparison: Comparison, **how: Any) -> Steps[None, "Run"]:
+        """The same, with all but `check`, for those who may leave while its prompts are built: closed, the work on them ends, and nothing runs."""
 
         def make(stop: Stop) -> Run:
-            run = cls(
-                lease,
-                comparison,
-                sides=sides,
-                prompt_ids=prompt_ids,
-                recorded=recorded,
-                read=read,
-                shared=shared,
-                check=stop.check,
-            )
+            run = cls(lease, comparison, **how, check=stop.check)
             stop.also(run.stop)
             return run
 
