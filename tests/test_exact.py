@@ -89,6 +89,7 @@ FUNCTIONS = {
     exact.erf: (math.erf, 2e-10, False, [-30.0, -6.1, -3.0, -0.5, -1e-5, 0.0, 0.1, 1.0, 2.0, 5.9]),
     exact.sin: (math.sin, 2.0**-49, False, [-1e6, -3.2, -0.7854, 0.0, 0.7853, 1.5708, 1024.0, 131072.0]),
     exact.cos: (math.cos, 2.0**-49, False, [-1e6, -3.2, -0.7854, 0.0, 0.7853, 1.5708, 1024.0, 131072.0]),
+    exact.softplus: (lambda x: math.log1p(math.exp(x)), 2.0**-32, False, [-30.0, -1.0, -1e-5, 0.0, 0.3, 5.0, 20.0]),
     exact.sigmoid: (lambda x: 1 / (1 + math.exp(-x)), 2.0**-37, False, [-600.0, -1.0, 0.0, 3.0, 50.0]),
 }
 

@@ -182,12 +182,23 @@ def test_layers_that_keep_a_state_are_refused_by_name():
 EXPERTS = {
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
     "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 24},
+    "DeepseekV3": {
+        **{"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16},
+        **{
+            "num_key_value_heads": 4,
+            "q_lora_rank": 12,
+            "kv_lora_rank": 10,
+            "v_head_dim": 12,
+            "first_k_dense_replace": 1,
+        },
+        **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4},
+    },
 }
 
 
 @pytest.mark.parametrize("family", EXPERTS)
-def test_experts_and_sinks_have_no_bits_of_their_neighbours(family):
-    """Tokens are grouped by the experts that they choose, whoever else chose them; a sink is a score without a value."""
+def test_experts_sinks_and_latents_have_no_bits_of_their_neighbours(family):
+    """Tokens are grouped by the experts that they choose, whoever else chose them; a sink is a score without a value; of latents, keys and values are made at every step."""
     model = random_model(family, changes=EXPERTS[family])
     plain = random_model(family, changes=EXPERTS[family], dtype=torch.float64)
     plain.set_experts_implementation("eager")

@@ -143,6 +143,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1.0 / exp(-x).add_(1.0)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e**x) as max(x, 0) + log(1 + e**-|x|). Absolute error below 2**-37 (1 + |x|)."""
+    return log(exp(-x.abs()).add_(1.0)).add_(x.clamp(min=0.0))
+
+
 def tanh(x: Tensor) -> Tensor:
     """Absolute error below 2**-37."""
     e = exp(x.abs().mul_(-2.0))

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from . import portable
 from .ahead import Ahead
 from .device import figures_device, on_device
 from .operations import not_portable
@@ -207,7 +206,7 @@ class Lane:
         for state in self._reading.states():
             state.zero_()
         kept = [tensor[:, :, :end] for tensor in self._reading.spans()]
-        return portable.plain(kept) if isinstance(self.model, Portable) else kept
+        return self.model.plain(kept) if isinstance(self.model, Portable) else kept
 
     def scoring_cache(self) -> SlotCache:
         """An empty cache for `score`, freed with the last reference to it."""

@@ -42,7 +42,7 @@ PASSED = _packets(
     " new_full scalar_tensor constant_pad_nd as_strided _local_scalar_dense _reshape_alias"
     # comparisons
     " eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan any all max min amax amin maximum minimum"
-    " argmax clamp clamp_ clamp_min clamp_max relu equal is_nonzero nonzero aminmax _assert_async"
+    " argmax clamp clamp_ clamp_min clamp_max relu equal is_nonzero nonzero aminmax _assert_async _is_all_true"
     # whole numbers
     " bitwise_and bitwise_and_ bitwise_or bitwise_or_ bitwise_xor bitwise_not __rshift__ __lshift__ __and__ __or__"
     " __xor__ __iand__ __ior__ bitwise_right_shift bitwise_left_shift"
@@ -67,14 +67,15 @@ class Mode(TorchDispatchMode):
 
     Args:
         prepared: the storages of weights that are on their grids, to spare them a second rounding.
+        latents: caches keep what keys and values are made of (latent attention, arXiv 2405.04434, section 2.1).
 
     Raises:
         UserError: inside it, an operation that has no portable form.
     """
 
-    def __init__(self, prepared: frozenset[int] = frozenset()):
+    def __init__(self, prepared: frozenset[int] = frozenset(), latents: bool = False):
         super().__init__()
-        self.prepared = prepared
+        self.prepared, self.latents = prepared, latents
         self._exact = False
         self._tokens: list[Token[Mode | None]] = []
         self._wide = _NOTHING
@@ -262,6 +263,12 @@ def _gelu(mode: Mode, x: Tensor, approximate: str = "none") -> Tensor:
     return exact.erf(wide * float.fromhex("0x1.6a09e667f3bcdp-1")).add_(1.0).mul_(0.5).mul_(wide).to(x.dtype)
 
 
+def _softplus(mode: Mode, x: Tensor, beta: Any = 1, threshold: Any = 20) -> Tensor:
+    if beta != 1:
+        raise not_portable("softplus with beta")
+    return torch.where(x > threshold, x, exact.softplus(x.double()).to(x.dtype))
+
+
 def _logsumexp(mode: Mode, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     dims = _dims(x, dim)
     if len(dims) != 1:
@@ -303,6 +310,10 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     aten.pow: _pow,
     aten.exp: _wide(exact.exp),
     aten.log: _wide(exact.log),
+    # near 0 these two keep the absolute errors of exp and log, not the relative ones
+    aten.expm1: _wide(lambda x: exact.exp(x).sub_(1.0)),
+    aten.log1p: _wide(lambda x: exact.log(x + 1.0)),
+    aten.softplus: _softplus,
     aten.sigmoid: _wide(exact.sigmoid),
     aten.silu: _wide(lambda x: x / exact.exp(-x).add_(1.0)),
     aten.tanh: _wide(exact.tanh),

@@ -37,20 +37,26 @@ def keys_and_values(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
     Each position has a grid of its own. The size of its values, a power of two, is kept as one more number behind
     them, so that it is not looked for again at every step: values [..., size + 1]. Neither has more than 24 bits, so that
-    float32 holds both exactly, in half of the memory.
+    float32 holds both exactly, in half of the memory. Where latents are kept, these have their grids, and what is made of them is rounded where it is used.
     """
     mode = current()
     if mode is None:
         return key, value
     with mode.exactly():
-        key_size, size = (magnitude(each.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST)) for each in (key, value))
-        keys = snap(key, key_size, min(24, room(key.shape[-1]) // 2))
-        return keys.to(CACHE), torch.cat([snap(value, size, _VALUE_BITS), size], -1).to(CACHE)
+        if mode.latents:
+            return snap(key, _size(key), 24).to(CACHE), snap(value, _size(value), 24).to(CACHE)
+        return _on_grids(key, value)
 
 
-def plain(kept: list[Tensor]) -> list[Tensor]:
-    """Keys and values of every layer in turn, without the sizes that stand behind the values."""
-    return [tensor if i % 2 == 0 else tensor[..., :-1] for i, tensor in enumerate(kept)]
+def _size(x: Tensor) -> Tensor:
+    """Of each position, a power of two."""
+    return magnitude(x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST))
+
+
+def _on_grids(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    keys = snap(key, _size(key), min(24, room(key.shape[-1]) // 2))
+    size = _size(value)
+    return keys.to(CACHE), torch.cat([snap(value, size, _VALUE_BITS), size], -1).to(CACHE)
 
 
 def attention(
@@ -86,6 +92,8 @@ def attention(
     if length > 2**POSITIONS:
         raise not_portable(f"attention over {length:,} positions")
     with mode.exactly():
+        if mode.latents:
+            key, value = _on_grids(key.double(), value.double())
         wide = grid(query, (room(size) + 1) // 2).reshape(rows, key.shape[1], -1, size)
         scores = product(wide, key.double().transpose(2, 3)).view(rows, heads, queries, length)
         scores.mul_(size**-0.5 if scaling is None else scaling)
@@ -131,8 +139,9 @@ class Portable:
             raise not_portable("the attention of its own that it has")
         if model.config._experts_implementation is not None:
             model.set_experts_implementation("eager")
+        latents = any(hasattr(module, "expand_kv") for module in model.modules())
         with torch.no_grad():
-            self.mode = Mode(_round_weights(model))
+            self.mode = Mode(_round_weights(model), latents)
             with self.mode:
                 _renew_rotary_embeddings(model)
 
@@ -143,8 +152,13 @@ class Portable:
             GivenUp: by whatever it computes then.
         """
         other = object.__new__(Portable)
-        other.model, other.mode = self.model, _Wanted(self.mode.prepared, given_up)
+        other.model, other.mode = self.model, _Wanted(self.mode.prepared, self.mode.latents, given_up)
         return other
+
+    def plain(self, kept: list[Tensor]) -> list[Tensor]:
+        """What caches keep, of every layer in turn, without the sizes that stand behind values."""
+        sized = [tensor if i % 2 == 0 else tensor[..., :-1] for i, tensor in enumerate(kept)]
+        return kept if self.mode.latents else sized
 
     def __call__(self, *ids: Tensor, **inputs: Any) -> Any:
         with self.mode:
@@ -161,8 +175,8 @@ class GivenUp(Exception):
 class _Wanted(Mode):
     """A mode that looks, before each operation, whether anybody still wants the result."""
 
-    def __init__(self, prepared: frozenset[int], given_up: Callable[[], bool]):
-        super().__init__(prepared)
+    def __init__(self, prepared: frozenset[int], latents: bool, given_up: Callable[[], bool]):
+        super().__init__(prepared, latents)
         self.given_up = given_up
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
