@@ -449,10 +449,13 @@ def test_absurd_numbers_in_a_config_are_a_sentence_before_anything_is_built(copy
         loading.read_config(copy, "spoiled")
 
 
-def test_a_base_of_rotary_angles_is_no_number_of_layers(copy):
-    """GraniteMoeSWA has one for each layer."""
+@pytest.mark.parametrize(
+    "more", [{"layer_rope_theta": [10_000.0, 500_000.0]}, {"depthwise_separable_out_channel": 1024}], ids=str
+)
+def test_what_only_sounds_like_a_number_of_layers_is_none(copy, more):
+    """GraniteMoeSWA has a base of rotary angles for each layer, and Phi-4 multimodal convolutions by depth."""
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "layer_rope_theta": [10_000.0, 500_000.0]}))
+    (copy / "config.json").write_text(json.dumps({**config, **more}))
     assert loading.read_config(copy, "fine").model_type == "llama"
 
 

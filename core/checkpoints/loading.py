@@ -204,7 +204,7 @@ def _text_alone(config: PreTrainedConfig) -> PreTrainedConfig:
 # What a number in a config may be, by its name, the first that fits; transformers makes lists and modules as long as it says.
 _BOUNDS = (
     (re.compile(r".*(_size|_dim|_rank|_length|_positions?|_embeddings|_ctx|_embd|_inner)"), 2**28),
-    (re.compile(r"(?!.*_theta).*(layer|block).*|.*depth.*"), 1_000),
+    (re.compile(r"(?!.*_theta).*(layer|block).*|.*depth(?!wise).*"), 1_000),
     (re.compile(r".*expert.*|.*group.*"), 4_096),
     (re.compile(r".*head.*"), 2**16),
 )
