@@ -88,16 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_save_flag(parser)
     flags = parser.parse_args(arguments)
     out = report.Report(report.command("benchmarks.lens", arguments), flags.device, flags.save)
-    pool = Pool(Settings(device=flags.device), HuggingFaceHub())
     try:
-        lease = pool.wait(EMBEDDED)
-        measure(lease, 20, 1)
-        rows = [measure(lease, tokens, flags.repetitions) for tokens in flags.tokens]
+        with Pool(Settings(device=flags.device), HuggingFaceHub()) as pool, pool.wait(EMBEDDED) as lease:
+            measure(lease, 20, 1)
+            rows = [measure(lease, tokens, flags.repetitions) for tokens in flags.tokens]
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    finally:
-        pool.close()
     out.add("The token lens: reading a reply through both models against writing it", rows)
     out.end()
     return 0

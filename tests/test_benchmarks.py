@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -248,14 +249,21 @@ def test_the_command_above_a_table_is_what_was_typed_without_where_it_is_kept(ar
     assert report.command("benchmarks.lens", arguments) == f"python -m benchmarks.lens{typed}"
 
 
-def test_lens(capsys):
+@pytest.fixture
+def loaded(pool, monkeypatch):
+    """The benchmarks that open a pool of their own get the one that other tests have loaded."""
+    for module in (lens, study):
+        monkeypatch.setattr(module, "Pool", lambda settings, hub: nullcontext(pool))
+
+
+def test_lens(capsys, loaded):
     assert lens.main(["--repetitions", "1", "--tokens", "12"]) == 0
     row = found(capsys.readouterr().out)["tables"][0]["rows"][0]
     assert row["tokens"] == 12
     assert row["read / write"] > 0
 
 
-def test_study(capsys):
+def test_study(capsys, loaded):
     flags = ["--repetitions", "1", "--seeds", "8", "--prompts", "3", "--tokens", "4"]
     assert study.main(flags) == 0
     rows = found(capsys.readouterr().out)["tables"][0]["rows"]
