@@ -21,7 +21,7 @@ import torch
 from benchmarks import clients, report, subjects
 from benchmarks.clients import Reply
 from benchmarks.subjects import Subject
-from core.engine import Engine, Reread, portable, sampling
+from core.engine import Engine, portable, sampling
 from core.engine.device import Placement, place
 from core.engine.lane import Lane
 from core.engine.portable import Portable
@@ -104,8 +104,8 @@ def checks(subject: Subject, engine: Engine, repetitions: int) -> dict[str, Any]
     asked = clients.request(1, subject.vocabulary, subject.new_tokens)
     ((reply,),) = clients.together([engine], [asked])
     recorded = asked.model_copy(update={"expected": tuple(id for id, *_ in reply.tokens), "reuse": False})
-    reread = Reread(engine)
-    read, written = in_turn(repetitions, lambda: ended(reread, recorded), lambda: ended(engine, recorded))
+    looked_at = recorded.model_copy(update={"reading": "only"})
+    read, written = in_turn(repetitions, lambda: ended(engine, looked_at), lambda: ended(engine, recorded))
     return {
         "model": subject.name,
         "tokens": subject.new_tokens,
@@ -168,7 +168,7 @@ def _grown(name: str, of: str) -> int:
             engine.close()
 
 
-def ended(engine: Engine | Reread, asked: Request) -> Reply:
+def ended(engine: Engine, asked: Request) -> Reply:
     """Ask, and wait for the end."""
     return clients.wait(clients.ask(engine, asked, time.perf_counter())[0])
 

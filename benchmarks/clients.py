@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.subjects import Subject
-from core.engine import Engine, Reread, Stoppable
+from core.engine import Engine, Stoppable
+from core.engine.reading import submit
 from core.types import DEFAULT_SAMPLING, Event, Failure, Finish, Request, Token
 
 PROMPT_TOKENS = 32
@@ -42,7 +43,7 @@ class Reply:
     reused: int = 0  # tokens of the prompt that were not read again
 
 
-def ask(engine: Engine | Reread, asked: Request, began: float) -> tuple[Reply, Stoppable]:
+def ask(engine: Engine, asked: Request, began: float) -> tuple[Reply, Stoppable]:
     """Submit and return at once; the reply fills up and then sets `ended`. Times count from `began`."""
     reply = Reply()
 
@@ -56,7 +57,7 @@ def ask(engine: Engine | Reread, asked: Request, began: float) -> tuple[Reply, S
             reply.reused = event.usage.reused_tokens if isinstance(event, Finish) else 0
             reply.ended.set()
 
-    return reply, engine.submit(asked, take)
+    return reply, submit(engine, asked, take)
 
 
 def together(engines: Sequence[Engine], requests: Sequence[Request]) -> list[list[Reply]]:

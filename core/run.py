@@ -9,12 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from . import canonical
 from .checkpoints.loading import Checkpoint
 from .checkpoints.memory import check_room_for_another
-from .engine import Engine, LogitsDial, Reread, Stoppable, WeightsDial
+from .engine import Engine, LogitsDial, Stoppable, WeightsDial, reading
 from .errors import TooLong, UserError
 from .pool import Lease
 from .prompts import Prompt, of_ids
@@ -210,14 +210,12 @@ class Run:
             self._writers[side] = Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
         self._tickets: dict[Side, Stoppable] = {}
-        self._engines = {
-            side: Reread(lease.side(side).engine) if side in read else _engine(lease, comparison, side)
-            for side in sides
-        }
+        self._engines = {side: _engine(lease, comparison, side) for side in sides}
         expected = {side: recorded[side].token_ids for side in sides} if recorded else {}
+        how: dict[Side, Literal["only", "on"]] = dict.fromkeys(read, "only")
         for side, engine in self._engines.items() if shared else ():
             if isinstance(engine, Engine) and engine.info().is_portable:
-                self._engines[side], expected[side] = Reread(engine, goes_on=True), shared[side] if shared else ()
+                how[side], expected[side] = "on", shared[side] if shared else ()
         try:
             for side, writer in self._writers.items():
                 request = Request(
@@ -227,9 +225,10 @@ class Run:
                     reuse=recorded is None,
                     prefilled=writer.prompt.prefilled,
                     expected=expected.get(side, ()),
+                    reading=how.get(side, ""),
                     gives_way=gives_way,
                 )
-                self._tickets[side] = self._engines[side].submit(request, self._listener(side))
+                self._tickets[side] = self._submit(side, request)
         except BaseException:
             self.stop()
             raise
@@ -244,6 +243,10 @@ class Run:
             return run
 
         return apart(make)
+
+    def _submit(self, side: Side, request: Request) -> Stoppable:
+        engine, listen = self._engines[side], self._listener(side)
+        return reading.submit(engine, request, listen) if isinstance(engine, Engine) else engine.submit(request, listen)
 
     def _listener(self, side: Side) -> Callable[[Event], None]:
         return lambda event: self._events.put((side, event))

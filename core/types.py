@@ -280,7 +280,8 @@ class Request(Value):
     are counted from the first of them. `max_new_tokens` counts what is drawn.
 
     `expected` are the tokens that an earlier run drew; a DrawDivergence is reported wherever another one is
-    drawn. They change nothing that is drawn.
+    drawn. They change nothing that is drawn. `reading` is for portable arithmetic, where reading them tells what writing would: "only" they
+    are looked at, or ("on") what they are not is written behind them.
 
     One that `gives_way` runs while no other request waits for its slot; else it is begun again later, with another Started.
     """
@@ -291,6 +292,7 @@ class Request(Value):
     reuse: bool = True
     prefilled: int = Field(default=0, ge=0)
     expected: tuple[int, ...] = ()
+    reading: Literal["", "only", "on"] = ""
     gives_way: bool = False
 
 

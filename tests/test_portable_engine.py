@@ -403,7 +403,7 @@ def test_a_pass_that_fails_while_a_reply_is_read_is_the_engines_own_sentence(cap
 
     said: SimpleQueue = SimpleQueue()
     failing = SimpleNamespace(vocabulary=VOCABULARY, context=64, score=score)
-    Rereading(failing, request([1, 2]).model_copy(update={"expected": (3, 4)}), said.put, goes_on=False)
+    Rereading(failing, request([1, 2]).model_copy(update={"expected": (3, 4)}), said.put)
     assert said.get(timeout=60) == Failure(message=HUNG) and not caplog.records
 
 

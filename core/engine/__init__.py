@@ -5,7 +5,6 @@ This package knows tensors and token ids. It does not know people, prompts, pair
 
 from .dial import LogitsDial, WeightsDial
 from .engine import Engine, Scored, Scoring, Stoppable, Ticket
-from .reading import Reread
 from .sampling import VERSION as SAMPLER_VERSION
 from .watch import PATIENCE, Patience
 
@@ -15,7 +14,6 @@ __all__ = [
     "Engine",
     "LogitsDial",
     "Patience",
-    "Reread",
     "Scored",
     "Scoring",
     "Stoppable",

@@ -11,42 +11,29 @@ from queue import Empty, SimpleQueue
 import torch
 
 from ..errors import UserError
-from ..types import EngineInfo, Event, Failure, Finish, FinishReason, Request, Started, Token
+from ..types import Event, Failure, Finish, FinishReason, Request, Started, Token
 from . import sampling
 from .dial import nothing_done, on_a_thread
 from .engine import Emit, Engine, Scored, Stoppable
 
 
-class Reread:
-    """Checks what requests expect by reading it; a request that expects nothing is written.
+def submit(engine: Engine, request: Request, emit: Emit) -> Stoppable:
+    """As Engine.submit, but what a request expects is read where it says so (`Request.reading`).
 
-    Args:
-        goes_on: write what the expected tokens are not, to the end of the reply; else they are all that is asked about.
+    Raises:
+        UserError: as there.
     """
-
-    def __init__(self, engine: Engine, *, goes_on: bool = False):
-        self.engine, self.goes_on = engine, goes_on
-
-    def info(self) -> EngineInfo:
-        return self.engine.info()
-
-    def submit(self, request: Request, emit: Emit) -> Stoppable:
-        """As Engine.submit.
-
-        Raises:
-            UserError: as there.
-        """
-        if not request.expected:
-            return self.engine.submit(request, emit)
-        self.engine.check(request)
-        return Rereading(self.engine, request, emit, self.goes_on)
+    if not request.reading or not request.expected:
+        return engine.submit(request, emit)
+    engine.check(request)
+    return Rereading(engine, request, emit)
 
 
 class Rereading:
     """One reply that is being read, on a thread of its own: drawing from many logits would hold up the engine's."""
 
-    def __init__(self, engine: Engine, request: Request, emit: Emit, goes_on: bool):
-        self.engine, self.request, self.emit, self.goes_on = engine, request, emit, goes_on
+    def __init__(self, engine: Engine, request: Request, emit: Emit):
+        self.engine, self.request, self.emit = engine, request, emit
         self._cancelled = False
         on_a_thread(self._read, emit)
 
@@ -69,7 +56,7 @@ class Rereading:
                 written.append(drawn.token)
                 if expected != (drawn.token,) or self._end(written) or self._cancelled:
                     break
-        if self.goes_on and self._end(written) is None and not self._cancelled:
+        if asked.reading == "on" and self._end(written) is None and not self._cancelled:
             return self._write_on(len(written))
         used = {
             "output_tokens": len(written),
