@@ -245,7 +245,7 @@ class Completion:
         return receipts.make_one_sided(
             asked.comparison.model_copy(update=drawn),
             self.order.side,
-            receipts.side_receipt(writer.result(self._checkpoint.engine.info())),
+            receipts.side_receipt(writer.result()),
             asked.token_ids,
             self.order.stops,
         )

@@ -40,6 +40,7 @@ from .types import (
     Snapshot,
     Started,
     Token,
+    WrittenBy,
 )
 
 Period = Callable[[], float]  # seconds between two snapshots, asked for anew each time
@@ -61,6 +62,7 @@ class Writer:
     divergence: DrawDivergence | None = None
     finish: Finish | None = None
     error: str | None = None
+    written_by: EngineInfo | None = None  # where it is not the checkpoint's own
     started_at: float | None = None
     first_at: float | None = None
     last_at: float | None = None
@@ -89,6 +91,8 @@ class Writer:
                 if self.ids:  # it gave way to somebody
                     self._begin()
                 self.phase, self.ahead, self.started_at = "reading", 0, monotonic()
+            case WrittenBy():
+                self.written_by = event.engine
             case Token():
                 self.phase, self.last_at = "writing", monotonic()
                 self.first_at = self.first_at or self.last_at
@@ -134,14 +138,19 @@ class Writer:
             error=self.error,
         )
 
-    def result(self, engine: EngineInfo) -> SideResult:
+    @property
+    def engine(self) -> EngineInfo:
+        """The fingerprint of the engine that writes it."""
+        return self.written_by or self.checkpoint.engine.info()
+
+    def result(self) -> SideResult:
         """What was sent, by which engine it was answered, and what came back, once it has finished."""
         assert self.finish is not None, "asked for a result before the reply was finished"
         split = self.split()
         return SideResult(
             checkpoint=self.checkpoint.info,
             weights_sha256=self.checkpoint.weights_sha256,
-            engine=engine,
+            engine=self.engine,
             sampling=self.sampling,
             prompt_text=self.prompt.text,
             prompt_token_ids=self.prompt.token_ids,
@@ -214,7 +223,7 @@ class Run:
         expected = {side: recorded[side].token_ids for side in sides} if recorded else {}
         how: dict[Side, Literal["only", "on"]] = dict.fromkeys(read, "only")
         for side, engine in self._engines.items() if shared else ():
-            if isinstance(engine, Engine) and engine.info().is_portable:
+            if isinstance(engine, Engine) and self.engine(side).is_portable:
                 how[side], expected[side] = "on", shared[side] if shared else ()
         try:
             for side, writer in self._writers.items():
@@ -249,7 +258,13 @@ class Run:
         return reading.submit(engine, request, listen) if isinstance(engine, Engine) else engine.submit(request, listen)
 
     def _listener(self, side: Side) -> Callable[[Event], None]:
-        return lambda event: self._events.put((side, event))
+        def listen(event: Event) -> None:
+            if isinstance(event, WrittenBy):  # whoever asks for it may not have looked at any event yet
+                self._writers[side].take(event)
+            else:
+                self._events.put((side, event))
+
+        return listen
 
     def prompt(self, side: Side) -> Prompt:
         return self._writers[side].prompt
@@ -263,7 +278,7 @@ class Run:
 
     def engine(self, side: Side) -> EngineInfo:
         """The fingerprint of the engine that writes this side."""
-        return self._engines[side].info()
+        return self._writers[side].engine
 
     def divergence(self, side: Side) -> DrawDivergence | None:
         """In a replay: where this side first drew another token than was recorded."""
@@ -327,7 +342,7 @@ class Run:
         writer = self._writers[side]
         if writer.error is not None:
             raise UserError(f"The {SIDE_NAMES[side]} side failed: {writer.error}")
-        return writer.result(self.engine(side))
+        return writer.result()
 
 
 def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:

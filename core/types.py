@@ -296,126 +296,6 @@ class Request(Value):
     gives_way: bool = False
 
 
-FinishReason = Literal["eos", "length", "context", "stopped"]
-
-
-class Queued(Value):
-    """Waiting for a slot; `ahead` requests will get one first."""
-
-    ahead: int
-
-
-class Started(Value):
-    """Has a slot and is reading the prompt."""
-
-
-class Token(Value):
-    """One generated token. `step` counts from 0, a prefilled beginning included; `logprob` is log-softmax of the unwarped logits (nats).
-
-    `margin` is how far the winner was ahead of the runner-up when it was drawn, noise included (nats
-    after warping): how much numeric drift the choice would survive. None when nothing else could be drawn.
-    """
-
-    step: int
-    id: int
-    logprob: float
-    margin: float | None
-
-
-class DrawDivergence(Value):
-    """A step at which the token drawn is not the expected one, and how close that was.
-
-    `step` counts drawn tokens, without a prefilled beginning. Logits are as the model gave them, before any warping; None is not finite or
-    not in the vocabulary. `behind` is how far the expected token was
-    behind the drawn one when it was drawn (nats after warping, noise included); None when a warper had
-    ruled it out.
-    """
-
-    step: int
-    drawn: int
-    expected: int
-    drawn_logit: float | None
-    expected_logit: float | None
-    behind: float | None
-
-
-class Usage(Value):
-    """What one reply cost. Passes are forward passes of the model; a decode pass serves every slot at once."""
-
-    prompt_tokens: Whole
-    reused_tokens: Whole
-    output_tokens: Whole
-    prefill_passes: Whole
-    decode_passes: Whole
-    seconds_queued: float
-    seconds_to_first_token: float  # from the start of reading; queueing not included
-    seconds_decoding: float  # from the first token to the last
-
-
-class Finish(Value):
-    reason: FinishReason
-    usage: Usage
-
-
-class Failure(Value):
-    message: str
-
-
-Event = Queued | Started | Token | DrawDivergence | Finish | Failure
-
-
-# --- what people see ------------------------------------------------------------------------------
-
-Phase = Literal["idle", "queued", "reading", "writing", "done", "failed"]
-
-
-class Reply(Value):
-    """One side's reply, so far or finished: `text` is the answer, `reasoning` what the template marks as thought before it.
-
-    `written` is all of it as one text, marks that are text included. The first `reasoning_tokens` of `token_ids` are the reasoning with its marks.
-    """
-
-    phase: Phase = "idle"
-    ahead: int = 0
-    text: str = ""
-    reasoning: str = ""
-    reasoning_tokens: int = 0
-    written: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    margins: tuple[float | None, ...] = ()
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    seconds_to_first_token: float | None = None
-    tokens_per_second: float | None = None
-    error: str | None = None
-
-
-class Snapshot(Value):
-    """Both replies at one moment."""
-
-    base: Reply
-    post: Reply
-
-    def reply(self, side: Side) -> Reply:
-        return self.base if side == "base" else self.post
-
-
-class CheckpointInfo(Value):
-    """Where the weights came from: a Hub id and its commit, or the name of a folder or a file. No path of the machine.
-
-    `left_out` names what is beside the model's text there and was not loaded, such as the tower that reads pictures.
-    `quantization` says how the weights were stored where that is not as the numbers that they are: "GGUF Q4_K, Q6_K, F32", "fp8".
-    """
-
-    name: str
-    source: str
-    revision: str | None
-    parameters: Whole
-    left_out: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
-    quantization: str = Field(default="", exclude_if=_is_empty)
-
-
 class Deviation(Value):
     """How far the engine's log-probabilities were from those of the model itself when it was loaded.
 
@@ -485,6 +365,132 @@ class EngineInfo(Value):
             if name not in ("versions", "certification", "deviation") and value is not None
         }
         return plain | self.versions
+
+
+FinishReason = Literal["eos", "length", "context", "stopped"]
+
+
+class Queued(Value):
+    """Waiting for a slot; `ahead` requests will get one first."""
+
+    ahead: int
+
+
+class Started(Value):
+    """Has a slot and is reading the prompt."""
+
+
+class WrittenBy(Value):
+    """Another engine writes the reply than the one that was asked, and this is its fingerprint."""
+
+    engine: EngineInfo
+
+
+class Token(Value):
+    """One generated token. `step` counts from 0, a prefilled beginning included; `logprob` is log-softmax of the unwarped logits (nats).
+
+    `margin` is how far the winner was ahead of the runner-up when it was drawn, noise included (nats
+    after warping): how much numeric drift the choice would survive. None when nothing else could be drawn.
+    """
+
+    step: int
+    id: int
+    logprob: float
+    margin: float | None
+
+
+class DrawDivergence(Value):
+    """A step at which the token drawn is not the expected one, and how close that was.
+
+    `step` counts drawn tokens, without a prefilled beginning. Logits are as the model gave them, before any warping; None is not finite or
+    not in the vocabulary. `behind` is how far the expected token was
+    behind the drawn one when it was drawn (nats after warping, noise included); None when a warper had
+    ruled it out.
+    """
+
+    step: int
+    drawn: int
+    expected: int
+    drawn_logit: float | None
+    expected_logit: float | None
+    behind: float | None
+
+
+class Usage(Value):
+    """What one reply cost. Passes are forward passes of the model; a decode pass serves every slot at once."""
+
+    prompt_tokens: Whole
+    reused_tokens: Whole
+    output_tokens: Whole
+    prefill_passes: Whole
+    decode_passes: Whole
+    seconds_queued: float
+    seconds_to_first_token: float  # from the start of reading; queueing not included
+    seconds_decoding: float  # from the first token to the last
+
+
+class Finish(Value):
+    reason: FinishReason
+    usage: Usage
+
+
+class Failure(Value):
+    message: str
+
+
+Event = Queued | Started | WrittenBy | Token | DrawDivergence | Finish | Failure
+
+
+# --- what people see ------------------------------------------------------------------------------
+
+Phase = Literal["idle", "queued", "reading", "writing", "done", "failed"]
+
+
+class Reply(Value):
+    """One side's reply, so far or finished: `text` is the answer, `reasoning` what the template marks as thought before it.
+
+    `written` is all of it as one text, marks that are text included. The first `reasoning_tokens` of `token_ids` are the reasoning with its marks.
+    """
+
+    phase: Phase = "idle"
+    ahead: int = 0
+    text: str = ""
+    reasoning: str = ""
+    reasoning_tokens: int = 0
+    written: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    margins: tuple[float | None, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    seconds_to_first_token: float | None = None
+    tokens_per_second: float | None = None
+    error: str | None = None
+
+
+class Snapshot(Value):
+    """Both replies at one moment."""
+
+    base: Reply
+    post: Reply
+
+    def reply(self, side: Side) -> Reply:
+        return self.base if side == "base" else self.post
+
+
+class CheckpointInfo(Value):
+    """Where the weights came from: a Hub id and its commit, or the name of a folder or a file. No path of the machine.
+
+    `left_out` names what is beside the model's text there and was not loaded, such as the tower that reads pictures.
+    `quantization` says how the weights were stored where that is not as the numbers that they are: "GGUF Q4_K, Q6_K, F32", "fp8".
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    parameters: Whole
+    left_out: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    quantization: str = Field(default="", exclude_if=_is_empty)
 
 
 class SideResult(Value):

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ from core.engine import LogitsDial, WeightsDial
 from core.engine.dial import mix, mixed_model
 from core.errors import UserError
 from core.run import Run, compare
-from core.types import Dial, Event, Failure, Finish, Queued, Token
-from tests import values
+from core.types import SIDES, Dial, Event, Failure, Finish, Queued, Token
 from tests.engines import answer, bits, random_model, request, running, tokens
 from tests.pairs import comparison, tiny_lease
 
@@ -213,18 +211,18 @@ def test_a_mix_that_is_not_a_number_fails_and_both_models_go_on():
         assert answer(base, *[request([1, 2])] * 5)[0][-1].reason == "length", "every slot is free again"
 
 
-def test_a_dialled_reply_is_certified_only_where_both_models_are():
-    def engine(certified: bool, device: str) -> SimpleNamespace:
-        said = {"certified": certified, "certification": f"said by {device}", "device": device}
-        return SimpleNamespace(info=lambda: values.ENGINE.model_copy(update=said))
-
-    for base, post, certified, said in (
-        (True, True, True, "said by post"),
-        (True, False, False, "said by post"),
-        (False, True, False, "said by base"),
-    ):
-        info = LogitsDial(engine(base, "base"), engine(post, "post"), 0.5).info()
-        assert (info.certified, info.certification, info.device) == (certified, said, "post")
+def test_a_dialled_reply_is_certified_only_where_both_models_are(lease, monkeypatch):
+    asked = comparison(max_new_tokens=2, dial=Dial(amount=0.5))
+    for base, post in ((True, True), (True, False), (False, True)):
+        for side, certified in (("base", base), ("post", post)):
+            monkeypatch.setattr(lease.side(side).engine, "certified", certified)
+        told = [lease.side(side).engine.info() for side in SIDES]
+        said = told[0].certification if not base else told[1].certification
+        expected = told[1].model_copy(update={"certified": base and post, "certification": said})
+        run = Run(lease, asked)
+        assert run.engine("post") == expected, "before anybody has looked at what is written"
+        *_, _ = run.snapshots()
+        assert run.result().post.engine == expected
 
 
 def test_a_dialled_receipt_names_the_engine_that_wrote_it(lease):

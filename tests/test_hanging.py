@@ -21,7 +21,7 @@ from core.errors import UserError
 from core.hub import HuggingFaceHub
 from core.pool import Pool
 from core.settings import Settings
-from core.types import DEFAULT_SAMPLING, Failure, Finish
+from core.types import DEFAULT_SAMPLING, Failure, Finish, WrittenBy
 from core.ui import page
 from core.ui.compare import session
 from core.ui.sidebar import Choices
@@ -124,7 +124,7 @@ def test_the_first_start_takes_as_long_as_it_takes_and_one_that_hangs_when_it_is
 
 
 @pytest.mark.parametrize("part, starting", [("write", False), ("begin", True)])
-def test_a_mix_of_two_models_that_hangs_is_one_sentence_and_makes_way_for_the_next(hang, monkeypatch, part, starting):
+def test_a_mix_of_two_models_that_hangs_is_one_sentence_and_makes_way_for_the_next(hang, part, starting):
     told: list[int] = []
     patience = Patience(SOON, lambda: told.append(1))
     engines = [Engine(random_model(seed=n), VOCABULARY, shape(), "eager", patience=patience) for n in (1, 2)]
@@ -132,12 +132,14 @@ def test_a_mix_of_two_models_that_hangs_is_one_sentence_and_makes_way_for_the_ne
         engine._seconds_to_start = 0
     dial = WeightsDial(engines[0], engines[1], 0.5, threading.Lock(), lambda: None)
     hang.of(part)
-    if starting:
-        hang.on = True
-    else:
-        monkeypatch.setattr(dial, "wrote_with", lambda info: setattr(hang, "on", True))
+    hang.on = starting
     heard: queue.Queue = queue.Queue()
-    dial.submit(request([1, 2]), heard.put)
+
+    def listen(event) -> None:
+        hang.on = hang.on or isinstance(event, WrittenBy)
+        heard.put(event)
+
+    dial.submit(request([1, 2]), listen)
     events: list = []
     while not events or not isinstance(events[-1], Failure | Finish):
         events.append(heard.get(timeout=60))

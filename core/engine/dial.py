@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..types import EngineInfo, Event, Failure, Finish, Request, Started, Token, Usage
+from ..types import Event, Failure, Finish, Request, Started, Token, Usage, WrittenBy
 from . import sampling
 from .engine import Emit, Engine, Steering, Ticket, sentence
 
@@ -58,23 +58,17 @@ class LogitsDial:
     def __init__(self, base: Engine, post: Engine, amount: float):
         self.base, self.post, self.amount = base, post, amount
 
-    def info(self) -> EngineInfo:
-        """The post-trained engine's fingerprint; certified only where both are."""
-        base, post = self.base.info(), self.post.info()
-        return (
-            post
-            if base.certified
-            else post.model_copy(update={"certified": False, "certification": base.certification})
-        )
-
     def submit(self, request: Request, emit: Emit) -> "LockStep":
-        """As Engine.submit; passes of both models are counted.
+        """As the post-trained Engine.submit, but certified only where both are; passes of both models are counted.
 
         Raises:
             UserError: the request does not fit one of the models.
         """
         self.base.check(request)
         self.post.check(request)
+        if not (base := self.base.info()).certified:
+            told = {"certified": False, "certification": base.certification}
+            emit(WrittenBy(engine=self.post.info().model_copy(update=told)))
         return LockStep(self, request, emit)
 
 
@@ -189,14 +183,6 @@ class WeightsDial:
     ):
         self.base, self.post, self.amount = base, post, amount
         self.one_at_a_time, self.check_room = one_at_a_time, check_room
-        self._info: EngineInfo | None = None
-
-    def info(self) -> EngineInfo:
-        """The fingerprint of the engine that wrote the reply; before there is one, that of the post-trained model."""
-        return self._info or self.post.info()
-
-    def wrote_with(self, info: EngineInfo) -> None:
-        self._info = info
 
     def submit(self, request: Request, emit: Emit) -> "OwnModel":
         """As Engine.submit; the model is made first, on a thread of its own.
@@ -239,7 +225,7 @@ class OwnModel:
         shape = replace(post.shape, sizes=(self.size,), threads=post.level.threads)
         engine = post.like(model, shape, post.level.attention)
         try:
-            self.dial.wrote_with(engine.info())
+            self.emit(WrittenBy(engine=engine.info()))
             news: SimpleQueue[Event] = SimpleQueue()
             self._ticket = engine.submit(self.request, news.put)
             if self._cancelled:
