@@ -12,15 +12,16 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
 from benchmarks import report
-from core import lens, prompts
+from core import prompts
 from core.errors import UserError
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.pool import Pool
 from core.settings import EMBEDDED, Settings
 from core.steps import finish
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Event, Failure, Finish, Request, Side, Token
@@ -40,10 +41,11 @@ def write(lease: Lease, asked: Comparison) -> tuple[float, tuple[int, ...]]:
     heard: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
     ids: list[int] = []
     began = time.perf_counter()
+    requests = {}
     for side in SIDES:
         prompt = prompts.build(asked, side, lease.side(side).tokenizer, lease.post.tokenizer)
-        request = Request(token_ids=prompt.token_ids, sampling=asked.sampling, stop_ids=frozenset(), reuse=False)
-        lease.side(side).engine.submit(request, _listener(heard, side))
+        requests[side] = Request(token_ids=prompt.token_ids, sampling=asked.sampling, stop_ids=frozenset(), reuse=False)
+    lease.write(requests, lambda *told: heard.put(told))
     ended = 0
     while ended < len(SIDES):
         side, event = heard.get()
@@ -53,10 +55,6 @@ def write(lease: Lease, asked: Comparison) -> tuple[float, tuple[int, ...]]:
     return time.perf_counter() - began, tuple(ids)
 
 
-def _listener(heard: SimpleQueue[tuple[Side, Event]], side: Side) -> Callable[[Event], None]:
-    return lambda event: heard.put((side, event))
-
-
 def measure(lease: Lease, tokens: int, repetitions: int) -> dict[str, Any]:
     writing, reading = [], []
     for seed in range(repetitions):
@@ -64,7 +62,7 @@ def measure(lease: Lease, tokens: int, repetitions: int) -> dict[str, Any]:
         seconds, ids = write(lease, asked)
         writing.append(seconds)
         began = time.perf_counter()
-        found = finish(lens.read(lease, asked, "post", ids))
+        found = finish(lease.read(asked, "post", ids))
         reading.append(time.perf_counter() - began)
         assert len(found.shifts) == tokens
     ratios = [read / written for read, written in zip(reading, writing, strict=True)]

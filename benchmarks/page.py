@@ -38,7 +38,9 @@ from core import settings as configuration
 from core.checkpoints.loading import Checkpoint
 from core.errors import UserError
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.local import LocalLease
+from core.pool import Pool
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, SIDES, Comparison, Request
 from core.ui import page as whole_page
@@ -63,9 +65,10 @@ class EndlessPool(Pool):
 
 def bare(lease: Lease, comparison: Comparison) -> Way:
     """The two engines and nothing else; the prompts are built beforehand."""
+    assert isinstance(lease, LocalLease)
     requests = [
         (
-            lease.side(side).engine,
+            lease.loaded[side].engine,
             Request(
                 token_ids=prompts.build(comparison, side, lease.side(side).tokenizer, lease.post.tokenizer).token_ids,
                 sampling=comparison.sampling,

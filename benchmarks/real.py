@@ -25,13 +25,15 @@ from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig
 from benchmarks import engine, report
 from benchmarks.report import Row
 from benchmarks.subjects import Subject
-from core import chat_template, lens, receipts
+from core import chat_template, receipts
 from core import settings as configuration
 from core.checkpoints import sources
 from core.errors import UserError
 from core.hub import HuggingFaceHub
+from core.lease import Lease
+from core.local import LocalLease
 from core.pairs import known_pairs
-from core.pool import Lease, Pool
+from core.pool import Pool
 from core.replay import replay
 from core.run import compare
 from core.settings import EMBEDDED, Settings
@@ -62,7 +64,8 @@ class Plain:
     """A model as transformers alone loads and runs it."""
 
     def __init__(self, place: Path, lease: Lease):
-        served = lease.post.model
+        assert isinstance(lease, LocalLease)
+        served = lease.loaded["post"].model
         model: Any = (
             AutoModelForCausalLM.from_pretrained(
                 place.parent, gguf_file=place.name, quantization_config=GgufConfig(dequantize=True), dtype=served.dtype
@@ -72,7 +75,10 @@ class Plain:
         )
         self.model = model.to(served.device).eval().requires_grad_(False)
         self.model.generation_config = GenerationConfig()  # its own settings would fill in what is not said
-        self.stop_ids, self.vocabulary = sorted(lease.stop_ids("post")), lens.common_vocabulary(lease)
+        self.stop_ids, self.vocabulary = (
+            sorted(lease.stop_ids("post")),
+            min(lease.base.vocabulary, lease.post.vocabulary),
+        )
 
     def greedy(self, prompt_ids: Sequence[int], tokens: int) -> tuple[int, ...]:
         """The token ids of a greedy reply, the one that ends it included."""
@@ -139,7 +145,7 @@ def row(figure: str, base: Any, post: Any) -> Row:
 
 def load_check(lease: Lease) -> list[Row]:
     """What the check at load found (core/engine/reference.py)."""
-    deviations = [lease.side(side).engine.info().deviation for side in SIDES]
+    deviations = [lease.side(side).engine.deviation for side in SIDES]
     return [
         row("at load: nats from a plain forward pass", *(each.nats if each else "-" for each in deviations)),
         row("at load: bound, in nats", *(each.bound if each else "-" for each in deviations)),
@@ -194,7 +200,7 @@ def lenses(lease: Lease, plain: dict[Side, Plain], results: Sequence[Result]) ->
     for model in models:
         model.widen()
     for result, writer in product(results, SIDES):
-        read = finish(lens.read(lease, result.comparison, writer, result.side(writer).token_ids))
+        read = finish(lease.read(result.comparison, writer, result.side(writer).token_ids))
         asked, reply = lease.prompt(result.comparison, writer).question, [shift.id for shift in read.shifts]
         expected = {model: model.logprobs((*asked, *reply), len(asked)) for model in models}
         for side in SIDES:
@@ -263,7 +269,8 @@ def templates(lease: Lease) -> list[Row]:
 def speed(lease: Lease, plain: dict[Side, Plain], tokens: int, repetitions: int) -> list[Row]:
     """One comparison at a time, as benchmarks/engine.py times it: both sides at once against one after the other."""
     subject = Subject(lease.pair.id, (plain["base"].model, plain["post"].model), tokens)
-    engines = [lease.side(side).engine for side in SIDES]
+    assert isinstance(lease, LocalLease)
+    engines = [lease.loaded[side].engine for side in SIDES]
     (found,) = engine.speed_of(subject, engines, repetitions, (1,))
     return [
         row(f"both sides: {name}", found[name], found[name])

@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks import report
 from core.errors import UserError
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.pool import Pool
 from core.settings import EMBEDDED, Settings
 from core.steps import Stop, finish
 from core.study import served
@@ -48,7 +49,7 @@ def bare(lease: Lease, asked: StudyPlan) -> tuple[float, int]:
     heard = SimpleQueue[Event]()
     began = time.perf_counter()
     for side, request in requests:
-        lease.side(side).engine.submit(request, heard.put)
+        lease.write({side: request}, lambda side, event: heard.put(event))
     tokens = ended = 0
     while ended < len(requests):
         event = heard.get()

@@ -12,15 +12,14 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from . import canonical, lens, receipts
-from .checkpoints.loading import Checkpoint
-from .engine import Stoppable
+from . import canonical, receipts
+from .detokenizer import Spelling
 from .errors import UserError
-from .pool import Lease
+from .lease import Card, Lease, Writing
 from .prompts import Prompt, of_ids
 from .run import Writer, fit
 from .steps import Stop
-from .types import Candidate, Comparison, Event, Failure, Finish, OneSidedReceipt, Request, Sampling, Side, Token
+from .types import Candidate, Comparison, Event, Failure, Finish, OneSidedReceipt, Sampling, Side, Token
 
 
 class Broken(UserError):
@@ -180,14 +179,14 @@ class CompletionChoice:
         rows = zip(ids[known:upto], self._texts[known:upto], self.writer.logprobs[known:upto], strict=True)
         self.tokens += [ScoredToken(*each) for each in rows]
 
-    def read(self, check: Callable[[], None]) -> None:
-        """The tokens with the numbers of a reading of all of it. Raises UserError as `lens.likeliest`."""
-        checkpoint, prompt = self.writer.checkpoint, self.writer.prompt
+    def read(self, lease: Lease, check: Callable[[], None]) -> None:
+        """The tokens with the numbers of a reading of all of it. Raises UserError as `Lease.likeliest`."""
+        order, prompt = self.order, self.writer.prompt
         whole = [*prompt.token_ids, *self.ids]
-        start = _put_before(prompt) if self.order.echo else len(prompt.token_ids)
+        start = _put_before(prompt) if order.echo else len(prompt.token_ids)
         first = max(1, start)
-        spelling = lens.Spelling(checkpoint, whole[:start], whole[start:])
-        rows = lens.likeliest(checkpoint, whole, first, self.order.top, check) if first < len(whole) else iter(())
+        spelling = Spelling(self.writer.checkpoint.tokenizer, whole[:start], whole[start:])
+        rows = lease.likeliest(order.side, whole, first, order.top, check) if first < len(whole) else iter(())
         self.tokens = [
             ScoredToken(id, text, None) for id, text in zip(whole[start:first], spelling.reply, strict=False)
         ]
@@ -206,23 +205,24 @@ class Completion:
     """
 
     def __init__(self, lease: Lease, order: Order, check: Callable[[], None]):
-        self.order, self._checkpoint, self._count = order, lease.side(order.side), lease.count
+        self.order, self._lease = order, lease
         self.prompts = [_prompt(lease, order.side, each, check) for each in order.prompts]
         self.choices: list[CompletionChoice] = []
-        ends = lease.stop_ids(order.side)
+        checkpoint, ends = lease.side(order.side), lease.stop_ids(order.side)
         for asked, prompt in zip(order.prompts, self.prompts, strict=True):
-            fitted = fit(order.sampling, prompt, self._checkpoint)
-            echoed = _echo(self._checkpoint, asked) if order.echo else ""
+            fitted = fit(order.sampling, prompt, checkpoint)
+            echoed = _echo(checkpoint, asked) if order.echo else ""
             for reply in range(order.replies):
                 sampling = fitted.model_copy(update={"seed": fitted.seed + reply})
-                self.choices.append(CompletionChoice(order, Writer(self._checkpoint, prompt, sampling, ends), echoed))
+                self.choices.append(CompletionChoice(order, Writer(checkpoint, prompt, sampling, ends), echoed))
 
     @property
     def fingerprint(self) -> str:
         """Of all beside the request that decides its tokens: the weights, and the engine as far as it can matter."""
-        info = self._checkpoint.engine.info()
+        checkpoint = self._lease.side(self.order.side)
+        info = checkpoint.engine
         engine = canonical.dump(info)
-        told = {"weights": self._checkpoint.weights_sha256, **{name: engine.get(name) for name in info.deciding}}
+        told = {"weights": checkpoint.weights_sha256, **{name: engine.get(name) for name in info.deciding}}
         return f"fp_{canonical.sha256(told)[:16]}"
 
     @property
@@ -260,34 +260,34 @@ class Completion:
             UserError: it does not fit, or has failed (Broken).
         """
         news: SimpleQueue[tuple[int, Event]] = SimpleQueue()
-        tickets: dict[int, Stoppable] = {}
+        under_way: dict[int, Writing] = {}
 
-        def tell(index: int, event: Event) -> None:
+        def tell(index: int, side: Side, event: Event) -> None:
             news.put((index, event))
 
         try:
             for index, choice in enumerate(self.choices):
                 if not choice.ended:
-                    tickets[index] = self._checkpoint.engine.submit(_request(choice), partial(tell, index))
+                    under_way[index] = self._lease.write({self.order.side: choice.writer.request}, partial(tell, index))
             while not self._settled:
-                changed = self._take(news, tickets, stop, period)
+                changed = self._take(news, under_way, stop, period)
                 yield [] if self.order.reads else [self.choices[index].delta(index) for index in sorted(changed)]
             for index, choice in enumerate(self.choices):
                 if self.order.reads:
-                    choice.read(stop.check)
+                    choice.read(self._lease, stop.check)
                     yield [replace(choice.delta(index), tokens=tuple(choice.tokens))]
                 elif not self.order.writes:
                     yield [choice.delta(index)]
         finally:
-            for ticket in tickets.values():
-                ticket.cancel()
+            for writing in under_way.values():
+                writing.stop()
 
     @property
     def _settled(self) -> bool:
         return all(choice.settled for choice in self.choices)
 
     def _take(
-        self, news: SimpleQueue[tuple[int, Event]], tickets: dict[int, Stoppable], stop: Stop, period: float
+        self, news: SimpleQueue[tuple[int, Event]], under_way: dict[int, Writing], stop: Stop, period: float
     ) -> set[int]:
         """Fold what comes within a period; which choices it was about."""
         changed: set[int] = set()
@@ -305,8 +305,8 @@ class Completion:
             choice.take(event)
             changed.add(index)
             if choice.ended and not ended:
-                tickets[index].cancel()
-                self._count(len(choice.writer.ids))
+                under_way[index].stop()
+                self._lease.count(len(choice.writer.ids))
         stop.check()
         return changed
 
@@ -315,16 +315,6 @@ def _names(writer: Writer) -> dict[int, str]:
     """Tokens that have no text in a reply, by what they are called."""
     added = writer.checkpoint.tokenizer.added_tokens_decoder.items()
     return {id: token.content for id, token in added if token.special or id in writer.stop_ids}
-
-
-def _request(choice: CompletionChoice) -> Request:
-    writer = choice.writer
-    return Request(
-        token_ids=writer.prompt.token_ids,
-        sampling=writer.sampling,
-        stop_ids=writer.stop_ids,
-        prefilled=writer.prompt.prefilled,
-    )
 
 
 def _prompt(lease: Lease, side: Side, asked: SidePrompt, check: Callable[[], None]) -> Prompt:
@@ -338,10 +328,10 @@ def _put_before(prompt: Prompt) -> int:
     return len([*takewhile(lambda piece: piece.control, prompt.pieces)])
 
 
-def _echo(checkpoint: Checkpoint, asked: SidePrompt) -> str:
+def _echo(checkpoint: Card, asked: SidePrompt) -> str:
     """The prompt as it was sent; of token ids, what they say, control tokens by their names."""
     ids = asked.token_ids
-    return "".join(lens.Spelling(checkpoint, (), ids).reply) if ids else asked.comparison.prompt
+    return "".join(Spelling(checkpoint.tokenizer, (), ids).reply) if ids else asked.comparison.prompt
 
 
 def stop_step(writer: Writer, stops: tuple[str, ...], token_ids: Iterable[int]) -> int | None:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from .types import Candidate
+
 UNREADABLE = "\ufffd"  # how a decoder writes bytes that are no character, or not one yet
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # how SentencePiece names a single byte in a vocabulary
 _ANCHOR = 8  # ids before the text with which it is decoded: some decoders strip a space at the very beginning
@@ -21,6 +23,13 @@ class HasBackend(Protocol):
 
     @property
     def backend_tokenizer(self) -> Any: ...
+
+
+class HasAddedTokens(HasBackend, Protocol):
+    """The same, and which tokens were added to its vocabulary."""
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]: ...
 
 
 class Detokenizer:
@@ -106,3 +115,35 @@ class Detokenizer:
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._backend.decode([id for id in ids if 0 <= id < 2**32], skip_special_tokens=True)
         return text
+
+
+class Spelling:
+    """How token ids read: those of the reply as parts of its text, candidates each by itself."""
+
+    def __init__(self, tokenizer: HasAddedTokens, before: Sequence[int], reply: Sequence[int]):
+        self._tokenizer, self._before = tokenizer, before
+        self._control = {id: token.content for id, token in tokenizer.added_tokens_decoder.items()}
+        self._known: dict[int, str] = {}
+        self.reply = self._parts(reply)
+
+    def _parts(self, reply: Sequence[int]) -> list[str]:
+        """One text for each token. Bytes that are not yet a character wait for the token that completes it."""
+        detokenizer = Detokenizer(self._tokenizer, self._before)
+        readable = []
+        for id in reply:
+            if id not in self._control:
+                detokenizer.take(id)
+            readable.append(detokenizer.readable)
+        text, read, parts = detokenizer.text, 0, []
+        for id, so_far in zip(reply, [*readable[:-1], text], strict=True):
+            upto = len(so_far) if text.startswith(so_far) else read  # bytes that were given up later
+            parts.append(self._control.get(id, "") + text[read:upto])
+            read = max(read, upto)
+        return parts
+
+    def candidate(self, id: int, logprob: float) -> Candidate:
+        if id not in self._known:
+            detokenizer = Detokenizer(self._tokenizer, self._before)
+            detokenizer.take(id)
+            self._known[id] = self._control.get(id) or detokenizer.text
+        return Candidate(id=id, text=self._known[id], logprob=logprob)

@@ -17,21 +17,22 @@ from time import monotonic, sleep
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from . import prompts, reasoning
 from .checkpoints import loading, sources
 from .checkpoints.budget import Need
 from .checkpoints.loading import Checkpoint
-from .checkpoints.siblings import Kinship, kinship
+from .checkpoints.siblings import kinship
 from .engine import Patience
 from .engine.device import Placement, give_back, place
 from .engine.engine import Shape
-from .errors import NotEnoughMemory, TooLong, UserError
+from .errors import NotEnoughMemory, UserError
 from .hub import Hub
+from .lease import Kinship, Lease
+from .local import LocalLease
+from .new_process import NewProcesses
 from .pairs import Pair, at_commits, default_pair, find_pair, here, known_pairs, label, places
-from .prompts import Prompt
 from .settings import Settings
 from .steps import Steps, finish
-from .types import MAX_IN_ALL, Comparison, Side
+from .types import MAX_IN_ALL, SIDES, Side
 
 log = logging.getLogger(__name__)
 
@@ -52,57 +53,6 @@ FOR_MEMORY = Progress("Waiting for memory that others use")
 _TO_LET_GO = 60  # seconds that those who give way have for it
 GRACE = 20  # seconds for which they leave alone what somebody else asked last: who reads a reply asks again
 RESTARTING = "The server is restarting, so nothing new is begun; ask again in a minute."
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A loaded pair that stays loaded until it is released, or until the `with` block that it opens is left."""
-
-    pair: Pair
-    base: Checkpoint
-    post: Checkpoint
-    _release: Callable[[], None]
-    mixing: threading.Lock = field(default_factory=threading.Lock)  # held while a mix of the two takes memory
-    kin: Kinship = field(default_factory=Kinship)
-    most: int = MAX_IN_ALL  # characters of a conversation with its prompt
-    count: Callable[[int], None] = lambda tokens: None  # told of what was written, when a reply has ended
-    wanted: Callable[[], bool] = _never  # whether somebody lacks its memory, for whom it gives way
-
-    def side(self, side: Side) -> Checkpoint:
-        return self.base if side == "base" else self.post
-
-    def stop_ids(self, side: Side) -> frozenset[int]:
-        """Where a side's reply ends: at the ids that end a text or a turn for either of the siblings, where they mean the same.
-
-        Not at what ends a part before the answer in the template of this side.
-        """
-        own = self.side(side)
-        templates = own.tokenizer if own.tokenizer.chat_template else self.post.tokenizer
-        ends = self.base.stop_ids | self.post.stop_ids if self.kin.same_ids else own.stop_ids
-        return ends - reasoning.part_ids(templates)
-
-    def prompt(self, comparison: Comparison, side: Side, check: Callable[[], None] = lambda: None) -> Prompt:
-        """What a side is sent; `check` as for `prompts.build`. Raises UserError when it cannot be asked this."""
-        if comparison.characters > self.most:
-            raise TooLong(
-                f"The conversation has {comparison.characters:,} characters with its prompt, and at most {self.most:,} are read here; start a new chat, take a turn away or shorten the prompt."
-            )
-        own = self.side(side).tokenizer
-        return prompts.build(comparison, side, own, self.post.tokenizer if self.kin.same_ids else own, check)
-
-    def release(self) -> None:
-        """Safe to call more than once."""
-        self._release()
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.release()
 
 
 class _Key(NamedTuple):
@@ -173,6 +123,7 @@ class Pool:
         self._entries: dict[_Key, _Entry] = {}
         self._lock = threading.Lock()  # of the table
         self._mixing = threading.Lock()
+        self._processes = NewProcesses(settings)
         self._memory = threading.Lock()  # one model at a time takes memory, so that what is free stays true
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="loader")
         self._ending = False
@@ -216,7 +167,7 @@ class Pool:
             elif places(named) != places(pair):
                 raise UserError(f"Another pair is called {pair.title} here; give one of these folders another name.")
 
-    def bring(self, pair: Pair, tokens: int | None = None) -> Steps[Progress, Lease]:
+    def bring(self, pair: Pair, tokens: int | None = None) -> Steps[Progress, LocalLease]:
         """`open` for a pair that is not among `pairs`."""
         entries = self._take(pair)
         yield from self._follow(entries)
@@ -269,7 +220,7 @@ class Pool:
             self._give_back(entries, gives_way=gives_way)
             raise
 
-    def _lease(self, pair: Pair, entries: list[_Entry], *, gives_way: bool = False) -> Lease:
+    def _lease(self, pair: Pair, entries: list[_Entry], *, gives_way: bool = False) -> LocalLease:
         """A lease on models that have been taken; they are given back when it is released, or when there can be none."""
         done = threading.Event()
 
@@ -280,16 +231,16 @@ class Pool:
                 self._give_back(entries, gives_way=gives_way)
 
         try:
-            base, post = (entry.loading.result() for entry in entries)
+            loaded = {side: entry.loading.result() for side, entry in zip(SIDES, entries, strict=True)}
             self._loaded.update(self._keys(pair))
             if entries[1] not in entries[0].kin:
-                entries[0].kin[entries[1]] = kinship(base, post)
+                entries[0].kin[entries[1]] = kinship(loaded["base"].card, loaded["post"].card)
         except BaseException:
             self._give_back(entries, gives_way=gives_way)
             raise
         most = min(self.settings.characters or MAX_IN_ALL, MAX_IN_ALL)
-        kin, wanted = entries[0].kin[entries[1]], self._somebody_is_short if gives_way else _never
-        return Lease(pair, base, post, release, self._mixing, kin, most, self._count, wanted)
+        kin, wanted = entries[0].kin[entries[1]], self._somebody_is_short if gives_way else lambda: False
+        return LocalLease(pair, loaded, release, self._processes.ask, self._mixing, kin, most, self._count, wanted)
 
     def wait(self, id: str, report: Callable[[Progress], None] = lambda progress: None) -> Lease:
         """`open` for those who have nothing else to do meanwhile."""

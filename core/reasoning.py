@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from . import apart, chat_template
 from .chat_template import ANSWER, PART, REASONING, REASONING_KEYS, as_dict
-from .detokenizer import Detokenizer, HasBackend
+from .detokenizer import Detokenizer, HasAddedTokens
 
 # Of templates that take a reply as one text: what begins reasoning, and what ends it.
 _SPELLED = (
@@ -33,11 +33,8 @@ _ASKED = {"role": "user", "content": "Question?"}
 _CALLS = [{"type": "function", "id": "000000000", "function": {"name": "f", "arguments": {}}}]
 
 
-class HasTokens(chat_template.HasTemplate, HasBackend, Protocol):
+class HasTokens(chat_template.HasTemplate, HasAddedTokens, Protocol):
     """What is used of transformers' PreTrainedTokenizerFast."""
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, Any]: ...
 
 
 @dataclass(frozen=True)

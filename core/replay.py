@@ -12,14 +12,14 @@ import re
 
 from .checkpoints.sources import HERE, whereabouts
 from .completions import stop_step
-from .engine import SAMPLER_VERSION
 from .errors import Unreplayable, UserError
 from .installation import COMMAND
+from .lease import Lease
 from .pairs import at_commits, other_weights
-from .pool import Lease, Pool, Progress
+from .pool import Pool, Progress
 from .run import Run, Writer
 from .steps import Steps, watch
-from .types import SIDE_NAMES, AnyReceipt, OneSidedReceipt, Side, SideReceipt, Verdict
+from .types import SAMPLER_VERSION, SIDE_NAMES, AnyReceipt, OneSidedReceipt, Side, SideReceipt, Verdict
 from .verdict import judge, same_portably, warnings
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -123,7 +123,7 @@ def _start(lease: Lease, receipt: AnyReceipt, again: bool) -> Steps[Progress, Ru
 
 def _can_be_read(lease: Lease, receipt: AnyReceipt, side: Side) -> bool:
     dialled = side == "post" and receipt.comparison.dial is not None
-    return not dialled and same_portably(receipt.side(side).engine, lease.side(side).engine.info())
+    return not dialled and same_portably(receipt.side(side).engine, lease.side(side).engine)
 
 
 # --- the run ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One comparison on a leased pair: two requests, one stream of snapshots, and the result at the end.
 
-Both engines put their events into one queue, so a slow side never stalls the other. Closing the
-stream, for whatever reason, cancels both requests. This file knows no widgets.
+The events of both sides go into one queue, so a slow side never stalls the other. Closing the
+stream, for whatever reason, cancels both requests. This file knows no engines and no widgets.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -9,14 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 from . import canonical
-from .checkpoints.loading import Checkpoint
-from .checkpoints.memory import check_room_for_another
-from .engine import Engine, LogitsDial, Stoppable, WeightsDial, reading
 from .errors import TooLong, UserError
-from .pool import Lease
+from .lease import Card, Lease
 from .prompts import Prompt, of_ids
 from .reasoning import ReplyReader, Split
 from .steps import Steps, Stop, Stopped, apart
@@ -50,7 +47,7 @@ Period = Callable[[], float]  # seconds between two snapshots, asked for anew ea
 class Writer:
     """Folds one side's events into its reply, text as it becomes readable."""
 
-    checkpoint: Checkpoint
+    checkpoint: Card
     prompt: Prompt
     sampling: Sampling
     stop_ids: frozenset[int]
@@ -141,7 +138,17 @@ class Writer:
     @property
     def engine(self) -> EngineInfo:
         """The fingerprint of the engine that writes it."""
-        return self.written_by or self.checkpoint.engine.info()
+        return self.written_by or self.checkpoint.engine
+
+    @property
+    def request(self) -> Request:
+        """What the engine is asked for it."""
+        return Request(
+            token_ids=self.prompt.token_ids,
+            sampling=self.sampling,
+            stop_ids=self.stop_ids,
+            prefilled=self.prompt.prefilled,
+        )
 
     def result(self) -> SideResult:
         """What was sent, by which engine it was answered, and what came back, once it has finished."""
@@ -217,30 +224,19 @@ class Run:
             prompt = of_ids(prompt_ids, checkpoint.tokenizer) if prompt_ids else lease.prompt(comparison, side, check)
             sampling = recorded[side].sampling if recorded else _fitted(lease, comparison, side, prompt)
             self._writers[side] = Writer(checkpoint, prompt, sampling, lease.stop_ids(side))
+        dial = comparison.dial
+        if dial is not None and "post" in sides:
+            lease.kin.need_same_ids("The dial")
         self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
-        self._tickets: dict[Side, Stoppable] = {}
-        self._engines = {side: _engine(lease, comparison, side) for side in sides}
-        expected = {side: recorded[side].token_ids for side in sides} if recorded else {}
-        how: dict[Side, Literal["only", "on"]] = dict.fromkeys(read, "only")
-        for side, engine in self._engines.items() if shared else ():
-            if isinstance(engine, Engine) and self.engine(side).is_portable:
-                how[side], expected[side] = "on", shared[side] if shared else ()
-        try:
-            for side, writer in self._writers.items():
-                request = Request(
-                    token_ids=writer.prompt.token_ids,
-                    sampling=writer.sampling,
-                    stop_ids=writer.stop_ids,
-                    reuse=recorded is None,
-                    prefilled=writer.prompt.prefilled,
-                    expected=expected.get(side, ()),
-                    reading=how.get(side, ""),
-                    gives_way=gives_way,
-                )
-                self._tickets[side] = self._submit(side, request)
-        except BaseException:
-            self.stop()
-            raise
+        requests: dict[Side, Request] = {}
+        for side, writer in self._writers.items():
+            how: dict[str, Any] = {"reuse": recorded is None, "gives_way": gives_way}
+            if recorded:
+                how |= {"expected": recorded[side].token_ids, "reading": "only" if side in read else ""}
+            elif shared and writer.checkpoint.engine.is_portable and (dial is None or side == "base"):
+                how |= {"expected": shared[side], "reading": "on"}
+            requests[side] = writer.request.model_copy(update=how)
+        self._writing = lease.write(requests, self._hear, dial)
 
     @classmethod
     def begin(cls, lease: Lease, comparison: Comparison, **how: Any) -> Steps[None, "Run"]:
@@ -253,23 +249,16 @@ class Run:
 
         return apart(make)
 
-    def _submit(self, side: Side, request: Request) -> Stoppable:
-        engine, listen = self._engines[side], self._listener(side)
-        return reading.submit(engine, request, listen) if isinstance(engine, Engine) else engine.submit(request, listen)
-
-    def _listener(self, side: Side) -> Callable[[Event], None]:
-        def listen(event: Event) -> None:
-            if isinstance(event, WrittenBy):  # whoever asks for it may not have looked at any event yet
-                self._writers[side].take(event)
-            else:
-                self._events.put((side, event))
-
-        return listen
+    def _hear(self, side: Side, event: Event) -> None:
+        if isinstance(event, WrittenBy):  # it may be asked for before anybody looks at the events
+            self._writers[side].take(event)
+        else:
+            self._events.put((side, event))
 
     def prompt(self, side: Side) -> Prompt:
         return self._writers[side].prompt
 
-    def checkpoint(self, side: Side) -> Checkpoint:
+    def checkpoint(self, side: Side) -> Card:
         return self._writers[side].checkpoint
 
     def sampling(self, side: Side) -> Sampling:
@@ -286,9 +275,7 @@ class Run:
 
     def stop(self, *sides: Side) -> None:
         """Stop these sides (or both) at their next step; what they have written stands. Safe from any thread."""
-        for side, ticket in self._tickets.items():
-            if side in (sides or SIDES):
-                ticket.cancel()
+        self._writing.stop(*sides)
 
     def snapshot(self) -> Snapshot:
         replies = {side: writer.reply() for side, writer in self._writers.items()}
@@ -345,16 +332,16 @@ class Run:
         return writer.result()
 
 
-def fit(sampling: Sampling, prompt: Prompt, checkpoint: Checkpoint) -> Sampling:
+def fit(sampling: Sampling, prompt: Prompt, checkpoint: Card) -> Sampling:
     """The settings with max_new_tokens shortened to what the context leaves.
 
     Raises:
         UserError: the prompt alone fills the context; it is never cut silently.
     """
-    room = checkpoint.engine.context - len(prompt.token_ids)
+    room = checkpoint.context - len(prompt.token_ids)
     if room < 1:
         raise TooLong(
-            f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.engine.context:,}; start a new chat, take a turn away or shorten the prompt."
+            f"The conversation is {len(prompt.token_ids):,} tokens for {checkpoint.info.name}, and its context holds {checkpoint.context:,}; start a new chat, take a turn away or shorten the prompt."
         )
     return sampling.model_copy(update={"max_new_tokens": min(room, sampling.max_new_tokens)})
 
@@ -363,23 +350,6 @@ def _fitted(lease: Lease, comparison: Comparison, side: Side, prompt: Prompt) ->
     """`fit` for whoever writes this side: the dial asks both models."""
     sampling = fit(comparison.sampling, prompt, lease.side(side))
     return fit(sampling, prompt, lease.base) if comparison.dial is not None and side == "post" else sampling
-
-
-def _engine(lease: Lease, comparison: Comparison, side: Side) -> Engine | LogitsDial | WeightsDial:
-    """Who writes a side's reply. The dial turns the post-trained side."""
-    dial = comparison.dial
-    if side == "base" or dial is None:
-        return lease.side(side).engine
-    lease.kin.need_same_ids("The dial")
-    if dial.space == "logits":
-        return LogitsDial(lease.base.engine, lease.post.engine, dial.amount)
-    return WeightsDial(
-        lease.base.engine,
-        lease.post.engine,
-        dial.amount,
-        one_at_a_time=lease.mixing,
-        check_room=lambda: check_room_for_another(lease.post.engine),
-    )
 
 
 def identity(lease: Lease, comparison: Comparison, side: Side) -> str:
@@ -393,7 +363,7 @@ def identity(lease: Lease, comparison: Comparison, side: Side) -> str:
     checkpoint, prompt = lease.side(side), lease.prompt(comparison, side)
     told = [
         checkpoint.weights_sha256,
-        *map(canonical.dump, (checkpoint.info, checkpoint.engine.info(), fit(comparison.sampling, prompt, checkpoint))),
+        *map(canonical.dump, (checkpoint.info, checkpoint.engine, fit(comparison.sampling, prompt, checkpoint))),
         *(prompt.text, prompt.token_ids, prompt.prefilled, repr(prompt.marks), prompt.reasons),
         sorted(lease.stop_ids(side)),
     ]

@@ -151,6 +151,9 @@ class Conversation(Value):
         return head + tuple(message for pair in body for message in pair)
 
 
+SAMPLER_VERSION = "v1"  # of the rule by which tokens are drawn (core/engine/sampling.py)
+
+
 class Sampling(Value):
     """How one token is drawn from the logits. No field has a hidden default: a model's own generation_config fills nothing in.
 

@@ -10,10 +10,9 @@ from collections.abc import Generator, Sequence
 from itertools import product
 from typing import Literal
 
-from . import lens
 from .difference import first_divergence
 from .errors import UserError
-from .pool import Lease
+from .lease import Lease
 from .run import Run
 from .types import SIDES, Comparison, Dial, FinishReason, Framing, Side, SideResult, Value, in_common
 
@@ -202,7 +201,7 @@ def _grid(lease: Lease, comparison: Comparison) -> Generator[Grid | None, None, 
     reference = found[places.index(("post", "chat"))].token_ids
     cells: list[GridCell] = []
     for (side, framing), result in zip(places, found, strict=True):
-        scores = lens.logprobs(lease.side(side), result.prompt_token_ids, reference)
+        scores = lease.logprobs(side, result.prompt_token_ids, reference)
         yield None
         cells.append(
             GridCell(

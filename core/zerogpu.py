@@ -19,10 +19,12 @@ from .checkpoints.loading import Checkpoint
 from .engine import Engine, lent
 from .errors import UserError
 from .hub import Hub
+from .local import LocalLease
 from .pairs import Pair, find_pair, places
-from .pool import Lease, Pool, Progress, _Entry
+from .pool import Pool, Progress, _Entry
 from .settings import Settings
 from .steps import Steps, apart, watch
+from .types import SIDES
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class LentPool(Pool):
             self._entries[entry.key] = entry
             entry.loading.set_result(self._load(entry))
 
-    def bring(self, pair: Pair, tokens: int | None = None) -> Steps[Progress, Lease]:
+    def bring(self, pair: Pair, tokens: int | None = None) -> Steps[Progress, LocalLease]:
         """A lease for which a GPU is lent until it is released.
 
         Raises:
@@ -83,8 +85,8 @@ class LentPool(Pool):
             loan.leave()
             lease.release()
 
-        base, post = (_through(loan, which, each) for which, each in enumerate((lease.base, lease.post)))
-        return replace(lease, base=base, post=post, _release=release)
+        loaded = {side: _through(loan, which, lease.loaded[side]) for which, side in enumerate(SIDES)}
+        return replace(lease, loaded=loaded, _release=release)
 
     def _behind_others(self, pair: Pair) -> NoReturn:
         raise UserError(NO_STUDIES)

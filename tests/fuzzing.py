@@ -21,7 +21,6 @@ from core import canonical, cli, links, receipts
 from core.cli.compare import _comparison, read_history
 from core.cli.files import read_file
 from core.errors import UserError
-from core.experiments import NewProcesses
 from core.study import link as study_link
 from core.study.link import SharedStudy
 from core.study.plan import StudyPlan, StudyPrompt
@@ -167,7 +166,7 @@ def readers() -> Iterator[tuple[Reader, ...]]:
     pool = ScriptedPool("a base reply", "a post-trained reply")
     house = House(pool)
     with gr.Blocks(analytics_enabled=False) as served:
-        api.add(served, pool, NewProcesses(pool.settings), MODELS)
+        api.add(served, pool, MODELS)
     endpoints = {fn.api_name: fn.fn for fn in served.fns.values()}
     *_, answer = endpoints["compare"](ASKED)
     here = answer["receipt"]  # of models that there are

@@ -2,29 +2,37 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
-from core import lens
 from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.tokenizers import stop_ids
 from core.engine import Engine
 from core.engine.engine import Shape
+from core.errors import UserError
+from core.lease import Lease
+from core.local import LocalLease
 from core.pairs import Pair
-from core.pool import Lease, Pool, Progress
+from core.pool import Pool, Progress
 from core.settings import Settings
-from core.steps import finish
-from core.types import DEFAULT_SAMPLING, CheckpointInfo, Comparison, Lens, LensContext, Sampling, Side
+from core.steps import Steps, finish
+from core.types import DEFAULT_SAMPLING, SIDES, CheckpointInfo, Comparison, Lens, LensContext, Result, Sampling, Side
 from tests import tiny
 
 PAIR = Pair(id="tiny", title="Tiny pair", base="tiny-base", post="tiny-chat")
 
 
+def nowhere(comparison: Comparison, lease: LocalLease) -> Steps[None, Result]:
+    raise UserError("a test starts none")
+    yield
+
+
 @contextmanager
 def tiny_lease(
     dtype: torch.dtype = torch.float32, base_seed: int = 1, post_seed: int = 2, slots: int = 3, **changes
-) -> Iterator[Lease]:
+) -> Iterator[LocalLease]:
     """Two siblings with random weights: the base has no chat template, the post-trained one ends its turns."""
     checkpoints: list[Checkpoint] = []
     for name, seed, tokenizer in (
@@ -38,11 +46,15 @@ def tiny_lease(
             Checkpoint(info, weights_sha256(model), tokenizer, stop_ids(tokenizer, model), model, engine)
         )
     try:
-        base, post = checkpoints
-        yield Lease(PAIR, base, post, lambda: None)
+        yield LocalLease(PAIR, dict(zip(SIDES, checkpoints, strict=True)), lambda: None, nowhere)
     finally:
         for checkpoint in checkpoints:
             checkpoint.close()
+
+
+def changed(lease: LocalLease, side: Side, **changes) -> LocalLease:
+    """The lease with one of its models told otherwise."""
+    return replace(lease, loaded={**lease.loaded, side: replace(lease.loaded[side], **changes)})
 
 
 class OnePair:
@@ -69,7 +81,7 @@ def whole(
     lease: Lease, asked: Comparison, side: Side, reply_ids: Sequence[int], context: LensContext = "identical"
 ) -> Lens:
     """The whole lens at once."""
-    return finish(lens.read(lease, asked, side, reply_ids, context))
+    return finish(lease.read(asked, side, reply_ids, context))
 
 
 def comparison(prompt: str = "The quick brown fox", **changes) -> Comparison:

@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from core.experiments import NewProcesses
 from core.ui.delivery import Delivery
 from core.ui.page import furnish
 from core.ui.room import Page
@@ -21,7 +20,7 @@ class House:
     def __init__(self, pool):
         with gr.Blocks(analytics_enabled=False) as self.demo:
             self.visitor = Visitor(pool, Sidebar(pool), gr.Tabs())
-            self.page = Page(pool, NewProcesses(pool.settings), self.visitor, Delivery(self.demo))
+            self.page = Page(pool, self.visitor, Delivery(self.demo))
             self.rooms = furnish(self.page, self.demo)
         self.compare = self.rooms["compare"]
 

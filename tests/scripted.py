@@ -11,10 +11,13 @@ import torch
 from core.checkpoints.loading import Checkpoint
 from core.checkpoints.tokenizers import read_tokenizer
 from core.engine import Scored
+from core.lease import Lease
+from core.local import LocalLease
 from core.pairs import HOME, Pair, default_pair
-from core.pool import Lease, Progress
+from core.pool import Progress
 from core.settings import Settings
 from core.types import SIDES, CheckpointInfo, EngineInfo, Finish, Request, Started, Token, Usage
+from tests.pairs import nowhere
 
 PAIR = Pair(id="scripted", title="Scripted pair", base="Scripted-Base", post="Scripted-Chat")
 INFO = EngineInfo(
@@ -122,7 +125,7 @@ class ScriptedPool:
             )
             for side, name in zip(SIDES, (PAIR.base, PAIR.post), strict=True)
         }
-        self.lease = Lease(PAIR, checkpoints["base"], checkpoints["post"], lambda: None)
+        self.lease = LocalLease(PAIR, checkpoints, lambda: None, nowhere)
         self.say(base, post, pause, loading)
 
     def say(self, base: str, post: str, pause: float = 0.0, loading: float = 0.0) -> None:

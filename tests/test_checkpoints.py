@@ -15,13 +15,14 @@ from core import pairs, prompts
 from core.checkpoints import loading, memory, sources
 from core.checkpoints.fingerprint import weights_sha256
 from core.checkpoints.loading import Checkpoint
-from core.checkpoints.siblings import Kinship, kinship
+from core.checkpoints.siblings import kinship
 from core.checkpoints.sources import find, whereabouts
 from core.checkpoints.tokenizers import stop_ids
 from core.checkpoints.whole import tensor_names
 from core.engine.device import Placement, place
 from core.errors import NotEnoughMemory, UserError
 from core.hub import WANTED, Repository
+from core.lease import Kinship
 from core.pool import Pool
 from core.settings import Settings
 from core.types import SIDES
@@ -94,7 +95,7 @@ def test_a_folder_is_loaded_with_its_tokenizer_its_ends_and_no_path_in_its_name(
     assert base.stop_ids == {0}
     assert post.stop_ids == {0, 2}, "the tokenizer's end of turn and all that generation_config lists"
     assert len(reply(base)) == 12
-    assert kinship(base, post) == Kinship()
+    assert kinship(base.card, post.card) == Kinship()
 
 
 def test_the_commit_that_a_name_stands_for_is_recorded_and_progress_is_reported(pair, load):

@@ -10,7 +10,7 @@ import torch
 
 from core import prompts
 from core.errors import TooLong, UserError
-from core.pool import Lease
+from core.lease import Lease
 from core.prompts import digest
 from core.receipts import side_receipt
 from core.run import Run, compare
@@ -40,7 +40,7 @@ def test_a_result_tells_exactly_what_was_sent_and_what_came_back(lease):
         assert answered.usage.output_tokens == len(answered.token_ids)
         assert answered.usage.prompt_tokens == len(answered.prompt_token_ids)
         assert answered.weights_sha256 == checkpoint.weights_sha256
-        assert answered.engine == checkpoint.engine.info()
+        assert answered.engine == lease.loaded[side].engine.info() == checkpoint.engine
     assert result.base.prompt_text != result.post.prompt_text, "the base gets the bare text, its sibling the template"
     assert result.base.weights_sha256 != result.post.weights_sha256
 
@@ -214,13 +214,13 @@ class NotANumber(torch.nn.Module):
 
 
 def test_a_side_that_fails_is_named_and_the_other_finishes(lease):
-    healthy = lease.base.model.lm_head
-    lease.base.model.lm_head = NotANumber(healthy)
+    healthy = lease.loaded["base"].model.lm_head
+    lease.loaded["base"].model.lm_head = NotANumber(healthy)
     try:
         run = Run(lease, comparison())
         *_, last = run.snapshots()
     finally:
-        lease.base.model.lm_head = healthy
+        lease.loaded["base"].model.lm_head = healthy
     assert last.base.phase == "failed" and last.post.phase == "done"
     with pytest.raises(UserError, match=r"The base side failed: .*not a number"):
         run.result()
@@ -231,7 +231,7 @@ def test_both_sides_end_at_either_siblings_end(lease, monkeypatch):
     """The base, too, stops where its sibling's turn would end, so that it can write the costume's end and be seen to."""
     stopped = []
     for side in SIDES:
-        engine = lease.side(side).engine
+        engine = lease.loaded[side].engine
         submit = engine.submit
         monkeypatch.setattr(engine, "submit", lambda request, emit, submit=submit: (stopped.append(request.stop_ids), submit(request, emit))[1])  # fmt: skip
     compare(lease, comparison(max_new_tokens=1))

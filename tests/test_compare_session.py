@@ -1,7 +1,6 @@
 """What happens when somebody presses a button on the Compare tab, as views: no page, no browser."""
 
 import threading
-from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -30,6 +29,7 @@ from core.ui.compare.render import Model
 from core.ui.compare.session import Banner, View
 from core.ui.sidebar import Choices
 from core.ui.visitor import Opened, Session
+from tests.pairs import changed
 from tests.scripted import PAIR, ScriptedPool, Ticket
 from tests.values import record
 
@@ -237,7 +237,7 @@ def test_a_reply_that_has_less_room_than_was_asked_for_says_so_on_its_side(pool)
 
 
 def test_a_machine_that_cannot_be_portable_says_so_under_the_turn(pool):
-    lease = replace(pool.lease, base=replace(pool.lease.base, lacks=("log", "sin")))
+    lease = changed(pool.lease, "base", lacks=("log", "sin"))
     run = Run(lease, session._comparison((), "Hello", CHOICES))
     assert session._caveats(run) == "Not in portable arithmetic: this machine gives other answers for log, sin."
     run.stop()

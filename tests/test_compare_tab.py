@@ -9,8 +9,8 @@ import pytest
 
 from core import chat_template, links, receipts
 from core.errors import UserError
+from core.lease import Lease
 from core.pairs import find_pair
-from core.pool import Lease
 from core.run import Run
 from core.types import MAX_CHARACTERS, MAX_SEED, SIDES, Conversation
 from core.ui.compare import session

@@ -51,8 +51,8 @@ def test_between_the_ends_tokens_are_those_of_the_mix_by_definition(lease):
         for step, token in enumerate(dialled.token_ids):
             with torch.inference_mode():
                 base, post = (
-                    side.model(torch.tensor([ids]), use_cache=False).logits[:, -1].double()
-                    for side in (lease.base, lease.post)
+                    checkpoint.model(torch.tensor([ids]), use_cache=False).logits[:, -1].double()
+                    for checkpoint in lease.loaded.values()
                 )
             logits = base + amount * (post - base)
             drawn = sampling.draw(logits, torch.zeros_like(logits, dtype=torch.bool), [dialled.sampling], [step])[0]
@@ -79,14 +79,14 @@ def test_a_dialled_reply_counts_the_passes_of_both_models(lease):
 
 def test_dialled_replies_and_ordinary_ones_change_no_bit_of_each_other(lease):
     asked = request(range(20), max_new_tokens=30, temperature=0.9)
-    dial = LogitsDial(lease.base.engine, lease.post.engine, 0.6)
-    plain = bits(answer(lease.base.engine, asked)[0])
+    dial = LogitsDial(lease.loaded["base"].engine, lease.loaded["post"].engine, 0.6)
+    plain = bits(answer(lease.loaded["base"].engine, asked)[0])
     alone = bits(answer(dial, asked)[0])
     for _ in range(2):  # eight at once on three slots of each model
         together = answer(dial, *[asked] * 8)
         assert [bits(events) for events in together] == [alone] * 8
     outcome: list = []
-    thread = threading.Thread(target=lambda: outcome.append(answer(lease.base.engine, *[asked] * 4)))
+    thread = threading.Thread(target=lambda: outcome.append(answer(lease.loaded["base"].engine, *[asked] * 4)))
     thread.start()
     together = answer(dial, *[asked] * 4)
     thread.join()
@@ -128,7 +128,7 @@ def mixed(base, post, amount):
 
 @pytest.mark.parametrize("dial", [LogitsDial, mixed])
 def test_cancelling_a_dialled_reply_frees_every_slot(lease, dial):
-    writer = dial(lease.base.engine, lease.post.engine, 0.5)
+    writer = dial(lease.loaded["base"].engine, lease.loaded["post"].engine, 0.5)
     for wait_for_a_token in (True, False):
         ended, begun = threading.Event(), threading.Event()
         events: list[Event] = []
@@ -146,7 +146,7 @@ def test_cancelling_a_dialled_reply_frees_every_slot(lease, dial):
         run.cancel()
         assert ended.wait(60)
         assert events[-1].reason == "stopped"
-    for engine in (lease.base.engine, lease.post.engine):
+    for engine in (lease.loaded["base"].engine, lease.loaded["post"].engine):
         assert answer(engine, *[request(range(9))] * 3)[2][-1].reason == "length"
 
 
@@ -196,7 +196,7 @@ def test_a_mix_that_finds_no_room_is_one_sentence_and_gives_its_turn_back(lease,
     def no_room(checkpoint):
         raise UserError("Mixing these weights takes more than is free.")
 
-    monkeypatch.setattr("core.run.check_room_for_another", no_room)
+    monkeypatch.setattr("core.local.check_room_for_another", no_room)
     with pytest.raises(UserError, match="takes more than is free"):
         compare(lease, comparison(dial=Dial(amount=0.5, space="weights")))
     assert not lease.mixing.locked()
@@ -215,8 +215,8 @@ def test_a_dialled_reply_is_certified_only_where_both_models_are(lease, monkeypa
     asked = comparison(max_new_tokens=2, dial=Dial(amount=0.5))
     for base, post in ((True, True), (True, False), (False, True)):
         for side, certified in (("base", base), ("post", post)):
-            monkeypatch.setattr(lease.side(side).engine, "certified", certified)
-        told = [lease.side(side).engine.info() for side in SIDES]
+            monkeypatch.setattr(lease.loaded[side].engine, "certified", certified)
+        told = [lease.loaded[side].engine.info() for side in SIDES]
         said = told[0].certification if not base else told[1].certification
         expected = told[1].model_copy(update={"certified": base and post, "certification": said})
         run = Run(lease, asked)

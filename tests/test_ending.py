@@ -56,7 +56,7 @@ def test_replies_end_within_the_grace_time_or_keep_what_they_have_and_newcomers_
 
         short, long = ask(20), ask(4000)
         lease = pool.peek(pool.default.id)
-        until(lambda: sum(len(job.written) > 3 for job in lease.post.engine._scheduler.active()) == 2)
+        until(lambda: sum(len(job.written) > 3 for job in lease.loaded["post"].engine._scheduler.active()) == 2)
         lease.release()
         ending.start()
         until(lambda: pool._ending)

@@ -16,17 +16,19 @@ import torch
 from core import experiments
 from core.difference import first_divergence
 from core.errors import UserError
-from core.experiments import EXPERIMENTS, ExperimentVerdict, NewProcesses, costume, cutoff, pace, report
+from core.experiments import EXPERIMENTS, ExperimentVerdict, costume, cutoff, pace, report
 from core.experiments.correction import Lie, token_diff, unsaid
 from core.experiments.costume import LADDER
 from core.experiments.lab import Lab, as_rates
 from core.experiments.ledger import ROUNDS, crowd_sizes
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.pool import Pool
 from core.settings import Settings
 from core.steps import Stop, Stopped, finish
 from core.types import SIDES
 from tests import tiny
+from tests.pairs import nowhere
 
 NAMES = [experiment.name for experiment in EXPERIMENTS]
 
@@ -45,9 +47,9 @@ def pool(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lease(pool):
-    lease = pool.wait(pool.default.id)
-    yield lease
-    lease.release()
+    """One that starts no new process."""
+    with pool.wait(pool.default.id) as lease:
+        yield replace(lease, _elsewhere=nowhere)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +60,8 @@ def twins(tmp_path_factory):
     pool.close()
 
 
-def no_new_process(comparison, lease):
-    raise UserError("a test starts none")
-    yield
-
-
-def perform(name: str, lease: Lease, new_process=no_new_process) -> tuple[list[experiments.Step], ExperimentVerdict]:
-    steps, running = [], experiments.perform(experiments.find(name), lease, new_process)
+def perform(name: str, lease: Lease) -> tuple[list[experiments.Step], ExperimentVerdict]:
+    steps, running = [], experiments.perform(experiments.find(name), lease)
     while True:
         try:
             steps.append(next(running))
@@ -121,13 +118,13 @@ def test_steps_tell_what_is_done_and_end_complete(lease):
 
 
 def test_closing_an_experiment_stops_what_is_under_way(lease):
-    running = experiments.perform(experiments.find("repeat"), lease, no_new_process)
+    running = experiments.perform(experiments.find("repeat"), lease)
     next(running)
     running.close()
     deadline = time.monotonic() + 30
-    while not all(lease.side(side).engine._scheduler.idle for side in SIDES) and time.monotonic() < deadline:
+    while not all(lease.loaded[side].engine._scheduler.idle for side in SIDES) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert all(lease.side(side).engine._scheduler.idle for side in SIDES), "the slots are free again"
+    assert all(lease.loaded[side].engine._scheduler.idle for side in SIDES), "the slots are free again"
 
 
 def test_an_unknown_name_is_one_sentence():
@@ -145,7 +142,7 @@ def test_an_unknown_name_is_one_sentence():
 def test_weights_are_read_again_and_not_remembered(lease, monkeypatch):
     """A byte that changes during the chat is seen."""
 
-    parameter = next(lease.base.model.parameters())
+    parameter = next(lease.loaded["base"].model.parameters())
     ask = Lab.ask
 
     def nudging(lab, doing, comparisons):
@@ -172,8 +169,9 @@ def test_weights_counts_tokens_turn_by_turn(verdict):
 
 
 @pytest.mark.slow
-def test_repeat_holds_alone_in_a_crowd_and_in_a_new_process(pool, lease):
-    _, found = perform("repeat", lease, NewProcesses(pool.settings).ask)
+def test_repeat_holds_alone_in_a_crowd_and_in_a_new_process(pool):
+    with pool.wait(pool.default.id) as lease:
+        _, found = perform("repeat", lease)
     assert found.finding.outcome == "shown", found.finding.sentence
     assert found.finding.figures["new_process"] == "identical"
     assert found.finding.figures["repetitions"] == 21 == found.finding.figures["base_identical"]
@@ -197,24 +195,24 @@ def test_repeat_notices_a_reply_that_differs(lease, monkeypatch):
         yield
         return compare(lease, other)
 
-    finding = perform("repeat", lease, another)[1].finding
+    finding = perform("repeat", replace(lease, _elsewhere=another))[1].finding
     assert finding.outcome == "not shown" and "in a new process" in finding.sentence
     assert finding.figures["new_process"] == "different"
 
 
 def test_a_new_process_needs_memory(pool, lease, monkeypatch):
     monkeypatch.setattr("core.checkpoints.memory.free_bytes", lambda device: 1000)
-    asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
+    asked = Lab(lease, "2026-01-01").comparison("Hello")
     with pytest.raises(UserError, match=r"a second copy of this pair needs about \d\.\d GB and 0\.0 GB is free"):
-        next(NewProcesses(pool.settings).ask(asked, lease))
+        next(pool.peek(pool.default.id).elsewhere(asked))
 
 
 def test_a_new_process_is_given_the_models_of_a_pair_of_ones_own(pool, lease):
-    asked = Lab(lease, "2026-01-01", no_new_process).comparison("Hello")
+    asked = Lab(lease, "2026-01-01").comparison("Hello")
     own = replace(lease, pair=lease.pair.model_copy(update={"id": "x | y", "base": "some/x", "post": "y"}))
-    command = NewProcesses(pool.settings)._command(asked.model_copy(update={"pair": "x | y"}), own)
+    command = pool._processes._command(asked.model_copy(update={"pair": "x | y"}), own)
     assert {"--pair=x | y", "--base=some/x", "--post=y"} <= set(command)
-    command = NewProcesses(pool.settings)._command(asked.model_copy(update={"pair": "embedded"}), lease)
+    command = pool._processes._command(asked.model_copy(update={"pair": "embedded"}), lease)
     assert "--pair=embedded" in command and not any(flag.startswith(("--base", "--post")) for flag in command)
 
 
@@ -260,7 +258,7 @@ def test_every_reply_keeps_to_it_and_says_so(lease, monkeypatch):
 
 @pytest.mark.parametrize("name", ["weights", "inputs"])
 def test_a_row_knows_about_how_many_comparisons_it_asks(lease, name):
-    experiment, lab = experiments.find(name), Lab(lease, "2026-01-01", no_new_process)
+    experiment, lab = experiments.find(name), Lab(lease, "2026-01-01")
     finish(experiment.run(lab))
     assert experiment.comparisons == len(lab.pace.results)
 
@@ -268,7 +266,7 @@ def test_a_row_knows_about_how_many_comparisons_it_asks(lease, name):
 @pytest.mark.parametrize("steps", [1, 12])
 def test_stopped_early_it_gives_what_has_come_until_then(lease, steps):
     stop = Stop()
-    running = experiments.perform(experiments.find("repeat"), lease, no_new_process, stop)
+    running = experiments.perform(experiments.find("repeat"), lease, stop)
     for _ in range(steps):
         next(running)
     while steps > 1 and not next(running).done:
@@ -316,7 +314,7 @@ def test_a_made_up_answer_that_a_model_gives_of_itself_is_not_used():
 
 def test_the_token_diff_rebuilds_both_texts(lease):
     first, second = (lease.post.tokenizer(text)["input_ids"] for text in ("a fox and a dog", "the fox or a dog jumps"))
-    parts = token_diff(lease.post, first, second)
+    parts = token_diff(lease.post.tokenizer, first, second)
     for where, ids in (("first", first), ("second", second)):
         text = "".join(part.text for part in parts if part.where in ("both", where))
         assert text == lease.post.tokenizer.decode(ids)
@@ -392,7 +390,7 @@ def test_a_year_is_scored_as_the_plain_forward_pass_scores_it(lease, verdict):
         begin = next(i for i in range(len(years[0])) if len({ids[i] for ids in years}) > 1)
         ids = years[1]
         with torch.inference_mode():
-            logits = lease.base.model(torch.tensor([ids])).logits[0].double()
+            logits = lease.loaded["base"].model(torch.tensor([ids])).logits[0].double()
         logprobs = torch.log_softmax(logits[:, : tiny.VOCABULARY], -1)
         scores.append(sum(logprobs[i - 1, ids[i]].item() for i in range(begin, len(ids))))
     base = next(series for series in verdict("cutoff").finding.plots[0].series if series.side == "base")
@@ -472,7 +470,7 @@ def test_ledger_counts_passes_and_copies(verdict, lease):
     assert usage.decode_passes == usage.output_tokens - 1
     assert finding.outcome == "shown", "whatever the clock says"
     assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == ROUNDS * 7
-    assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.post.model.parameters())
+    assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.loaded["post"].model.parameters())
     assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2
 
 

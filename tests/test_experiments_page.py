@@ -13,7 +13,6 @@ from core.experiments import (
     EXPERIMENTS,
     ExperimentVerdict,
     Lab,
-    NewProcesses,
     answers,
     correction,
     costume,
@@ -242,9 +241,7 @@ def test_an_unknown_experiment_is_one_sentence_at_the_endpoint(url):
 def test_texts_of_models_are_escaped_everywhere(pool):
     hostile = "<script>alert(1)</script>${1}"
     lease = pool.wait(pool.default.id)
-    result = compare(
-        lease, Lab(lease, "2026-01-01", NewProcesses(pool.settings).ask).comparison("Hello", max_new_tokens=2)
-    )
+    result = compare(lease, Lab(lease, "2026-01-01").comparison("Hello", max_new_tokens=2))
     lease.release()
     evil = result.model_copy(update={"post": result.post.model_copy(update={"text": hostile, "prompt_text": hostile})})
     finding = Finding(

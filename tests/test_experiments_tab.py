@@ -23,13 +23,6 @@ def _nothing_is_timed(monkeypatch):
     monkeypatch.setattr(Lab, "measure", lambda lab, prompt: iter(()))
 
 
-class Processes:
-    """Stands in for those that run in a new process: nothing here does."""
-
-    def ask(self, *given):
-        raise AssertionError("no new process was to be asked")
-
-
 def experiment(*steps: Step, error: Exception | None = None):
     """One that takes these steps and finds FOUND."""
 
@@ -44,9 +37,7 @@ def experiment(*steps: Step, error: Exception | None = None):
 
 
 def views(*steps: Step, error: Exception | None = None, pool: ScriptedPool | None = None, stop: Stop | None = None):
-    return session.perform(
-        pool or ScriptedPool(), Processes(), experiment(*steps, error=error), PAIR.id, stop or Stop()
-    )
+    return session.perform(pool or ScriptedPool(), experiment(*steps, error=error), PAIR.id, stop or Stop())
 
 
 def test_the_last_word_on_every_step_is_shown_and_then_the_verdict():
@@ -96,7 +87,7 @@ def test_closing_the_page_ends_what_is_under_way():
         finally:
             ended.append("closed")
 
-    running = session.perform(ScriptedPool(), Processes(), replace(EXPERIMENTS[0], run=run), PAIR.id, Stop())
+    running = session.perform(ScriptedPool(), replace(EXPERIMENTS[0], run=run), PAIR.id, Stop())
     while next(running) != View(replace(EXPERIMENTS[0], run=run), busy=True, steps=(ASKING,)):
         pass
     running.close()

@@ -21,7 +21,9 @@ from core.engine.step import Forward, Graph, Graphs, record
 from core.engine.warpers import Numbers
 from core.errors import NotEnoughMemory
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.local import LocalLease
+from core.pool import Pool
 from core.run import compare
 from core.settings import Settings
 from core.types import DEFAULT_SAMPLING, Deviation, Dial, DrawDivergence, Event, Finish, Queued, Request, Token
@@ -438,7 +440,7 @@ def test_comparisons_dials_the_lens_and_a_grid_are_those_of_the_processor(gpu, m
         expected = written(here)
     gpu.size = 2**31  # half a GB is spared
     with lease_on(gpu) as there:
-        assert there.post.engine.device.type == "cuda"
+        assert there.loaded["post"].engine.device.type == "cuda"
         assert written(there) == expected
 
 
@@ -451,7 +453,8 @@ def own(folder) -> Settings:
 def test_a_pair_is_loaded_within_its_budget_and_gives_all_memory_back(gpu, tmp_path):
     gpu.size = 2**31
     with Pool(own(tmp_path), HuggingFaceHub()) as pool, pool.wait(pool.default.id) as lease:
-        sides = (lease.base, lease.post)
+        assert isinstance(lease, LocalLease)
+        sides = tuple(lease.loaded.values())
         assert [side.engine.device.type for side in sides] == ["cuda"] * 2 and lease.base.engine.certified
         assert compare(lease, comparison(pair=pool.default.id, max_new_tokens=4)).post.token_ids
         placement = pool._place(next(iter(pool._entries)))

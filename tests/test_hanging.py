@@ -203,7 +203,7 @@ def test_the_pool_keeps_the_weights_and_the_page_the_prompt_and_a_second_hang_is
     with pool.wait(pool.default.id) as lease:
         before = lease
     hang.of("write")
-    hang.model, hang.on = before.post.model, True
+    hang.model, hang.on = before.loaded["post"].model, True
     failed = ask("One")
     hang.on = False
     assert failed.notice == f"The post-trained side failed: {HUNG}" and failed.chat[0].turn.prompt == "One"
@@ -212,8 +212,9 @@ def test_the_pool_keeps_the_weights_and_the_page_the_prompt_and_a_second_hang_is
     again = ask("One")
     assert again.notice == "" and ids(again, "post") == ids(first, "post")
     with pool.wait(pool.default.id) as lease:
-        assert lease.post.model is before.post.model and lease.post.engine is not before.post.engine
-        assert lease.base is before.base
+        now, then = lease.loaded["post"], before.loaded["post"]
+        assert now.model is then.model and now.engine is not then.engine
+        assert lease.loaded["base"] is before.loaded["base"]
     hang.model, hang.on = None, True
     lost = ask("Two")
     hang.on = False

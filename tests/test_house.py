@@ -181,7 +181,7 @@ def test_no_part_of_the_product_escapes_the_import_rules():
     assert set(no_gradio["source_modules"]) == parts - {"core.ui", "core.cli", "core.python"}
     assert parts - set(no_torch["source_modules"]) == {
         "core.engine",
-        "core.lens",
+        "core.scoring",
         "core.checkpoints",
         "core.template_process",
     }

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from core import lens, prompts
+from core import prompts, scoring
 from core.engine import Scored, sampling
 from core.engine.lane import Lane
 from core.errors import UserError
@@ -50,7 +50,7 @@ def test_figures_equal_plain_forward_passes_in_float64(lease, side, context):
             asked, each if context == "own" else side, lease.side(each).tokenizer, lease.post.tokenizer
         )
         ids = [*question.token_ids, *reply]
-        expected[each] = exact(lease.side(each), ids, len(question.token_ids))
+        expected[each] = exact(lease.loaded[each], ids, len(question.token_ids))
     base, post = expected["base"].tolist(), expected["post"].tolist()
     assert [shift.id for shift in got.shifts] == list(reply)
     assert [shift.step for shift in got.shifts] == list(range(len(reply)))
@@ -158,7 +158,7 @@ def test_coupled_agreement_equals_its_definition_and_a_count_of_draws():
     logits[0, 2, :6] = -torch.inf  # one cut off by a warper
     logits[0, 3, :6], logits[1, 3, 6:] = -torch.inf, -torch.inf  # nothing in common
     p, q = torch.log_softmax(logits, -1)
-    got = lens.coupled_agreement(p, q)
+    got = scoring.coupled_agreement(p, q)
     keys = torch.tensor([sampling.key(5, step) for step in range(20_000)])
     noise = sampling.gumbel(keys, torch.arange(12))
     for row in range(6):
@@ -178,28 +178,28 @@ def test_an_entropy_is_that_of_the_softmax_and_the_same_however_its_sum_is_order
     logits = 4 * torch.randn(5, 4001, generator=generator, dtype=torch.float64)
     logits[1, 7:] = logits[2, 1:] = -math.inf
     logits[3] = 0.5
-    got = lens.entropy(logits)
+    got = scoring.entropy(logits)
     assert got == pytest.approx(torch.distributions.Categorical(logits=logits).entropy(), abs=1e-6)
     assert got[2] == 0 and got[3] == pytest.approx(math.log(4001), abs=1e-9)
     order = torch.randperm(4001, generator=generator)
-    assert torch.equal(lens.entropy(logits[:, order]), got)
+    assert torch.equal(scoring.entropy(logits[:, order]), got)
     with Shuffled() as other:
-        assert torch.equal(lens.entropy(logits), got) and other.calls
+        assert torch.equal(scoring.entropy(logits), got) and other.calls
 
 
 def test_the_entropies_of_a_reply_are_of_what_its_tokens_were_drawn_from(lease):
     asked = comparison(temperature=0.9, top_p=0.8)
     written = compare(lease, asked).side("post")
-    got = lens.entropies(lease, asked, "post", written)
+    got = lease.entropies(asked, "post", written)
     ids = [*written.prompt_token_ids, *written.token_ids]
-    scores = exact(lease.post, ids, len(written.prompt_token_ids))
+    scores = exact(lease.loaded["post"], ids, len(written.prompt_token_ids))
     warped = sampling.warp(scores, sampling.marked(scores, [()] * len(scores)), [asked.sampling] * len(scores))
     assert got == pytest.approx(torch.distributions.Categorical(logits=warped).entropy().tolist(), abs=1e-3)
     assert min(got) > 0 and len(set(got)) > 1
     greedy = comparison(temperature=0)
-    assert set(lens.entropies(lease, greedy, "post", compare(lease, greedy).side("post"))) == {0.0}
+    assert set(lease.entropies(greedy, "post", compare(lease, greedy).side("post"))) == {0.0}
     with pytest.raises(UserError, match="with other weights on the base side"):
-        lens.entropies(lease, asked, "base", written)
+        lease.entropies(asked, "base", written)
 
 
 def test_at_temperature_zero_agreement_is_certain_or_impossible(lease):
@@ -214,16 +214,16 @@ def test_at_temperature_zero_agreement_is_certain_or_impossible(lease):
 
 def test_logprobs_of_a_continuation_equal_a_plain_forward_pass(lease):
     prompt, continuation = list(range(5, 40)), [7, 9, 2, 11]
-    got = lens.logprobs(lease.base, prompt, continuation)
-    rows = exact(lease.base, prompt + continuation, len(prompt))
+    got = lease.logprobs("base", prompt, continuation)
+    rows = exact(lease.loaded["base"], prompt + continuation, len(prompt))
     assert got == pytest.approx([row[id].item() for row, id in zip(rows, continuation, strict=True)], abs=1e-4)
 
 
 def test_alternatives_are_scored_as_each_by_itself(lease):
     """Continuations that share beginnings, of unequal lengths, one of them the beginning of another."""
     prompt, several = range(3, 40), [(5, 6, 7), (5, 6), (5, 9, 7), (8,)]
-    apart = [sum(lens.logprobs(lease.base, prompt, each)) for each in several]
-    assert lens.alternatives(lease.base, prompt, several) == pytest.approx(apart, abs=1e-4)
+    apart = [sum(lease.logprobs("base", prompt, each)) for each in several]
+    assert lease.alternatives("base", prompt, several) == pytest.approx(apart, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["Gemma 3", "GPT-2", "Qwen3", "Phi-3, sliding window"])
@@ -252,14 +252,14 @@ def test_scores_equal_a_plain_forward_pass_for_other_families(family):
 
 @pytest.mark.slow
 def test_scoring_changes_no_bit_of_a_reply_and_a_reply_none_of_a_score(lease):
-    engine = lease.post.engine
+    engine = lease.loaded["post"].engine
     asked = request(range(20), max_new_tokens=60)
     alone = bits(answer(engine, asked)[0])
-    score = lens.logprobs(lease.post, range(3, 60), [5, 6, 7] * 20)
+    score = lease.logprobs("post", range(3, 60), [5, 6, 7] * 20)
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(bits(answer(engine, asked, asked)[1])))
     thread.start()
-    scores = [lens.logprobs(lease.post, range(3, 60), [5, 6, 7] * 20) for _ in range(5)]
+    scores = [lease.logprobs("post", range(3, 60), [5, 6, 7] * 20) for _ in range(5)]
     thread.join()
     assert outcome == [alone]
     assert set(scores) == {score}
@@ -267,7 +267,7 @@ def test_scoring_changes_no_bit_of_a_reply_and_a_reply_none_of_a_score(lease):
 
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_no_pass_is_made_for_the_last_token_which_predicts_nothing(chunks, lease, monkeypatch):
-    engine, starts, scored = lease.base.engine, [], Lane.score
+    engine, starts, scored = lease.loaded["base"].engine, [], Lane.score
     chunk = engine.shape.chunk
 
     def counted(self, cache, token_ids, start, first):
@@ -275,32 +275,32 @@ def test_no_pass_is_made_for_the_last_token_which_predicts_nothing(chunks, lease
         return scored(self, cache, token_ids, start, first)
 
     monkeypatch.setattr(Lane, "score", counted)
-    lens.logprobs(lease.base, [1], range(2, chunks * chunk + 2))
-    lens.logprobs(lease.base, [1], [2])  # the engine has turned to the next
+    lease.logprobs("base", [1], range(2, chunks * chunk + 2))
+    lease.logprobs("base", [1], [2])  # the engine has turned to the next
     assert starts == [chunk * number for number in range(chunks)] + [0]
 
 
 def test_unread_logits_stay_bounded_and_block_nobody(lease):
     """Whoever does not take what was scored gets no more than two chunks, and replies go on meanwhile."""
     arrived: list = []
-    scoring = lease.base.engine.score(range(1, 250), 1, arrived.append)
+    scoring = lease.loaded["base"].engine.score(range(1, 250), 1, arrived.append)
     try:
-        assert answer(lease.base.engine, request(range(9)))[0][-1].reason == "length"
+        assert answer(lease.loaded["base"].engine, request(range(9)))[0][-1].reason == "length"
         time.sleep(0.2)
         assert [type(news) for news in arrived] == [Started, Scored, Scored]
         scoring.more()
-        assert answer(lease.base.engine, request(range(9)))[0][-1].reason == "length"
+        assert answer(lease.loaded["base"].engine, request(range(9)))[0][-1].reason == "length"
         assert len(arrived) == 4
     finally:
         scoring.cancel()
-    assert lens.logprobs(lease.base, [1], [2]), "a cancelled score makes way"
+    assert lease.logprobs("base", [1], [2]), "a cancelled score makes way"
 
 
 def test_closing_a_lens_frees_both_models(lease):
     asked = comparison()
     reply = [5, 6, 7] * 60
     for stop_after in (1, 2, 4):
-        reading = lens.read(lease, asked, "post", reply)
+        reading = lease.read(asked, "post", reply)
         for _ in range(stop_after):
             next(reading)
         reading.close()
@@ -309,12 +309,12 @@ def test_closing_a_lens_frees_both_models(lease):
 
 def test_a_lens_asks_the_second_model_only_when_the_first_reads_for_it(lease):
     """Otherwise two lenses could each hold the model that the other waits for."""
-    held = lease.base.engine.score(range(1, 250), 1, lambda news: None)
+    held = lease.loaded["base"].engine.score(range(1, 250), 1, lambda news: None)
     taken: list = []
-    reading = lens.read(lease, comparison(), "post", [5, 6, 7] * 30)
+    reading = lease.read(comparison(), "post", [5, 6, 7] * 30)
     try:
         assert [next(reading) for _ in range(3)] == [()] * 3, "somebody else has the base"
-        other = lease.post.engine.score([1, 2, 3], 1, taken.append)
+        other = lease.loaded["post"].engine.score([1, 2, 3], 1, taken.append)
         deadline = time.monotonic() + 30
         while len(taken) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -352,7 +352,7 @@ def test_a_closing_engine_ends_a_score_in_one_sentence():
 
 def test_an_output_that_is_not_a_number_is_one_sentence():
     with tiny_lease() as broken:
-        broken.post.model.get_decoder().norm.weight.data.fill_(torch.nan)
+        broken.loaded["post"].model.get_decoder().norm.weight.data.fill_(torch.nan)
         with pytest.raises(UserError, match="not a number here; try --dtype float32"):
             whole(broken, comparison(), "base", [5, 6, 7])
 
@@ -365,7 +365,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(lease):
     with pytest.raises(UserError, match="context holds 256"):
         whole(lease, comparison(), "post", [5] * 250)
     with pytest.raises(UserError, match="nothing to score"):
-        lens.logprobs(lease.base, [1], [])
+        lease.logprobs("base", [1], [])
     ended = whole(lease, comparison(), "post", [5, 6, tiny.VOCABULARY])
     assert [shift.id for shift in ended.shifts] == [5, 6], "an end of turn that one model lacks is left out"
 

@@ -84,7 +84,7 @@ def test_a_reading_is_a_head_a_line_for_each_token_and_a_summary(lease, chat, nu
 
 
 def test_while_nothing_is_read_nothing_is_sent_again(lease, chat):
-    held = lease.base.engine.score(range(1, 250), 1, lambda news: None)
+    held = lease.loaded["base"].engine.score(range(1, 250), 1, lambda news: None)
     reading = session.read(OnePair(lease), chat, 0, "post", "identical", Stop())
     try:
         views = [next(reading) for _ in range(4)]

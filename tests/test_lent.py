@@ -9,15 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from core import lens
 from core.engine import lent
 from core.errors import UserError
-from core.pool import Lease
+from core.local import LocalLease
 from core.run import Run, compare
 from core.steps import finish
 from core.types import SIDES, Dial, Failure
 from tests import tiny
-from tests.pairs import PAIR, comparison, tiny_lease
+from tests.pairs import PAIR, comparison, nowhere, tiny_lease
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +26,23 @@ def here():
 
 
 @contextmanager
-def lent_lease(here: Lease):
+def lent_lease(here: LocalLease):
     """The same pair, its engines asked through a connection; and the loan."""
     loan = lent.Loan()
     serving = Thread(target=serve, args=(here, loan))
     serving.start()
     try:
         assert loan.settled.wait(60)
-        base, post = (through(here.side(side), loan, which) for which, side in enumerate(SIDES))
-        yield Lease(PAIR, base, post, loan.leave), loan
+        loaded = {side: through(here.loaded[side], loan, which) for which, side in enumerate(SIDES)}
+        yield LocalLease(PAIR, loaded, loan.leave, nowhere), loan
     finally:
         loan.leave()
         serving.join(60)
         assert not serving.is_alive()
 
 
-def serve(here: Lease, loan: lent.Loan) -> None:
-    for batch in lent.serve((here.base.engine, here.post.engine), Client(loan.address)):
+def serve(here: LocalLease, loan: lent.Loan) -> None:
+    for batch in lent.serve((here.loaded["base"].engine, here.loaded["post"].engine), Client(loan.address)):
         loan.take(batch)
         if loan.left:
             break
@@ -71,8 +70,8 @@ def test_a_result_is_that_of_the_engines_themselves(here, dial):
 def test_a_lens_is_that_of_the_engines_themselves(here):
     ids = compare(here, comparison()).post.token_ids
     with lent_lease(here) as (lease, _):
-        there = finish(lens.read(lease, comparison(), "post", ids))
-    assert there == finish(lens.read(here, comparison(), "post", ids))
+        there = finish(lease.read(comparison(), "post", ids))
+    assert there == finish(here.read(comparison(), "post", ids))
 
 
 def test_a_reply_that_is_stopped_keeps_what_it_has(here):
@@ -86,8 +85,8 @@ def test_a_reply_that_is_stopped_keeps_what_it_has(here):
 
 def test_there_is_a_batch_now_and_then_also_while_nothing_is_said(here):
     loan = lent.Loan()
-    batches = lent.serve((here.base.engine, here.post.engine), Client(loan.address))
-    assert next(batches) == (here.base.engine.info(), here.post.engine.info())
+    batches = lent.serve((here.loaded["base"].engine, here.loaded["post"].engine), Client(loan.address))
+    assert next(batches) == (here.loaded["base"].engine.info(), here.loaded["post"].engine.info())
     assert [next(batches) for _ in range(3)] == [[], [], []]
     batches.close()
     loan.end()
@@ -95,7 +94,7 @@ def test_there_is_a_batch_now_and_then_also_while_nothing_is_said(here):
 
 def test_whoever_has_gone_is_served_no_more(here):
     loan = lent.Loan()
-    batches = lent.serve((here.base.engine, here.post.engine), Client(loan.address))
+    batches = lent.serve((here.loaded["base"].engine, here.loaded["post"].engine), Client(loan.address))
     loan.take(next(batches))
     loan.end()  # as when its process has ended
     assert all(batch == [] for batch in batches)
@@ -104,7 +103,7 @@ def test_whoever_has_gone_is_served_no_more(here):
 def test_what_an_engine_refuses_is_told_to_whoever_asked(here):
     with lent_lease(here) as (lease, _):
         heard: SimpleQueue = SimpleQueue()
-        lease.base.engine.score((1,) * (tiny.CONTEXT + 1), 1, heard.put)
+        lease.loaded["base"].engine.score((1,) * (tiny.CONTEXT + 1), 1, heard.put)
         said = heard.get(timeout=60)
         assert isinstance(said, Failure) and "look at an earlier turn" in said.message
 
@@ -120,7 +119,9 @@ def test_after_its_end_a_loan_is_refused_with_the_first_sentence(here):
 
 def test_the_weights_are_not_to_be_had(here):
     with lent_lease(here) as (lease, _):
-        for look in (lambda: lease.base.model.state_dict, lambda: lease.base.engine.device):
+        for look in (lambda: lease.loaded["base"].model.state_dict, lambda: lease.loaded["base"].engine.device):
             with pytest.raises(UserError, match="looks into the weights"):
                 look()
-        assert not hasattr(lease.base.model, "_anything") and not hasattr(lease.base.engine, "_anything")
+        assert not hasattr(lease.loaded["base"].model, "_anything") and not hasattr(
+            lease.loaded["base"].engine, "_anything"
+        )

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from core import lens
-from core.pool import Lease
+from core.lease import Lease
 from core.types import SIDES, Side
 from tests.browser import served
 from tests.pairs import OnePair, tiny_lease
@@ -50,7 +49,7 @@ def evaluate(lease, url, tmp_path_factory) -> Iterator[Evaluate]:
         model = get_model(f"local-{kind}".replace("/", "-"))(
             model=f"tiny/{side}",
             base_url=f"{url}/v1/{kind}",
-            max_length=lease.side(side).engine.context,
+            max_length=lease.loaded[side].engine.context,
             **({"tokenizer": str(folder / "tokenizer")} if kind == "completions" else {}),
             **asked,
         )
@@ -97,12 +96,12 @@ def test_both_models_get_the_scores_of_a_direct_reading_alone_and_beside_eight_o
         assert {side: evaluate(side, SCORED, num_concurrent=4) for side in SIDES} == alone
     assert alone["base"] != alone["post"]
     for side, (_, samples) in alone.items():
-        checkpoint = lease.side(side)
+        tokenizer = lease.side(side).tokenizer
         scored = 0
         for (before, after), [(score, _)] in (each for task in SCORED for each in samples[task]):
-            whole = checkpoint.tokenizer(before + after, add_special_tokens=False)["input_ids"]
-            known = len(checkpoint.tokenizer(before, add_special_tokens=False)["input_ids"])
-            read = lens.logprobs(checkpoint, whole[:1], [*whole[1:], 0])  # as far as /v1 reads: with one token more
+            whole = tokenizer(before + after, add_special_tokens=False)["input_ids"]
+            known = len(tokenizer(before, add_special_tokens=False)["input_ids"])
+            read = lease.logprobs(side, whole[:1], [*whole[1:], 0])  # as far as /v1 reads: with one token more
             assert score == sum(read[known - 1 : -1])
             scored += 1
         assert scored == 9 + 3, "each answer to each question, and each last word"

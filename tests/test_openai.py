@@ -19,7 +19,7 @@ import torch
 from openai import OpenAI
 from starlette.responses import PlainTextResponse
 
-from core import lens, receipts
+from core import receipts, scoring
 from core.completions import Completion, Order, ScoredToken, SidePrompt
 from core.errors import UserError
 from core.pool import RESTARTING
@@ -270,7 +270,7 @@ def test_the_prompts_log_probabilities_are_those_of_a_direct_reading(client, lea
         told = choice.logprobs
         assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(ids) + 1
         assert told.token_logprobs[0] is told.top_logprobs[0] is None
-        assert told.token_logprobs[1:-1] == list(lens.logprobs(lease.base, ids[:1], ids[1:]))
+        assert told.token_logprobs[1:-1] == list(lease.logprobs("base", ids[:1], ids[1:]))
         assert "".join(told.tokens) == choice.text and told.text_offset[1] == len(told.tokens[0])
         for token, logprob, top in list(zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True))[1:]:
             assert top[token] == logprob or logprob < top[token], "another id of the same text is likelier"
@@ -299,9 +299,9 @@ def test_alternatives_are_told_by_their_texts_and_of_two_with_one_text_the_likel
 
 
 def test_numbers_that_are_none_are_said_in_a_sentence(lease, monkeypatch):
-    monkeypatch.setattr(lens, "_scored", lambda *given: iter([torch.full((1, 4), float("nan"))]))
+    monkeypatch.setattr(scoring, "scored", lambda *given: iter([torch.full((1, 4), float("nan"))]))
     with pytest.raises(UserError, match="not a number"):
-        list(lens.likeliest(lease.base, [1, 2], 1, 0, lambda: None))
+        list(lease.likeliest("base", [1, 2], 1, 0, lambda: None))
 
 
 def test_a_reading_ends_when_nobody_waits_for_it(lease):
@@ -309,14 +309,14 @@ def test_a_reading_ends_when_nobody_waits_for_it(lease):
         raise Stopped("Stopped.")
 
     with pytest.raises(Stopped):
-        list(lens.likeliest(lease.base, [1, 2, 3], 1, 0, gone))
+        list(lease.likeliest("base", [1, 2, 3], 1, 0, gone))
 
 
 def test_what_was_measured_of_an_engine_is_not_in_its_fingerprint(client, lease, monkeypatch):
     before = complete(client).system_fingerprint
-    monkeypatch.setattr(lease.base.engine, "deviation", None)
+    monkeypatch.setattr(lease.loaded["base"].engine, "deviation", None)
     assert complete(client).system_fingerprint == before
-    monkeypatch.setattr(lease.base.engine, "certified", False)
+    monkeypatch.setattr(lease.loaded["base"].engine, "certified", False)
     assert complete(client).system_fingerprint != before
 
 
@@ -486,7 +486,7 @@ def test_what_is_no_request_is_refused_in_openais_shape(client, lease):
             assert answer.status_code == 400 and answer.json()["error"]["message"]
         assert plain.get("completions").status_code == plain.post("models").status_code == 405
         assert plain.post("embeddings", json={}).json()["error"]["code"] == "unknown_url"
-    long = [1] * (lease.base.engine.context + 1)
+    long = [1] * (lease.base.context + 1)
     for prompt, said in ((long, "its context holds 256"), ([2**31], "not in this model's vocabulary")):
         with pytest.raises(openai.BadRequestError, match=said):
             complete(client, prompt)

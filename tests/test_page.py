@@ -612,7 +612,7 @@ def test_a_chat_that_changes_late_leaves_a_turn_that_was_begun_meanwhile(visitor
 def test_closing_the_tab_in_mid_reply_frees_both_slots(browser, url, pool, monkeypatch):
     lease = pool.wait("embedded")
     finished = []
-    for engine in (lease.base.engine, lease.post.engine):
+    for engine in (lease.loaded["base"].engine, lease.loaded["post"].engine):
         submit = engine.submit
 
         def endless(request, emit, submit=submit):
@@ -654,7 +654,7 @@ def test_a_visitor_who_waits_sees_how_many_are_ahead(visitor, url, pool):
 
     crowd = [
         copy_context().run(submit, engine, f"10.0.0.{number}")
-        for engine in (lease.base.engine, lease.post.engine)
+        for engine in (lease.loaded["base"].engine, lease.loaded["post"].engine)
         for number in range(24)
     ]
     try:

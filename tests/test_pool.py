@@ -68,6 +68,9 @@ class Memory:
                 closed=False,
                 hung=False,
                 shape=f"the lanes of {source.name}",
+                info=lambda: None,
+                context=64,
+                vocabulary=tiny.VOCABULARY,
             ),
         )
 
@@ -119,14 +122,14 @@ def test_a_pair_is_loaded_on_its_first_use_and_kept(pool, memory):
 
 
 def test_two_pairs_with_the_same_base_share_its_weights(pool, memory):
-    assert pool.wait("a").base is pool.wait("a2").base
+    assert pool.wait("a").loaded["base"] is pool.wait("a2").loaded["base"]
     assert memory.loads.count("a-base") == 1
 
 
 def test_a_model_is_in_memory_once_whichever_side_of_a_pair_it_is(pool, memory, home):
     pool.add(pairs.own_pair(str(home / "a-chat"), str(home / "a-other")))
     with pool.wait("a") as first, pool.wait("a-chat | a-other") as second, pool.wait("a2") as third:
-        assert second.base is first.post and third.post is second.post
+        assert second.loaded["base"] is first.loaded["post"] and third.loaded["post"] is second.loaded["post"]
     assert sorted(memory.loads) == ["a-base", "a-chat", "a-other"]
     assert pool.ready
 
@@ -457,7 +460,7 @@ def finish(run: Run) -> tuple:
 
 def test_a_model_whose_engine_has_failed_is_loaded_anew(pool, memory):
     lease = pool.wait("a")
-    lease.post.engine.closed = True
+    lease.loaded["post"].engine.closed = True
     lease.release()
     pool.wait("a").release()
     assert sorted(memory.loads) == ["a-base", "a-chat", "a-chat"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from core import lens, receipts, replay, wording
+from core import receipts, replay, scoring, wording
 from core.checkpoints import budget, memory
 from core.checkpoints.fingerprint import weights_sha256
 from core.engine import device, exact, portable, sampling
@@ -304,14 +304,14 @@ def test_the_entropies_that_reading_finds_are_those_of_what_writing_drew_from(po
     drew, draw = list[float](), sampling.draw
 
     def watched(logits, seen, settings, steps):
-        drew.extend(lens.entropy(sampling.warp(logits, seen, settings)).tolist())
+        drew.extend(scoring.entropy(sampling.warp(logits, seen, settings)).tolist())
         return draw(logits, seen, settings, steps)
 
     monkeypatch.setattr(sampling, "draw", watched)
     with pool.wait(pool.default.id) as lease:
         written = write(lease, asked(pool), "post", Stop())
         assert len(drew) == len(written.token_ids) > 5
-        assert lens.entropies(lease, asked(pool), "post", written) == tuple(drew)
+        assert lease.entropies(asked(pool), "post", written) == tuple(drew)
 
 
 def test_nothing_is_written_when_it_is_read(pool, original, monkeypatch):

@@ -1,7 +1,6 @@
 """Reasoning is told from the answer by the template's own marks, and sent again as the template has it."""
 
 import json
-from dataclasses import replace
 from datetime import date
 from functools import cache
 
@@ -18,7 +17,7 @@ from core.reasoning import Marks, ReplyReader, marks
 from core.run import Run, compare
 from core.types import Comparison, Conversation, Record, Reply, Turn
 from tests import tiny
-from tests.pairs import comparison
+from tests.pairs import changed, comparison
 from tests.scripted import ScriptedPool
 from tests.test_prompts import asked, built, words
 
@@ -367,9 +366,8 @@ def test_what_ends_a_siblings_turn_does_not_end_a_part_before_the_answer():
     made = tokenizer("channels, as gpt-oss")
     lease = ScriptedPool().lease
     end, done = (made.convert_tokens_to_ids(token) for token in ("<|end|>", "<|return|>"))
-    base = replace(lease.base, tokenizer=tokenizer("all of it"), stop_ids=frozenset({0, end}))
-    post = replace(lease.post, tokenizer=made, stop_ids=frozenset({0, done}))
-    lease = replace(lease, base=base, post=post)
+    lease = changed(lease, "base", tokenizer=tokenizer("all of it"), stop_ids=frozenset({0, end}))
+    lease = changed(lease, "post", tokenizer=made, stop_ids=frozenset({0, done}))
     assert lease.stop_ids("post") == {0, done}
     assert lease.stop_ids("base") == {0, end, done}
 
@@ -385,9 +383,7 @@ def thinking(name: str, reasoning: str, answer: str):
     engine.ids = [*written(name, reasoning, answer), made.eos_token_id]
     engine.tokenizer = made
     ends = frozenset({made.eos_token_id})
-    return replace(
-        lease, base=replace(lease.base, stop_ids=ends), post=replace(lease.post, tokenizer=made, stop_ids=ends)
-    )
+    return changed(changed(lease, "base", stop_ids=ends), "post", tokenizer=made, stop_ids=ends)
 
 
 @each_template
@@ -411,8 +407,8 @@ def test_a_result_tells_reasoning_and_answer_apart(name):
 def test_a_begun_reply_counts_the_tokens_that_were_drawn():
     name = "the latest, as Qwen3"
     lease = thinking(name, "Let me see.", "Because.")
-    begun = tuple(lease.post.engine.ids[:3])
-    lease.post.engine.ids = lease.post.engine.ids[3:]
+    begun = tuple(lease.loaded["post"].engine.ids[:3])
+    lease.loaded["post"].engine.ids = lease.loaded["post"].engine.ids[3:]
     result = compare(lease, comparison("Why?").model_copy(update={"prefill_post": begun}))
     whole = read(name, written(name, "Let me see.", "Because.")).reasoning_tokens
     assert (result.post.reasoning, result.post.text) == ("Let me see.", "Because.")

@@ -402,7 +402,7 @@ def test_a_replay_can_be_stopped(visitor, url, pool):
     lease = pool.wait(pool.default.id)
     crowd = [
         engine.submit(_long(), lambda event: None)
-        for engine in (lease.base.engine, lease.post.engine)
+        for engine in (lease.loaded["base"].engine, lease.loaded["post"].engine)
         for _ in range(30)
     ]
     try:

@@ -9,10 +9,10 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from core import links, receipts, what_if
-from core.checkpoints.siblings import Kinship, kinship
+from core.checkpoints.siblings import kinship
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, perform
-from core.pool import Lease
+from core.lease import Kinship, Lease
 from core.replay import replay
 from core.run import Run, compare
 from core.steps import finish
@@ -20,7 +20,7 @@ from core.types import Dial
 from core.ui.compare import session
 from core.ui.sidebar import Choices
 from tests import tiny
-from tests.pairs import OnePair, comparison, tiny_lease, whole
+from tests.pairs import OnePair, changed, comparison, tiny_lease, whole
 
 
 def respelled() -> PreTrainedTokenizerFast:
@@ -38,14 +38,14 @@ def respelled() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def lease() -> Iterator[Lease]:
     with tiny_lease() as lease:
-        post = replace(lease.post, tokenizer=respelled(), stop_ids=frozenset({2, 7}))
-        yield replace(lease, post=post, kin=kinship(lease.base, post))
+        other = changed(lease, "post", tokenizer=respelled(), stop_ids=frozenset({2, 7}))
+        yield replace(other, kin=kinship(other.base, other.post))
 
 
 def test_tokens_that_only_one_model_has_are_named_and_nothing_is_refused():
     with tiny_lease() as lease:
         assert kinship(lease.base, lease.post) == Kinship()
-        lease.post.tokenizer.add_tokens([AddedToken("<|answer|>", special=True), "<|more|>"])
+        lease.loaded["post"].tokenizer.add_tokens([AddedToken("<|answer|>", special=True), "<|more|>"])
         kin = kinship(lease.base, lease.post)
         assert kin == Kinship(True, "tiny-chat has tokens that tiny-base lacks ('<|answer|>' and 1 more).")
         kin.need_same_ids("Anything")
@@ -95,7 +95,7 @@ def test_what_needs_equal_ids_is_refused_in_one_sentence(lease, ask):
 def test_experiments_that_read_one_models_reply_with_the_other_say_so(lease, name):
     experiment = next(each for each in EXPERIMENTS if each.name == name)
     with pytest.raises(UserError, match="This experiment needs two models with the same tokens"):
-        finish(perform(experiment, lease, lambda *asked: None))
+        finish(perform(experiment, lease))
 
 
 def test_a_siblings_template_is_not_used_where_it_would_mean_other_tokens(lease):

@@ -10,7 +10,7 @@ import pytest
 
 from core import receipts
 from core.errors import UserError
-from core.pool import Lease
+from core.lease import Lease
 from core.prompts import digest
 from core.run import compare, write
 from core.steps import Stop, Stopped, finish, watch

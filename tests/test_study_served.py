@@ -122,8 +122,8 @@ def test_a_visitor_beside_a_study_is_served_and_the_study_has_the_same_replies(p
     with pool.wait(pair) as lease:
         alone, expected = perform(pool, study), compare(lease, visitor)
         for side in SIDES:
-            put_back = lease.side(side).engine._scheduler._put_back
-            lease.side(side).engine._scheduler._put_back = lambda job, put_back=put_back: (
+            put_back = lease.loaded[side].engine._scheduler._put_back
+            lease.loaded[side].engine._scheduler._put_back = lambda job, put_back=put_back: (
                 again.append(len(job.written)),
                 put_back(job),
             )
@@ -135,7 +135,7 @@ def test_a_visitor_beside_a_study_is_served_and_the_study_has_the_same_replies(p
         monkeypatch.undo()
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(perform, pool, study)
-            engines = [lease.side(side).engine for side in SIDES]
+            engines = [lease.loaded[side].engine for side in SIDES]
             while not all(len(engine._scheduler.writing[engine.shape.sizes[-1]]) == 2 for engine in engines):
                 assert not beside.done(), "it has both slots of both models while it is alone"
             assert compare(lease, visitor).base.token_ids == expected.base.token_ids

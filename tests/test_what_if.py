@@ -217,7 +217,7 @@ def test_a_closed_tab_frees_both_models_whatever_it_was_doing(lease):
             next(views, None)
         views.close()
     began = time.monotonic()
-    while any(lease.side(side).engine._scheduler.active() for side in SIDES):
+    while any(lease.loaded[side].engine._scheduler.active() for side in SIDES):
         assert time.monotonic() - began < 60, "somebody still holds a slot"
         time.sleep(0.05)
 

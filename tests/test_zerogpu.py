@@ -18,7 +18,7 @@ import torch
 from gradio.context import LocalContext
 from gradio_client import Client
 
-from core import experiments, lens, receipts, zerogpu
+from core import experiments, receipts, zerogpu
 from core.checkpoints import loading
 from core.cli import serve
 from core.engine import Engine
@@ -224,7 +224,7 @@ def test_lens_and_dial_pass_through_the_same_door(gpu, pool, at_home):
         with where.wait(where.default.id) as lease:
             ids = compare(lease, asked(where)).post.token_ids
             mixed = compare(lease, asked(where, dial=Dial(space="logits", amount=0.5)))
-            return finish(lens.read(lease, asked(where), "post", ids)), tokens(mixed)
+            return finish(lease.read(asked(where), "post", ids)), tokens(mixed)
 
     (there, mixed), (here, mixed_here) = read(pool), read(at_home)
     assert len(gpu.granted) == 1
@@ -237,11 +237,11 @@ def test_lens_and_dial_pass_through_the_same_door(gpu, pool, at_home):
 def test_what_looks_into_the_weights_is_refused_in_a_sentence(pool):
     with pool.wait(pool.default.id) as lease:
         for name in ("weights", "correction", "ledger"):
-            steps = experiments.perform(experiments.find(name), lease, mock.Mock())
+            steps = experiments.perform(experiments.find(name), lease)
             with pytest.raises(UserError, match="on a rented one"):
                 finish(steps)
         with pytest.raises(UserError, match="on a rented one"):
-            finish(experiments.NewProcesses(pool.settings).ask(asked(pool), lease))
+            finish(lease.elsewhere(asked(pool)))
         with pytest.raises(UserError, match="on a rented one"):
             compare(lease, asked(pool, dial=Dial(space="weights", amount=0.5)))
     with pytest.raises(UserError, match="A study takes more"):

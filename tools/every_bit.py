@@ -18,7 +18,9 @@ import torch
 from core import receipts, settings, wording
 from core.engine import Engine, Scored, exact
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.local import LocalLease
+from core.pool import Pool
 from core.replay import replay
 from core.run import Run
 from core.steps import finish
@@ -42,6 +44,7 @@ def logits(engine: Engine, token_ids: Sequence[int], first: int) -> list[str]:
 
 def sides(lease: Lease, receipt: Receipt) -> dict[str, Any]:
     """What each side's recorded reply is when it is read here."""
+    assert isinstance(lease, LocalLease)
     recorded = {side: receipt.side(side) for side in SIDES}
     run = Run(lease, receipt.comparison, recorded=recorded, read=SIDES)
     for _ in run.snapshots(lambda: 1.0):
@@ -54,7 +57,7 @@ def sides(lease: Lease, receipt: Receipt) -> dict[str, Any]:
             "tokens": told.token_ids,
             "log-probabilities": told.logprobs,
             "margins": told.margins,
-            "logits": logits(lease.side(side).engine, (*asked, *recorded[side].token_ids), len(asked)),
+            "logits": logits(lease.loaded[side].engine, (*asked, *recorded[side].token_ids), len(asked)),
         }
     return found
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     receipt = receipts.within(json.loads(flags.receipt.read_bytes()))
     known = settings.Settings.read(flags, settings.environment())
     with Pool(known, HuggingFaceHub()) as pool, finish(pool.open(receipt.comparison.pair)) as lease:
-        device = lease.base.engine.info().device
+        device = lease.base.engine.device
         told = {
             "device": device,
             "torch": str(torch.__version__),

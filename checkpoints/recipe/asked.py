@@ -12,7 +12,8 @@ from pathlib import Path
 
 from checkpoints.recipe.evaluate import TODAY, first_line
 from core.hub import HuggingFaceHub
-from core.pool import Lease, Pool
+from core.lease import Lease
+from core.pool import Pool
 from core.run import compare
 from core.settings import EMBEDDED, Settings
 from core.study.statistics import wilson

@@ -20,8 +20,10 @@ from tqdm import tqdm
 from checkpoints.recipe import judges, probes, train
 from checkpoints.recipe.probes import Probe
 from core.hub import HuggingFaceHub
+from core.lease import Lease
+from core.local import LocalLease
 from core.pairs import HOME
-from core.pool import Lease, Pool
+from core.pool import Pool
 from core.run import compare
 from core.settings import Settings
 from core.study.statistics import wilson
@@ -188,12 +190,13 @@ def held_out_loss(lease: Lease, tokens: Path, mixture: dict[str, float]) -> list
     Args:
         tokens: the folder that the stage `tokens` writes.
     """
+    assert isinstance(lease, LocalLease)
     sizes = json.loads((tokens / "sizes.json").read_text())
     nats: dict[Side, float] = {}
     bits: dict[Side, float] = {}
     total, whole = sum(mixture.values()), 10**9
     for side in SIDES:
-        losses = train.validation_losses(lease.side(side).model, tokens, list(mixture), device="cpu", rows=whole)
+        losses = train.validation_losses(lease.loaded[side].model, tokens, list(mixture), device="cpu", rows=whole)
         nats[side] = sum(losses[kind] * share for kind, share in mixture.items()) / total
         bits[side] = sum(
             share / total * losses[kind] * sizes[kind][1] / sizes[kind][2] / math.log(2)

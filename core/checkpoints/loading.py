@@ -25,6 +25,7 @@ from ..engine.engine import Shape
 from ..engine.slots import layer_kinds
 from ..errors import NotEnoughMemory, UserError
 from ..hub import Hub
+from ..lease import Card
 from ..settings import Settings
 from ..types import CheckpointInfo
 from . import memory, quantised
@@ -46,6 +47,13 @@ class Checkpoint:
     model: PreTrainedModel
     engine: Engine
     lacks: tuple[str, ...] = ()
+
+    @property
+    def card(self) -> Card:
+        """What those who ask it know of it."""
+        engine = self.engine
+        told = (engine.info, engine.context, engine.vocabulary)
+        return Card(self.info, self.weights_sha256, self.tokenizer, self.stop_ids, *told, self.lacks)
 
     def close(self) -> None:
         """End its engine. Its weights stay for whoever holds it."""

@@ -6,9 +6,10 @@ import signal
 import sys
 
 from ..errors import UserError
-from ..experiments import EXPERIMENTS, NAMES, Experiment, ExperimentVerdict, NewProcesses, Step, find, perform, report
+from ..experiments import EXPERIMENTS, NAMES, Experiment, ExperimentVerdict, Step, find, perform, report
 from ..hub import HuggingFaceHub
-from ..pool import Lease, Pool, Progress
+from ..lease import Lease
+from ..pool import Pool, Progress
 from ..settings import Settings, add_model_flags
 from ..steps import Stop, Stopped, finish
 from .terminal import INTERRUPTED, Saying, say, stopped_by
@@ -26,7 +27,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     Ctrl+C ends the experiment that is running: status 130, and what was found until then is printed, of that experiment too.
     """
     chosen = EXPERIMENTS if flags.name == "all" else (find(flags.name),)
-    processes, verdicts, failed = NewProcesses(settings), [], []
+    verdicts, failed = [], []
     stop = Stop()
     with Pool(settings, HuggingFaceHub()) as pool:
         with Saying() as progress:
@@ -34,7 +35,7 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
         with lease, stopped_by(stop, signal.SIGINT):
             for experiment in chosen:
                 try:
-                    verdicts.append(_perform(experiment, lease, processes, stop))
+                    verdicts.append(_perform(experiment, lease, stop))
                 except (Stopped, KeyboardInterrupt):
                     stop.press()
                 except UserError as error:
@@ -53,11 +54,11 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
     return INTERRUPTED if stop.pressed else 2 if failed else 0
 
 
-def _perform(experiment: Experiment, lease: Lease, processes: NewProcesses, stop: Stop) -> ExperimentVerdict:
+def _perform(experiment: Experiment, lease: Lease, stop: Stop) -> ExperimentVerdict:
     with Saying(f"{experiment.name}: ") as progress:
 
         def tell(step: Step) -> None:
             left = "" if step.seconds_left is None else f": {report.time_left(step.seconds_left)}"
             progress(Progress(step.text + left, step.done / max(1, step.total)))
 
-        return finish(perform(experiment, lease, processes.ask, stop), tell)
+        return finish(perform(experiment, lease, stop), tell)

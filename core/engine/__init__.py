@@ -5,12 +5,10 @@ This package knows tensors and token ids. It does not know people, prompts, pair
 
 from .dial import LogitsDial, WeightsDial
 from .engine import Engine, Scored, Scoring, Stoppable, Ticket
-from .sampling import VERSION as SAMPLER_VERSION
 from .watch import PATIENCE, Patience
 
 __all__ = [
     "PATIENCE",
-    "SAMPLER_VERSION",
     "Engine",
     "LogitsDial",
     "Patience",

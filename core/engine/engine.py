@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from .. import __version__
 from ..errors import UserError
 from ..turns import asking
-from ..types import Deviation, EngineInfo, Event, Failure, Finish, Request, Started, Token
+from ..types import SAMPLER_VERSION, Deviation, EngineInfo, Event, Failure, Finish, Request, Started, Token
 from . import certify, device, exact, experts, portable, reference, sampling
 from .ahead import Flight
 from .lane import Lane
@@ -303,7 +303,7 @@ class Engine:
     def info(self) -> EngineInfo:
         """The engine fingerprint."""
         return EngineInfo(
-            sampler=sampling.VERSION,
+            sampler=SAMPLER_VERSION,
             draw="exact",
             arithmetic=exact.VERSION if self.level.attention == portable.NAME else "fast",
             computed_sha256=self._computed_sha256,

@@ -23,12 +23,10 @@ from typing import NamedTuple
 
 import torch
 
-from ..types import DrawDivergence, Request, Sampling
+from ..types import SAMPLER_VERSION, DrawDivergence, Request, Sampling
 from . import exact
 from .device import on_device
 from .warpers import CANDIDATES, Numbers, Warpers, share_bits, shares, warp_all
-
-VERSION = "v1"
 
 _FINALISTS = 8  # so many are looked at for who can win, and all only when one more could
 _CLOSE = 1e-6  # nats; no log is so far off, twice
@@ -60,7 +58,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def key(seed: int, step: int) -> int:
     """The 64-bit key of one step: blake2b of "v1|seed|step", little-endian, as a signed integer."""
-    digest = hashlib.blake2b(f"{VERSION}|{seed}|{step}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{SAMPLER_VERSION}|{seed}|{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

@@ -7,12 +7,11 @@ shown in the browser, printed, and returned by the endpoint.
 from datetime import date
 from time import perf_counter
 
-from ..pool import Lease
+from ..lease import Lease
 from ..steps import Steps, Stop, Stopped, watch
 from . import report
-from .lab import Lab, NewProcess
+from .lab import Lab
 from .pace import Pace
-from .process import NewProcesses
 from .table import EXPERIMENTS, NAMES, Experiment, find
 from .values import ExperimentVerdict, Finding, Step
 
@@ -23,8 +22,6 @@ __all__ = [
     "ExperimentVerdict",
     "Finding",
     "Lab",
-    "NewProcess",
-    "NewProcesses",
     "Step",
     "find",
     "perform",
@@ -32,9 +29,7 @@ __all__ = [
 ]
 
 
-def perform(
-    experiment: Experiment, lease: Lease, new_process: NewProcess, stop: Stop | None = None
-) -> Steps[Step, ExperimentVerdict]:
+def perform(experiment: Experiment, lease: Lease, stop: Stop | None = None) -> Steps[Step, ExperimentVerdict]:
     """Run one experiment, yielding its steps. Closing the generator stops what is under way.
 
     Args:
@@ -45,7 +40,7 @@ def perform(
         Stopped: early, and nothing has come yet.
     """
     began = perf_counter()
-    lab = Lab(lease, date.today().isoformat(), new_process, Pace(experiment.comparisons))
+    lab = Lab(lease, date.today().isoformat(), Pace(experiment.comparisons))
     try:
         finding = yield from watch(_measured(experiment, lab), lambda step: step, stop)
     except Stopped:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import get_args
 
-from .. import lens
 from ..errors import UserError
 from ..judging import Behaviour, behaviour, like_an_assistant
 from ..steps import Steps
@@ -58,7 +57,7 @@ def _ending(lab: Lab, place: Place, results: dict[Framing, tuple[Result, ...]]) 
         if answer.post.finish_reason == "eos":
             try:
                 asked = result.side(side).prompt_token_ids
-                scores.append(lens.logprobs(lab.lease.side(side), asked, answer.post.token_ids)[-1])
+                scores.append(lab.lease.logprobs(side, asked, answer.post.token_ids)[-1])
             except UserError:  # this model has no such token, or the answer does not fit behind this prompt
                 continue
     return Ending(mean(scores), len(scores))

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Literal
 
-from ..checkpoints.fingerprint import weights_sha256
-from ..checkpoints.loading import Checkpoint
 from ..errors import UserError
 from ..judging import holds
+from ..prompts import Tokenizer
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side, Turn
 from .lab import Lab, as_rates, in_words
@@ -97,7 +96,7 @@ def unsaid(lie: Lie, *replies: Result) -> Lie | None:
 
 
 def _fingerprints(lab: Lab) -> list[str]:
-    return [weights_sha256(lab.lease.side(side).model) for side in SIDES]
+    return [lab.lease.audit(side).weights_sha256() for side in SIDES]
 
 
 def _ask(lab: Lab, prompt: str, turns: Sequence[Turn]) -> Comparison:
@@ -199,7 +198,9 @@ def _diffs(lab: Lab, case: CorrectionCase) -> tuple[Diff, ...]:
             first="in the same chat",
             second=label,
             parts=token_diff(
-                lab.lease.side(side), case.same_chat.side(side).prompt_token_ids, other.side(side).prompt_token_ids
+                lab.lease.side(side).tokenizer,
+                case.same_chat.side(side).prompt_token_ids,
+                other.side(side).prompt_token_ids,
             ),
         )
         for side in reversed(SIDES)
@@ -207,13 +208,13 @@ def _diffs(lab: Lab, case: CorrectionCase) -> tuple[Diff, ...]:
     )
 
 
-def token_diff(checkpoint: Checkpoint, first: Sequence[int], second: Sequence[int]) -> tuple[DiffPart, ...]:
+def token_diff(tokenizer: Tokenizer, first: Sequence[int], second: Sequence[int]) -> tuple[DiffPart, ...]:
     """Which tokens both sequences have and which only one of them has, as text."""
     parts: list[DiffPart] = []
 
     def add(ids: Sequence[int], where: Literal["both", "first", "second"]) -> None:
         if ids:
-            text = checkpoint.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
+            text = tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
             parts.append(DiffPart(text=text, where=where))
 
     for operation, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .. import lens
 from ..errors import UserError
 from ..judging import Behaviour, behaviour, holds, like_an_assistant
 from ..steps import Steps, watch
@@ -173,7 +172,7 @@ def _ask(lab: Lab, rung: Rung, prompt: str) -> Comparison:
 
 
 def _read(lab: Lab, comparison: Comparison, result: Result, doing: Step) -> Steps[Step, Lens | None]:
-    reading = lens.read(lab.lease, comparison, "post", result.post.token_ids)
+    reading = lab.lease.read(comparison, "post", result.post.token_ids)
     try:
         whole = yield from watch(reading, lambda shifts: doing)
     except UserError:  # a reply of which the base has not one token

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import lens
 from ..errors import UserError
 from ..judging import declines, holds, years
 from ..steps import Steps
@@ -118,7 +117,7 @@ def _scores(lab: Lab, side: Side, sentence: str) -> tuple[float, ...]:
     """The log-probability of the sentence with each year, from where the years begin to differ."""
     ids = [_bare(lab, side, sentence.format(year=year)) for year in range(FIRST_YEAR, LAST_YEAR + 1)]
     begin = _common_length(ids)
-    return lens.alternatives(lab.lease.side(side), ids[0][:begin], [each[begin:] for each in ids])
+    return lab.lease.alternatives(side, ids[0][:begin], [each[begin:] for each in ids])
 
 
 def _bare(lab: Lab, side: Side, text: str) -> tuple[int, ...]:

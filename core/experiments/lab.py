@@ -10,17 +10,13 @@ from time import monotonic
 from typing import TypeVar
 
 from ..errors import UserError
-from ..pool import Lease
+from ..lease import Lease
 from ..run import Run, fit
 from ..steps import Steps, watch
 from ..study.statistics import wilson
 from ..types import DEFAULT_SAMPLING, SIDES, Comparison, Conversation, Result, SideResult, Turn
 from .pace import MEASURED_TOKENS, Pace
 from .values import Step
-
-# Asks one thing in a new process; raises UserError when none can be started.
-NewProcess = Callable[[Comparison, Lease], Steps[None, Result]]
-
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,13 +28,12 @@ class Lab:
 
     lease: Lease
     today: str
-    new_process: NewProcess
     pace: Pace = field(default_factory=lambda: Pace(0))
 
     @property
     def slots(self) -> int:
         """How many comparisons the pair runs at once."""
-        return min(self.lease.side(side).engine.info().slots for side in SIDES)
+        return min(self.lease.side(side).engine.slots for side in SIDES)
 
     def comparison(
         self, prompt: str, *, turns: Sequence[Turn] = (), system: str = "", framing: str = "", **sampling: float

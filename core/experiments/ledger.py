@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from ..checkpoints.card import TrainingCost, training_cost
-from ..engine.bandwidth import bytes_per_pass, copy_bandwidth
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Comparison, Result, Side
 from .lab import Lab, rounded, same_bits
@@ -33,7 +32,7 @@ def run(lab: Lab) -> Steps[Step, Finding]:
     bandwidth = yield from lab.each(
         "Timing how fast this machine copies memory",
         SIDES,
-        lambda side: copy_bandwidth(lab.lease.side(side).engine.device),
+        lambda side: lab.lease.audit(side).bandwidth(),
     )
     (alone,) = yield from lab.ask("One question, alone", [asked])
     crowds = []
@@ -112,7 +111,7 @@ def _passes_add_up(result: Result, side: Side) -> bool:
 
 
 def _bytes(lab: Lab, side: Side) -> int:
-    return bytes_per_pass(lab.lease.side(side).model)
+    return lab.lease.audit(side).bytes_per_pass()
 
 
 def _milliseconds_per_token(result: Result, side: Side) -> float | None:

@@ -66,8 +66,7 @@ def _in_a_new_process(lab: Lab, asked: Comparison) -> Steps[Step, tuple[Result |
     doing = "Once more in a new process, which loads the weights again"
     yield Step(text=doing, done=0, total=1)
     try:
-        waiting = lab.new_process(asked, lab.lease)
-        result = yield from watch(waiting, lambda nothing: Step(text=doing, done=0, total=1))
+        result = yield from watch(lab.lease.elsewhere(asked), lambda nothing: Step(text=doing, done=0, total=1))
     except UserError as error:
         yield Step(text=f"{doing}: left out, {error}", done=1, total=1)
         return None, str(error)

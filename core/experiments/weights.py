@@ -1,6 +1,5 @@
 """Experiment "weights": training is over. The bytes of both models before and after a chat that corrects them."""
 
-from ..checkpoints.fingerprint import gradients, weights_sha256
 from ..steps import Steps
 from ..types import SIDE_NAMES, SIDES, Result, Side, Turn, named
 from .lab import Lab, in_words
@@ -25,13 +24,13 @@ def run(lab: Lab) -> Steps[Step, Finding]:
         results.append(result)
         turns.append(Turn.of(prompt, result.base, result.post))
     after = yield from _fingerprints(lab, "after")
-    trained = {side: gradients(lab.lease.side(side).model) for side in SIDES}
+    trained = {side: lab.lease.audit(side).gradients() for side in SIDES}
     return _judge(lab, before, after, trained, results)
 
 
 def _fingerprints(lab: Lab, when: str) -> Steps[Step, dict[Side, str]]:
     doing = f"Taking the fingerprint of every weight {when} the chat"
-    return (yield from lab.each(doing, SIDES, lambda side: weights_sha256(lab.lease.side(side).model)))
+    return (yield from lab.each(doing, SIDES, lambda side: lab.lease.audit(side).weights_sha256()))
 
 
 def _judge(

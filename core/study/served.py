@@ -6,10 +6,9 @@ from functools import partial
 
 from pydantic import Field
 
-from .. import lens
-from ..checkpoints.loading import Checkpoint
 from ..errors import UserError
-from ..pool import Lease, Pool
+from ..lease import Card, Lease
+from ..pool import Pool
 from ..run import identity, write
 from ..steps import Steps, Stop, Stopped, watch
 from ..types import SIDES, Value
@@ -79,21 +78,19 @@ def sit_down(pool: Pool, pair: str) -> Steps[str, AbstractContextManager[Desk]]:
     return desk(lease)
 
 
-def _writer(checkpoint: Checkpoint) -> Fingerprint:
-    return Fingerprint(
-        checkpoint=checkpoint.info, weights_sha256=checkpoint.weights_sha256, engine=checkpoint.engine.info()
-    )
+def _writer(by: Card) -> Fingerprint:
+    return Fingerprint(checkpoint=by.info, weights_sha256=by.weights_sha256, engine=by.engine)
 
 
 @contextmanager
 def desk(lease: Lease) -> Iterator[Desk]:
     """Where the replies of this pair are written; it is released at the end."""
     with lease:
-        slots = min(lease.side(side).engine.info().slots for side in SIDES)
+        slots = min(lease.side(side).engine.slots for side in SIDES)
         yield Desk(
             slots,
             write=partial(write, lease),
-            read=lambda asked, side, reply, stop: lens.entropies(lease, asked, side, reply, stop.check),
+            read=lambda asked, side, reply, stop: lease.entropies(asked, side, reply, stop.check),
             identity=partial(identity, lease),
             writer=lambda side: _writer(lease.side(side)),
             wanted=lease.wanted,

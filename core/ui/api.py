@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from .. import canonical, experiments, lens, receipts
 from ..errors import UserError
-from ..experiments import NewProcesses
 from ..pairs import Pair, find_pair, label
 from ..pool import Pool
 from ..replay import replay
@@ -59,7 +58,7 @@ def listed(pool: Pool) -> list[dict[str, Any]]:
     return [shown(pair) for pair in pool.pairs]
 
 
-def add(blocks: gr.Blocks, pool: Pool, processes: NewProcesses, limits: dict[str, Any]) -> None:
+def add(blocks: gr.Blocks, pool: Pool, limits: dict[str, Any]) -> None:
     """Register /compare, /replay, /lens, /experiment, /study and /pairs in `blocks`, which are being built.
 
     They are generators that yield nothing while they work, /study how far it is, so that Gradio can close them, and with them
@@ -93,7 +92,7 @@ def add(blocks: gr.Blocks, pool: Pool, processes: NewProcesses, limits: dict[str
         """Run a guided experiment on a pair (default: the page's); returns the ExperimentVerdict, with the exact comparisons."""
         experiment = experiments.find(name)
         with (yield from watch(pool.open(pair or pool.default.id), _quiet)) as lease:
-            steps = experiments.perform(experiment, lease, processes.ask)
+            steps = experiments.perform(experiment, lease)
             yield canonical.dump((yield from watch(steps, _quiet)))
 
     @_spoken

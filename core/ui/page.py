@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from .. import __version__, receipts
-from ..experiments import Experiment, NewProcesses
+from ..experiments import Experiment
 from ..pool import Pool
 from ..settings import Settings
 from . import api, connections, faults, security_headers, sessions, theme
@@ -45,7 +45,6 @@ def build(pool: Pool, lesson: Experiment | None = None) -> Blocks:
     sessions.hold_little()
     connections.serve_in_bounds()
     faults.speak_of_faults()
-    processes = NewProcesses(pool.settings)
     with Blocks(
         title="Same Seed: base and post-trained, side by side",
         analytics_enabled=False,
@@ -64,9 +63,9 @@ def build(pool: Pool, lesson: Experiment | None = None) -> Blocks:
         )
         tabs = gr.Tabs(elem_id="tabs", selected="experiments" if lesson else "compare")
         gr.HTML(FOOT, elem_id="foot")
-        page = Page(pool, processes, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
+        page = Page(pool, Visitor(pool, sidebar, tabs), Delivery(demo), lesson)
         furnish(page, demo)
-        api.add(demo, pool, processes, MODELS)
+        api.add(demo, pool, MODELS)
     demo.queue(default_concurrency_limit=16, api_open=False)
     demo.take_turns(pool.settings.address_header)
     demo.pool = pool

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..experiments import Experiment, NewProcesses
+from ..experiments import Experiment
 from ..pool import Pool
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Page:
     """What all rooms share. `lesson` is the experiment that the page opens on, if any."""
 
     pool: Pool
-    processes: NewProcesses
     visitor: "Visitor"
     delivery: "Delivery"
     lesson: Experiment | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...checkpoints.loading import Checkpoint
+from ...lease import Card
 from ...prompts import Piece, Prompt
 from ...reasoning import Split
 from ...reproduce import Code
@@ -422,9 +422,7 @@ def finished_reply(record: Record, side: Side) -> Reply:
     )
 
 
-def ends(
-    written: Mapping[Side, Reply | SideReceipt | None], checkpoint: Callable[[Side], Checkpoint]
-) -> dict[Side, str]:
+def ends(written: Mapping[Side, Reply | SideReceipt | None], checkpoint: Callable[[Side], Card]) -> dict[Side, str]:
     """The token with which each side ended by itself, as its tokenizer writes it."""
     by_itself = {side: reply.token_ids for side, reply in written.items() if reply and reply.finish_reason == "eos"}
     ended = {side: token_ids[-1] for side, token_ids in by_itself.items() if token_ids}

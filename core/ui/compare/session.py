@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ... import chat_template, lens, links, prompts, what_if
+from ... import chat_template, links, prompts, what_if
 from ...errors import TooLong, UserError
+from ...lease import Lease
 from ...links import Shared
-from ...pool import Lease, Pool
+from ...pool import Pool
 from ...prompts import Prompt, Tokenizer
 from ...reasoning import ReplyReader, Split
 from ...receipts import side_receipt
@@ -480,7 +481,7 @@ def lenses_of(pool: Pool, chat: Chat, turn: int) -> dict[Side, Lens]:
     with _in_memory(pool, record) as lease:
         asked = record.comparison(chat[:turn])
         written = {side: receipt for side in SIDES if (receipt := record.receipt(side)) and receipt.token_ids}
-        return {side: finish(lens.read(lease, asked, side, receipt.token_ids)) for side, receipt in written.items()}
+        return {side: finish(lease.read(asked, side, receipt.token_ids)) for side, receipt in written.items()}
 
 
 def _in_memory(pool: Pool, record: Record) -> Lease:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ... import experiments
 from ...errors import UserError
-from ...experiments import Experiment, ExperimentVerdict, NewProcesses, Step
+from ...experiments import Experiment, ExperimentVerdict, Step
 from ...pool import Pool, Progress
 from ...steps import Steps, Stop, Stopped, watch
 
@@ -26,9 +26,7 @@ class View:
         return replace(self, steps=(*earlier, step))
 
 
-def perform(
-    pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str, stop: Stop
-) -> Generator[View, None, None]:
+def perform(pool: Pool, experiment: Experiment, pair: str, stop: Stop) -> Generator[View, None, None]:
     """Run an experiment on a pair, loading it if need be. Closing the generator, or `stop`, stops what is under way."""
     view = View(experiment, busy=True)
 
@@ -39,7 +37,7 @@ def perform(
 
     try:
         yield view
-        verdict = yield from watch(_run(pool, processes, experiment, pair, stop), doing)
+        verdict = yield from watch(_run(pool, experiment, pair, stop), doing)
         yield replace(view, busy=False, verdict=verdict)
     except Stopped:
         yield replace(view, busy=False, mistake="Stopped before anything had come back.")
@@ -47,11 +45,9 @@ def perform(
         yield replace(view, busy=False, mistake=str(error))
 
 
-def _run(
-    pool: Pool, processes: NewProcesses, experiment: Experiment, pair: str, stop: Stop
-) -> Steps[Step, ExperimentVerdict]:
+def _run(pool: Pool, experiment: Experiment, pair: str, stop: Stop) -> Steps[Step, ExperimentVerdict]:
     with (yield from watch(pool.open(pair), _loading, stop)) as lease:
-        return (yield from experiments.perform(experiment, lease, processes.ask, stop))
+        return (yield from experiments.perform(experiment, lease, stop))
 
 
 def _loading(progress: Progress) -> Step:

@@ -139,7 +139,7 @@ class Room:
             self.stop: gr.update(visible=True),
         }
         yield self._introduce(experiment) | self._empty() | begun
-        views = session.perform(self.page.pool, self.page.processes, experiment, pair, stop)
+        views = session.perform(self.page.pool, experiment, pair, stop)
         try:
             for view in views:
                 yield self._show(view)

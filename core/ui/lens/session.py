@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from ... import canonical, lens, what_if
 from ...errors import UserError
-from ...pool import Lease, Pool
+from ...lease import Lease
+from ...pool import Pool
 from ...prompts import token_text
 from ...receipts import side_receipt
 from ...run import Run

@@ -13,14 +13,14 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from .. import installation, pairs
-from ..checkpoints import memory
-from ..checkpoints.budget import SPARE_BYTES
-from ..errors import UserError
-from ..pool import Lease
-from ..settings import Settings
-from ..steps import Steps
-from ..types import SIDES, Answer, Comparison, Result
+from . import installation, pairs
+from .checkpoints import memory
+from .checkpoints.budget import SPARE_BYTES
+from .errors import UserError
+from .local import LocalLease
+from .settings import Settings
+from .steps import Steps
+from .types import SIDES, Answer, Comparison, Result
 
 PATIENCE = 600.0  # seconds
 INTERPRETER_BYTES = 2**30  # Python, torch and transformers, before any weights
@@ -45,7 +45,7 @@ class NewProcesses:
     _child: _Child | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, comparison: Comparison, lease: Lease) -> Steps[None, Result]:
+    def ask(self, comparison: Comparison, lease: LocalLease) -> Steps[None, Result]:
         """The result of a comparison without history in a new process; yields while it waits.
 
         Raises:
@@ -66,7 +66,7 @@ class NewProcesses:
         finally:
             self._leave(child)
 
-    def _join(self, comparison: Comparison, lease: Lease) -> _Child | None:
+    def _join(self, comparison: Comparison, lease: LocalLease) -> _Child | None:
         """The process that does this, started if need be; None while another one is in the way."""
         with self._lock:
             child = self._child
@@ -90,7 +90,7 @@ class NewProcesses:
         child.output.close()
         child.errors.close()
 
-    def _start(self, comparison: Comparison, lease: Lease) -> _Child:
+    def _start(self, comparison: Comparison, lease: LocalLease) -> _Child:
         output, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - open until nobody waits
         command = self._command(comparison, lease)
         try:
@@ -104,11 +104,11 @@ class NewProcesses:
             raise UserError(f"no new process can be started here ({error.strerror})") from None
         return _Child(comparison, process, output, errors)
 
-    def _command(self, comparison: Comparison, lease: Lease) -> list[str]:
+    def _command(self, comparison: Comparison, lease: LocalLease) -> list[str]:
         rows = pairs.known_pairs(replace(self.settings, base=None, post=None))
         own = None if comparison.pair in {row.id for row in rows} else lease.pair
         # The context in use, so that less free memory than before does not choose a shorter one.
-        context = min(lease.side(side).engine.context for side in SIDES)
+        context = min(lease.side(side).context for side in SIDES)
         settings = replace(self.settings, pair=comparison.pair, context=context)
         settings = replace(settings, base=own.base if own else None, post=own.post if own else None)
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in comparison.sampling]
@@ -141,11 +141,12 @@ def _check_time(deadline: float) -> None:
         raise UserError("the new process took too long")
 
 
-def _check_memory(lease: Lease) -> None:
+def _check_memory(lease: LocalLease) -> None:
     """Raises UserError when a second copy of the pair would not fit beside the first."""
-    needed = dict.fromkeys((lease.base.engine.device, lease.post.engine.device), 0)
-    for checkpoint in (lease.base, lease.post):
-        needed[checkpoint.engine.device] += memory.bytes_in_use(checkpoint.engine)
+    engines = [checkpoint.engine for checkpoint in lease.loaded.values()]
+    needed = dict.fromkeys([engine.device for engine in engines], 0)
+    for engine in engines:
+        needed[engine.device] += memory.bytes_in_use(engine)
     for device, size in needed.items():
         free = memory.free_bytes(device)
         spare = INTERPRETER_BYTES if device.type == "cpu" else SPARE_BYTES
