@@ -10,6 +10,7 @@ models of one configuration stand for a pair.
 import argparse
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 
 from benchmarks.report import Row, table
 from benchmarks.subjects import qwen3
-from core.checkpoints.budget import plan
+from core.checkpoints.budget import must_spread, plan
 from core.checkpoints.memory import need
 from core.engine.device import Placement
 from core.errors import NotEnoughMemory
@@ -26,14 +27,16 @@ from core.settings import Settings
 PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
 BEGIN, END = "<!-- the table of benchmarks/fits.py -->", "<!-- its end -->"
 
-# GiB that a process may take when CUDA's own context is there, and whether the card computes in bfloat16.
+# GiB that a process may take when CUDA's own context is there, whether the card computes in bfloat16, and how many there are.
 CARDS = {
-    "T4 16 GB": (14.0, False),
-    "RTX 4090 24 GB": (22.9, True),
-    "A100 40 GB": (38.5, True),
-    "L40S 48 GB": (43.5, True),
-    "H100 80 GB": (78.0, True),
-    "H200 141 GB": (138.5, True),
+    "T4 16 GB": (14.0, False, 1),
+    "RTX 4090 24 GB": (22.9, True, 1),
+    "2 x RTX 4090 24 GB": (22.9, True, 2),
+    "A100 40 GB": (38.5, True, 1),
+    "L40S 48 GB": (43.5, True, 1),
+    "4 x L40S 48 GB": (43.5, True, 4),
+    "H100 80 GB": (78.0, True, 1),
+    "H200 141 GB": (138.5, True, 1),
 }
 
 
@@ -77,15 +80,19 @@ PAIRS: dict[str, PreTrainedConfig] = {
 
 def rows(pairs: Sequence[str] = tuple(PAIRS)) -> Iterator[Row]:
     """A row for each pair and card."""
-    device = torch.device("cuda", 0)
     dtypes = (torch.float16, torch.bfloat16)
     for name in pairs:
-        needs = [need(PAIRS[name], Placement(device, dtype)) for dtype in dtypes]
-        for card, (gib, bfloat16) in CARDS.items():
-            dtype, model = dtypes[bfloat16], needs[bfloat16]
-            row: Row = {"pair": name, "card": card, "dtype": str(dtype).removeprefix("torch.")}
+        needs = [need(PAIRS[name], Placement(torch.device("cuda", 0), dtype)) for dtype in dtypes]
+        for card, (gib, bfloat16, count) in CARDS.items():
+            cards = tuple(torch.device("cuda", number) for number in range(count))
+            places = (
+                Placement(cards[side % count], dtypes[bfloat16], cards=cards if count > 1 else ()) for side in (0, 1)
+            )
+            pair = [replace(needs[bfloat16], placement=place) for place in places]
+            row: Row = {"pair": name, "card": card, "dtype": str(dtypes[bfloat16]).removeprefix("torch.")}
+            free, settings = dict.fromkeys(cards, int(gib * 2**30)), Settings(threads=1)
             try:
-                granted = plan([model, model], {device: int(gib * 2**30)}, Settings(threads=1))
+                granted = plan(pair, free, settings, spread=must_spread(pair, free, settings))
             except NotEnoughMemory:
                 yield row | {"context": "-", "slots": "-", "weights dial": "-", "how": "computed: refused"}
                 continue
@@ -94,7 +101,7 @@ def rows(pairs: Sequence[str] = tuple(PAIRS)) -> Iterator[Row]:
                 "context": f"{shape.sizes[-1]:,}",
                 "slots": shape.slots,
                 "weights dial": "fits" if mix else "refused",
-                "how": "computed",
+                "how": "computed: spread" if shape.spread else "computed",
             }
 
 

@@ -7,9 +7,10 @@ import json
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -143,10 +144,9 @@ def _check_time(deadline: float) -> None:
 
 def _check_memory(lease: LocalLease) -> None:
     """Raises UserError when a second copy of the pair would not fit beside the first."""
-    engines = [checkpoint.engine for checkpoint in lease.loaded.values()]
-    needed = dict.fromkeys([engine.device for engine in engines], 0)
-    for engine in engines:
-        needed[engine.device] += memory.bytes_in_use(engine)
+    needed: Counter[Any] = Counter()  # by device
+    for checkpoint in lease.loaded.values():
+        needed.update(memory.bytes_in_use(checkpoint.engine))
     for device, size in needed.items():
         free = memory.free_bytes(device)
         spare = INTERPRETER_BYTES if device.type == "cpu" else SPARE_BYTES

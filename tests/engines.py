@@ -119,7 +119,7 @@ def random_model(
             )
         }
     config = getattr(transformers, name)(**settings, attn_implementation=attention)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
     return model.to(dtype).eval().requires_grad_(False)

@@ -1,10 +1,10 @@
-"""A GPU that is not there: tensors that say "cuda:0" and keep their numbers on the processor. Knows torch, nothing of the product.
+"""A GPU that is not there, or several: tensors that say "cuda:0" and keep their numbers on the processor. Knows torch, nothing of the product.
 
 Every operation is really computed, so whole engines run and their replies can be compared. What a GPU would not
 do, or would not do the same way twice, is a `Fault`, raised where it happens and again when the GPU is left, since
 whoever caught it may have gone on:
 
-- tensors of both devices in one operation;
+- tensors of two devices in one operation;
 - an operation that `torch.use_deterministic_algorithms` refuses, or a write to one place twice;
 - a wait of the host for the GPU where there must be none (`no_waits`);
 - an operation on one stream that does not wait for another stream whose result it needs, or whose memory it takes; a look at what is
@@ -25,10 +25,11 @@ import gc
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -37,7 +38,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+CPU = torch.device("cpu")
 T = torch.Tensor
 BLOCK = 512  # bytes; the least that torch's allocator gives, and what sizes are rounded up to
 
@@ -49,7 +50,7 @@ INDEXED = {
 }  # fmt: skip
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 TO_PYTHON = {T.tolist, T.numpy, T.__array__, T.item, T.__bool__, T.__int__, T.__float__, T.__index__}
-TO_A_DEVICE: dict[Any, torch.device | None] = {T.to: None, T.cpu: CPU, T.cuda: CUDA}
+TO_A_DEVICE: dict[Any, torch.device | None] = {T.to: None, T.cpu: CPU, T.cuda: torch.device("cuda", 0)}
 MADE_OF_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray}
 
 
@@ -58,7 +59,7 @@ class Fault(RuntimeError):
 
 
 class MixedDevices(Fault):
-    """Tensors of both devices in one operation."""
+    """Tensors of two devices in one operation."""
 
 
 class NotRepeatable(Fault):
@@ -82,12 +83,13 @@ class MemoryKept(Fault):
 
 
 class OnGpu(torch.Tensor):
-    """A tensor on the GPU that is not there."""
+    """A tensor on a GPU that is not there."""
 
     inner: torch.Tensor  # type: ignore[assignment]  # what torch calls so nobody uses here
+    card: int
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> "OnGpu":
+    def __new__(cls, inner: torch.Tensor, card: int) -> "OnGpu":
         with torch._C.DisableTorchFunction():
             return torch.Tensor._make_wrapper_subclass(
                 cls,
@@ -98,8 +100,8 @@ class OnGpu(torch.Tensor):
                 device="cpu",
             )
 
-    def __init__(self, inner: torch.Tensor):
-        self.inner = inner
+    def __init__(self, inner: torch.Tensor, card: int):
+        self.inner, self.card = inner, card
 
     def record_stream(self, stream: Any) -> None:  # torch's own asks what a stream is before it asks anybody else
         _gpus[-1].record(self, stream)
@@ -119,8 +121,8 @@ class OnGpu(torch.Tensor):
 class Stream:
     """An order of operations; `seen` says up to which operation of the others it has waited."""
 
-    def __init__(self, gpu: "Gpu"):
-        self.gpu, self.now = gpu, 0
+    def __init__(self, gpu: "Gpu", card: int = 0):
+        self.gpu, self.card, self.now = gpu, card, 0
         gpu.streams.append(self)
         self.seen: dict[Stream, int] = {}
 
@@ -159,7 +161,7 @@ def _later(one: dict[Stream, int], other: dict[Stream, int]) -> dict[Stream, int
 
 
 class Memory:
-    """One allocation: how large it is, on which stream it was made, and when which stream used it last."""
+    """One allocation: how large it is, on which stream of which card it was made, and when which stream used it last."""
 
     def __init__(self, storage: Any, size: int, home: Stream, freed: Callable[[Any], None], pool: "Pool | None"):
         self.key, self.size, self.home, self.pool = int(storage._cdata), size, home, pool
@@ -295,25 +297,32 @@ def _is_cuda(device: Any) -> bool:
     return device is not None and torch.device(device).type == "cuda"
 
 
+def _where(tensor: torch.Tensor) -> torch.device:
+    """The device of a tensor, also where torch is not asked by its own name for it."""
+    return torch.device("cuda", tensor.card) if isinstance(tensor, OnGpu) else tensor.device
+
+
 def _key(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
 class Gpu:
-    """The card, its allocator and its streams.
+    """The card, its allocator and its streams; or several.
 
     Args:
-        size: bytes of memory.
+        size: bytes of memory, of each.
+        cards: how many.
     """
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, cards: int = 1):
+        self.size, self.cards = size, cards
         self.counts: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self.faults: list[Exception] = []
-        self.allocated = self.reserved = self.peak = 0
+        self.allocated_on, self.reserved_on, self.peak_on = Counter[int](), Counter[int](), Counter[int]()
         self.streams: list[Stream] = []
-        self.default = Stream(self)
+        self.defaults = [Stream(self, card) for card in range(cards)]
+        self.default = self.defaults[0]
         self.host: dict[Stream, int] = {}  # up to which operation of each stream the host has waited
         self._memory: dict[int, Memory] = {}
         self._pinned: dict[int, Any] = {}
@@ -333,7 +342,20 @@ class Gpu:
         """Count from nothing."""
         self.counts.clear()
         self.bytes.clear()
-        self.peak = self.allocated
+        self.peak_on = self.allocated_on.copy()
+
+    @property
+    def allocated(self) -> int:
+        """Bytes, on all cards."""
+        return self.allocated_on.total()
+
+    @property
+    def reserved(self) -> int:
+        return self.reserved_on.total()
+
+    @property
+    def peak(self) -> int:
+        return self.peak_on.total()
 
     def total(self, kind: str) -> int:
         """How many things of a kind were counted: "kernel", "wait" or "copy"."""
@@ -378,7 +400,7 @@ class Gpu:
     @contextmanager
     def capture(self, graph: Graph, *, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
         """As torch.cuda.graph, which waits for the whole GPU."""
-        if stream is self.default or capture_error_mode != "thread_local":
+        if stream in self.defaults or capture_error_mode != "thread_local":
             raise self.fault(NotCapturable("others use the default stream, and a capture may end by what they do"))
         self.wait("synchronize", *self.streams)
         if pool is not None:
@@ -400,17 +422,41 @@ class Gpu:
 
     @property
     def stream(self) -> Stream:
-        """The one on which this thread computes."""
-        found: Stream = getattr(self._thread, "stream", self.default)
-        return found
+        """The one on which this thread computes, of the card on which it does."""
+        return self.stream_on(self.card)
+
+    def stream_on(self, card: int) -> Stream:
+        """The one on which this thread computes on a card."""
+        chosen: dict[int, Stream] = getattr(self._thread, "streams", {})
+        return chosen.get(card, self.defaults[card])
+
+    @property
+    def card(self) -> int:
+        """On which this thread computes."""
+        return getattr(self._thread, "card", 0)
+
+    def named(self, device: Any = None) -> int:
+        """The number of the card that is named so, or of that on which this thread computes."""
+        index = None if device is None else torch.device(device).index
+        return self.card if index is None else index
 
     @contextmanager
-    def on(self, stream: Stream) -> Iterator[None]:
-        before, self._thread.stream = self.stream, stream
+    def at(self, card: int) -> Iterator[None]:
+        before, self._thread.card = self.card, card
         try:
             yield
         finally:
-            self._thread.stream = before
+            self._thread.card = before
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        before = getattr(self._thread, "streams", {})
+        self._thread.streams = {**before, stream.card: stream}
+        try:
+            with self.at(stream.card):
+                yield
+        finally:
+            self._thread.streams = before
 
     def _use(self, read: set[int], written: set[int], what: str) -> None:
         """One operation on this thread's stream, over memory by its keys."""
@@ -436,46 +482,47 @@ class Gpu:
             if key not in self._memory:
                 size = -(-storage.nbytes() // BLOCK) * BLOCK
                 pool = self.graph.pool if self.graph is not None else None
-                self._allocate(size, pool)
+                self._allocate(size, pool, self.card)
                 self._memory[key] = Memory(storage, size, self.stream, partial(self._free, key), pool)
         return key
 
-    def _allocate(self, size: int, pool: Pool | None) -> None:
+    def _allocate(self, size: int, pool: Pool | None, card: int) -> None:
         more = size
         if pool is not None:
             pool.live += size
             more = max(0, pool.live - pool.peak)
             if more:
                 pool.peak += more
-                weakref.finalize(pool, self._give_back, more)
-        if self.allocated + more > self.size:
-            told = f"CUDA out of memory. Tried to allocate {size} bytes; {self.allocated} of {self.size} are taken"
+                weakref.finalize(pool, self._give_back, more, card)
+        taken = self.allocated_on[card]
+        if taken + more > self.size:
+            told = f"CUDA out of memory. Tried to allocate {size} bytes; {taken} of {self.size} are taken"
             raise self.fault(torch.OutOfMemoryError(told))
-        self.allocated += more
-        self.peak = max(self.peak, self.allocated)
-        self.reserved = max(self.reserved, self.allocated)
+        self.allocated_on[card] += more
+        for most in (self.peak_on, self.reserved_on):
+            most[card] = max(most[card], self.allocated_on[card])
 
     def _free(self, key: int, gone: Any) -> None:
         with self._lock:
             memory = self._memory.pop(key)
             if memory.pool is None:
-                self.allocated -= memory.size
+                self.allocated_on[memory.home.card] -= memory.size
             else:
                 memory.pool.live -= memory.size
             for stream, moment in memory.uses():
                 if stream not in memory.recorded and not memory.home.knows(stream, moment):
                     self.fault(Raced("memory is given back while another stream may still use it"))
 
-    def _give_back(self, size: int) -> None:
+    def _give_back(self, size: int, card: int) -> None:
         with self._lock:
-            self.allocated -= size
+            self.allocated_on[card] -= size
 
     def record(self, tensor: OnGpu, stream: Stream) -> None:
         """As Tensor.record_stream: the memory is not given away before this stream has done what it was asked until then."""
         self._memory[self._take(tensor.inner)].recorded.add(stream)
 
     def empty_cache(self) -> None:
-        self.reserved = self.allocated
+        self.reserved_on = self.allocated_on.copy()
 
     def check_returned(self) -> None:
         gc.collect()
@@ -486,7 +533,7 @@ class Gpu:
     # --- one operation -----------------------------------------------------------------------------------------
 
     def launch(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """One aten operation of tensors that are all on the GPU."""
+        """One aten operation of tensors that are all on one GPU."""
         name = func.overloadpacket.__name__
         given = {
             _key(tensor) for tensor in _tensors(args, kwargs)
@@ -541,25 +588,29 @@ class Gpu:
             return self._arrived(tensor.detach().clone())
 
     def _arrived(self, tensor: torch.Tensor) -> OnGpu:
-        """On the GPU: what a copy or a launch made."""
+        """On the GPU: what a copy made."""
         self._not_in_a_graph("a copy from the host", NotCapturable)
         key = self._take(tensor)
         self._use(set(), {key}, "a copy to the GPU")
-        return OnGpu(tensor)
+        return OnGpu(tensor, self.card)
 
-    def move(self, model: torch.nn.Module) -> Any:
-        """The model with its parameters and buffers on the GPU; weights that are tied stay tied."""
+    def move(self, model: torch.nn.Module, where: Mapping[str, torch.device] = MappingProxyType({})) -> Any:
+        """The model with its parameters and buffers on the GPU, or on the cards that modules are named with; weights that are tied stay tied."""
         moved: dict[int, torch.nn.Parameter] = {}
-        for module in model.modules():
-            for name, parameter in list(module._parameters.items()):
-                if parameter is not None:
-                    if id(parameter) not in moved:
-                        moved[id(parameter)] = torch.nn.Parameter(self.put(parameter.data), requires_grad=False)
-                    module._parameters[name] = moved[id(parameter)]
-            for name, buffer in list(module._buffers.items()):
-                if buffer is not None:
-                    module._buffers[name] = self.put(buffer)
+        for path, module in model.named_modules():
+            with self.at(next((self.named(where[name]) for name in where if f"{path}.".startswith(f"{name}.")), 0)):
+                self._move(module, moved)
         return model
+
+    def _move(self, module: torch.nn.Module, moved: dict[int, torch.nn.Parameter]) -> None:
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                if id(parameter) not in moved:
+                    moved[id(parameter)] = torch.nn.Parameter(self.put(parameter.data), requires_grad=False)
+                module._parameters[name] = moved[id(parameter)]
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = self.put(buffer)
 
     def mode(self) -> _Made:
         return _Made(self)
@@ -576,12 +627,19 @@ class Gpu:
             return self._to(func, args, kwargs)
         if not on_gpu and not _is_cuda(device):
             return self._on_the_host(func, args, kwargs)
+        with self.at(on_gpu[0].card if device is None else self.named(device)):
+            return self._on_a_card(func, args, kwargs, every, on_gpu)
+
+    def _on_a_card(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], every: list[torch.Tensor], on_gpu: list[OnGpu]
+    ) -> Any:
+        device = kwargs.get("device")
         if func == T.device.__get__:
-            return CUDA
+            return torch.device("cuda", self.card)
         if func == T.is_cuda.__get__ or func == T.is_cpu.__get__:  # type: ignore[attr-defined]
             return bool(func == T.is_cuda.__get__)  # type: ignore[attr-defined]
         if func is T.get_device:
-            return 0
+            return self.card
         if func is T.__iter__:
             return iter(self._run(T.unbind, args, {}))
         if func is T.__deepcopy__:  # which would copy below the level of operations
@@ -600,6 +658,9 @@ class Gpu:
             self._use(set(), {_key(args[0].inner)}, "copy_") if isinstance(args[0], OnGpu) else None
             func(*plain_args, **plain_kwargs)
             return args[0]
+        if func is T.copy_ and args[0].card != args[1].card:
+            plain_args = (plain_args[0], self._across(args[1], args[0].card).inner, *plain_args[2:])
+            on_gpu, every = [args[0]], [args[0]]
         if on_gpu:  # none where something is made there like a tensor of the host
             self._check_devices(func, args, every)
         if func in TO_PYTHON:
@@ -612,7 +673,7 @@ class Gpu:
         def back(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor) or isinstance(leaf, OnGpu):
                 return leaf
-            return wrapped[id(leaf)] if id(leaf) in wrapped else OnGpu(leaf)
+            return wrapped[id(leaf)] if id(leaf) in wrapped else OnGpu(leaf, self.card)
 
         return tree_map(back, result) if device is None or _is_cuda(device) else result
 
@@ -632,37 +693,49 @@ class Gpu:
         return result
 
     def _check_devices(self, func: Any, args: tuple[Any, ...], every: list[torch.Tensor]) -> None:
-        """A tensor of the host among those of the GPU, as torch sees it: one number is one number, all else is an error."""
-        strangers = [tensor for tensor in every if not isinstance(tensor, OnGpu) and tensor.dim()]
+        """A tensor of the host, or of another card, among those of a card, as torch sees it: one number of the host's is one number, all else is an error."""
+        strangers = [
+            tensor for tensor in every if (tensor.card != self.card if isinstance(tensor, OnGpu) else tensor.dim())
+        ]
         if not strangers:
             return
         if func in (T.__getitem__, T.__setitem__) and isinstance(args[0], OnGpu):
             value = args[2] if func is T.__setitem__ else None
-            if all(tensor is not value for tensor in strangers):
+            if all(tensor is not value and not isinstance(tensor, OnGpu) for tensor in strangers):
                 self.wait("indices brought to the device")
         raise self.fault(
             MixedDevices(
-                f"{func}: Expected all tensors to be on the same device, but found at least two, cuda:0 and cpu"
+                f"{func}: Expected all tensors to be on the same device, but found at least two, cuda:{self.card} and {_where(strangers[0])}"
             )
         )
 
     def _to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        source, rest, target = args[0], list(args[1:]), TO_A_DEVICE[func]
+        source, rest, target, given = args[0], list(args[1:]), TO_A_DEVICE[func], kwargs
         for i, arg in enumerate(rest):
             if isinstance(arg, str | torch.device):
                 target, rest[i] = torch.device(arg), CPU
             elif isinstance(arg, torch.Tensor):
-                target, rest[i] = (CUDA, arg.inner) if isinstance(arg, OnGpu) else (arg.device, arg)
+                target, rest[i] = _where(arg), arg.inner if isinstance(arg, OnGpu) else arg
         if kwargs.get("device") is not None:
             target, kwargs = torch.device(kwargs["device"]), {**kwargs, "device": CPU}
+        if not isinstance(source, OnGpu) and (target is None or target.type != "cuda"):
+            return func(*args, **given)
+        with self.at(
+            self.named(target) if target is not None and target.type == "cuda" else getattr(source, "card", 0)
+        ):
+            return self._brought(source, target, rest, kwargs)
+
+    def _brought(self, source: Any, target: torch.device | None, rest: list[Any], kwargs: dict[str, Any]) -> Any:
+        """What is, or goes, to a card or comes from one."""
         was = isinstance(source, OnGpu)
-        inner = source.inner if isinstance(source, OnGpu) else source
-        if not was and (target is None or target.type != "cuda"):
-            return func(*args, **kwargs)
+        inner = source.inner if was else source
         if was and (target is None or target.type == "cuda"):
+            if source.card != self.card:
+                source = self._across(source, self.card)
+                inner = source.inner
             with _Launches(self):
                 result = inner.to(*rest, **kwargs)
-            return source if result is inner else OnGpu(result)
+            return source if result is inner else OnGpu(result, self.card)
         result = inner.to(*rest, **kwargs) if rest or kwargs else inner
         result = result.clone() if result is inner else result
         if was:
@@ -681,6 +754,18 @@ class Gpu:
         else:
             self.wait("a pageable copy to the device", amount=result.nbytes)
         return self._arrived(result)
+
+    def _across(self, source: OnGpu, card: int) -> OnGpu:
+        """A copy on another card, for which the streams of both wait for each other, and nobody else."""
+        self._not_in_a_graph("a copy from another card", NotCapturable)
+        ours, theirs = self.stream_on(card), self.stream_on(source.card)
+        theirs.wait_stream(ours)
+        with self.at(source.card):
+            self._use({_key(source.inner)}, set(), "a copy to another card")
+        ours.wait_stream(theirs)
+        self.count("copy:to another card", source.inner.nbytes)
+        with self.at(card):
+            return self._arrived(source.inner.clone())
 
 
 @cache
@@ -751,12 +836,12 @@ def _in_its_own_order(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 @contextmanager
-def pretend_gpu(size: int = 2**28) -> Iterator[Gpu]:
-    """A GPU with so many bytes of memory, on this thread and on every thread that is started inside.
+def pretend_gpu(size: int = 2**28, cards: int = 1) -> Iterator[Gpu]:
+    """So many GPUs with so many bytes of memory each, on this thread and on every thread that is started inside.
 
     Raises, when it is left: the first fault, whoever caught it; MemoryKept.
     """
-    gpu, run = Gpu(size), threading.Thread.run
+    gpu, run = Gpu(size, cards), threading.Thread.run
 
     def run_with_the_gpu(thread: threading.Thread) -> None:
         with gpu.mode():
@@ -768,26 +853,26 @@ def pretend_gpu(size: int = 2**28) -> Iterator[Gpu]:
     cuda: dict[str, Any] = {
         "is_available": stated(True),
         "is_initialized": stated(True),
-        "device_count": stated(1),
+        "device_count": stated(cards),
         "current_device": stated(0),
         "get_device_name": stated("a GPU that is not there"),
         "get_device_capability": stated((9, 0)),
         "get_rng_state": stated(None),
         "set_rng_state": stated(None),
-        "mem_get_info": lambda *device: (gpu.size - gpu.reserved, gpu.size),
-        "memory_reserved": lambda *device: gpu.reserved,
-        "memory_allocated": lambda *device: gpu.allocated,
+        "mem_get_info": lambda *device: (gpu.size - gpu.reserved_on[gpu.named(*device)], gpu.size),
+        "memory_reserved": lambda *device: gpu.reserved_on[gpu.named(*device)],
+        "memory_allocated": lambda *device: gpu.allocated_on[gpu.named(*device)],
         "empty_cache": gpu.empty_cache,
         "synchronize": lambda *device: gpu.wait("synchronize", *gpu.streams),
-        "Stream": lambda *device: Stream(gpu),
+        "Stream": lambda *device: Stream(gpu, gpu.named(*device)),
         "Event": lambda: Event(gpu),
         "CUDAGraph": lambda: Graph(gpu),
         "graph": gpu.capture,
         "is_current_stream_capturing": lambda: gpu.graph is not None,
         "graph_pool_handle": object,
         "stream": gpu.on,
-        "current_stream": lambda *device: gpu.stream,
-        "default_stream": lambda *device: gpu.default,
+        "current_stream": lambda *device: gpu.stream_on(gpu.named(*device)),
+        "default_stream": lambda *device: gpu.defaults[gpu.named(*device)],
     }
     with ExitStack() as left, settings_kept():
         _gpus.append(gpu)

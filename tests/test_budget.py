@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import fits
+from benchmarks import families, fits
 from core.checkpoints import memory
-from core.checkpoints.budget import LONG_ENOUGH, SPARE_BYTES, Footprint, Need, plan
+from core.checkpoints.budget import LONG_ENOUGH, SPARE_BYTES, Footprint, Need, OneLayer, must_spread, plan
 from core.engine.device import Placement
 from core.engine.engine import STORE_BYTES, Shape
 from core.engine.slots import CacheBytes
 from core.errors import NotEnoughMemory
 from core.settings import Settings
+from tests.engines import random_model
 
 CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
 GB = 2**30
@@ -106,6 +107,67 @@ def test_each_gpu_has_a_budget_of_its_own():
         granted(need(10), need(10), gb=16)
     with pytest.raises(NotEnoughMemory, match=r"1\.0 GB is free"):
         plan(pair, {GPU: 16 * GB, OTHER: GB}, Settings())
+
+
+def over_both(weights: float, layers: int = 32, position: int = 2**17, device: torch.device = GPU) -> Need:
+    """A model of so many GB, a tenth of them in no layer, that may be spread."""
+    each = OneLayer("", int(weights * GB * 0.9) // layers, CacheBytes(position // layers, 0))
+    apart = tuple(each._replace(name=f"layers.{number}") for number in range(layers))
+    footprint = Footprint(int(weights * GB), CacheBytes(position, 0), 0, apart, ("head",))
+    return Need(footprint, 40960, 1000, Placement(device, torch.bfloat16, cards=(GPU, OTHER)))
+
+
+def test_models_that_do_not_fit_on_a_card_each_are_spread_over_all():
+    """A pair of 16 GB each on two cards of 24 GB fits as one model each; one of 30 GB each on none, but on two of 40."""
+    fits, large = (over_both(16), over_both(16, device=OTHER)), (over_both(30), over_both(30, device=OTHER))
+    for pair, gb, expected in (
+        (fits, 23, False),
+        (large, 38, False),
+        (large, 30, True),
+        ((fits[0], large[1]), 30, True),
+    ):
+        assert must_spread(pair, dict.fromkeys((GPU, OTHER), gb * GB), DEFAULTS) == expected
+    assert not must_spread([need(30)], {GPU: GB}, DEFAULTS), "where there is one card"
+
+
+def spread(*models: Need, gb: dict[torch.device, float], like: Shape | None = None):
+    return plan(models, {card: int(free * GB) for card, free in gb.items()}, DEFAULTS, like, spread=True)
+
+
+def test_each_card_has_its_share_of_the_layers_with_their_caches_and_the_first_all_else():
+    model = over_both(20)
+    shape, _ = spread(model, gb={GPU: 12, OTHER: 24})
+    where, taken = model.laid_out(shape, {GPU: 12 * GB - SPARE_BYTES, OTHER: 24 * GB - SPARE_BYTES})
+    order = list(where.values())
+    assert where["head"] == GPU and order == sorted(order, key=str), "in their order"
+    assert all(taken[card] + SPARE_BYTES <= size * GB for card, size in ((GPU, 12), (OTHER, 24)))
+    kept = STORE_BYTES
+    assert sum(taken.values()) == model.bytes(shape) + kept, "which each may have some of"
+    one = model.footprint.layers[0]
+    assert order.count(OTHER) > order.count(GPU) > 1
+    assert taken[OTHER] - kept >= order.count(OTHER) * one.weights
+
+
+def test_both_models_of_a_spread_pair_have_room_and_the_same_lanes():
+    pair, free = (over_both(20), over_both(20, device=OTHER)), {GPU: 32.0, OTHER: 32.0}
+    shape, _ = spread(*pair, gb=free)
+    assert shape.spread and shape.sizes[-1] >= LONG_ENOUGH
+    _, taken = pair[0].laid_out(shape, {card: int(size * GB) - SPARE_BYTES for card, size in free.items()})
+    left = {card: size - taken[card] / GB for card, size in free.items()}
+    assert spread(pair[1], gb=left, like=shape).shape == shape
+    with pytest.raises(NotEnoughMemory, match=r"need about 4\d\.\d GB with their caches, and 40\.0 GB is free"):
+        spread(*pair, gb={GPU: 20, OTHER: 20})
+
+
+def test_the_layers_of_a_model_are_named_with_what_is_in_none():
+    config = random_model("Llama").config
+    found = memory.footprint(config, Placement(GPU, torch.float32))
+    assert [layer.name for layer in found.layers] == ["model.layers.0", "model.layers.1"]
+    assert set(found.rest) == {"model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"}
+    assert sum(layer.cache.position for layer in found.layers) == found.cache.position
+    assert sum(layer.weights for layer in found.layers) < found.weights
+    shared = memory.footprint(families.tiny("zamba"), Placement(GPU, torch.float32))
+    assert shared.layers == () and shared.weights, "whose layers have weights in common"
 
 
 def test_room_for_a_mix_of_the_weights_takes_no_context_below_4096_and_no_slots():

@@ -1,5 +1,8 @@
 """On what a model runs, and how fast its memory is: decided from what the machine says, here from stand-ins for it."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -41,7 +44,9 @@ def machine(monkeypatch):
 )
 def test_a_model_runs_on_the_best_device_there_is_and_the_second_on_a_second_gpu(machine, there, index, device, dtype):
     machine(**there)
-    assert place(Settings(), index) == Placement(torch.device(device), dtype)
+    found = place(Settings(), index)
+    assert (found.device, found.dtype) == (torch.device(device), dtype)
+    assert found.cards == ((torch.device("cuda:0"), torch.device("cuda:1")) if there == {"cuda": 2} else ())
 
 
 def test_the_first_model_is_the_one_that_is_placed_where_none_is_named(machine):
@@ -83,13 +88,21 @@ def test_a_machine_whose_gpu_torch_cannot_use_says_so_once(machine, monkeypatch,
     assert place(Settings()).device.type == "cuda"
 
 
+def parameters(*places: torch.device) -> Any:
+    """What is seen of a model with a parameter in each of these places."""
+    return SimpleNamespace(parameters=lambda: [SimpleNamespace(device=each, numel=lambda: 2000) for each in places])
+
+
 def test_the_fingerprint_of_a_gpu_names_the_card_its_software_and_the_attention_kernel(machine, monkeypatch):
     machine(cuda=1, capability=(8, 9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40S")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
     card = torch.device("cuda", 0)
-    assert device.described(card) == "NVIDIA L40S, compute capability 8.9"
+    name = "NVIDIA L40S, compute capability 8.9"
+    assert device.described(parameters(card, card)) == name
+    spread = f"spread over {name} (4,000 parameters) and {name} (2,000 parameters)"
+    assert device.described(parameters(card, card, torch.device("cuda", 1))) == spread
     software = {"CUDA": "13.0", "cuDNN": "91000"}
     assert device.software(card, ["efficient", "math"]) == {**software, "attention kernel": "efficient, math"}
     assert device.software(card, []) == software, "eager attention has no kernel of its own"

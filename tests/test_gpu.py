@@ -9,20 +9,23 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate import dispatch_model
 
 from benchmarks import families
 from core import what_if
-from core.checkpoints import budget, memory
+from core.checkpoints import budget, loading, memory
 from core.engine import certify, device, reference, sampling
 from core.engine.ahead import EVERY, PLAIN, Ahead
-from core.engine.engine import Engine, Scored
+from core.engine.device import Placement
+from core.engine.engine import Engine, Scored, Shape
 from core.engine.lane import Lane
 from core.engine.step import Forward, Graph, Graphs, record
 from core.engine.warpers import Numbers
-from core.errors import NotEnoughMemory
+from core.errors import NotEnoughMemory, UserError
 from core.hub import HuggingFaceHub
 from core.lease import Lease
 from core.local import LocalLease
+from core.new_process import NewProcesses
 from core.pool import Pool
 from core.run import compare
 from core.settings import Settings
@@ -52,9 +55,9 @@ WARPERS = {"top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
 
 
 @contextmanager
-def gpu_for_engines() -> Iterator[Gpu]:
+def gpu_for_engines(size: int = 2**28, cards: int = 1) -> Iterator[Gpu]:
     """Passes must not wait, of whichever engine, but where one is recorded."""
-    with pretend_gpu() as gpu:
+    with pretend_gpu(size, cards) as gpu:
 
         def without_waits(method: Callable[..., Any], none: bool = True) -> Callable[..., Any]:
             def run(*arguments: Any) -> Any:
@@ -472,12 +475,92 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_on_it(gpu, tmp_p
     assert gpu.peak == 0
 
 
+# --- several ------------------------------------------------------------------------------------------
+
+CARDS = torch.device("cuda", 0), torch.device("cuda", 1)
+
+
+def spread_over(gpu: Gpu, model: Any) -> Any:
+    """The model as from_pretrained spreads it where the budget says so."""
+    need = memory.need(model.config, Placement(CARDS[0], model.dtype, cards=CARDS))
+    where, taken = need.laid_out(Shape(2, 16, (64,), 1, spread=True), dict.fromkeys(CARDS, 2**30))
+    assert set(where.values()) == set(taken) == set(CARDS)
+    return dispatch_model(gpu.move(model, where), where, skip_keys=model._skip_keys_device_placement)
+
+
+@pytest.mark.slow
+def test_a_spread_pair_is_dialled_and_read_as_on_the_processor(monkeypatch):
+    """Every layer is with its cache, and no tensor is where another one is needed: the cards would say so."""
+    monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: True)
+    monkeypatch.setattr(reference, "deviation", lambda *given: Deviation(nats=0, bound=1, token=1))
+    with tiny_lease() as here:
+        expected = written(here)
+    made = pairs.Engine
+
+    def work(gpu: Gpu) -> None:
+        monkeypatch.setattr(pairs, "Engine", lambda model, *rest: made(spread_over(gpu, model), *rest))
+        with tiny_lease() as there:
+            assert written(there) == expected
+
+    with gpu_for_engines(2**31, cards=2) as gpu:
+        work(gpu)
+        assert gpu.counts["copy:to another card"] and not gpu.counts["graph"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["lfm2", "mamba"])
+def test_layers_that_keep_states_are_spread_too(family):
+    asked = [request([5, 6, 7], seed=1, max_new_tokens=6), request(range(20), seed=2, max_new_tokens=6)]
+    models = [families.random_model(families.tiny(family), torch.float32, "eager") for _ in range(2)]
+    with running(models.pop(), sizes=(64,), slots=2) as engine:
+        expected = [bits(events) for events in answer(engine, *asked)]
+
+    def work(gpu: Gpu) -> None:
+        with running(spread_over(gpu, models.pop()), sizes=(64,), slots=2) as engine:
+            assert engine.certified and list(engine.cache_bytes_on) == list(CARDS)
+            assert [bits(events) for events in answer(engine, *asked)] == expected
+
+    with gpu_for_engines(cards=2) as gpu:
+        work(gpu)
+
+
+@pytest.mark.slow
+def test_a_pair_too_large_for_a_card_each_is_loaded_over_both_and_gives_all_memory_back(tmp_path, monkeypatch):
+    settings = own(tmp_path)
+    monkeypatch.setattr(loading, "must_spread", lambda *given: True)  # which is a test of numbers
+
+    def work(gpu: Gpu) -> None:
+        with Pool(settings, HuggingFaceHub()) as pool, pool.wait(pool.default.id) as lease:
+            assert isinstance(lease, LocalLease)
+            sides = list(lease.loaded.values())
+            assert compare(lease, comparison(pair=pool.default.id, max_new_tokens=4)).post.token_ids
+            for side in sides:
+                info = side.engine.info()
+                assert info.certified and side.engine.shape.spread and "graph" not in info.certification
+                assert info.device.startswith("spread over a GPU that is not there") and info.device.count(" and ") == 1
+                in_use = memory.bytes_in_use(side.engine)
+                whole = sum(each.nbytes for each in side.model.parameters())
+                assert set(in_use) == set(CARDS) and sum(in_use.values()) > whole > max(in_use.values()) / 2
+            assert all(0 < gpu.peak_on[card] < 2**21 for card in range(2))
+            monkeypatch.setattr(memory, "free_bytes", lambda device: 2**30 if device == CARDS[0] else 2**28)
+            refused = pytest.raises(UserError, match=r"0\.2 GB is free")
+            with refused:
+                memory.check_room_for_another(lease.loaded["post"].engine)
+            with refused:
+                next(NewProcesses(settings).ask(comparison(pair=pool.default.id), lease))
+
+    with gpu_for_engines(2**31, cards=2) as gpu:
+        work(gpu)
+        device.give_back()
+        assert gpu.allocated == gpu.reserved == 0
+
+
 # --- a test of the test -------------------------------------------------------------------------------
 
 
-def found(kind: type[Exception], work: Callable[[Gpu], object], match: str | None = None) -> None:
+def found(kind: type[Exception], work: Callable[[Gpu], object], match: str | None = None, cards: int = 1) -> None:
     """The GPU finds it, whoever else does."""
-    with pytest.raises(kind, match=match), gpu_for_engines() as gpu:
+    with pytest.raises(kind, match=match), gpu_for_engines(cards=cards) as gpu:
         work(gpu)
 
 
@@ -492,10 +575,12 @@ def ones(*shape: int) -> torch.Tensor:
         lambda gpu: torch.where(ones(3) > 0, ones(3), torch.ones(3)),
         lambda gpu: ones(3).__setitem__(slice(2), torch.ones(2)),
         lambda gpu: torch.cat([ones(3), torch.ones(3)]),
+        lambda gpu: ones(3) + ones(3).to("cuda:1"),
+        lambda gpu: ones(3)[at(1).to("cuda:1")],
     ],
 )
-def test_tensors_of_both_devices_are_not_mixed(mix):
-    found(MixedDevices, mix)
+def test_tensors_of_two_devices_are_not_mixed(mix):
+    found(MixedDevices, mix, cards=2)
 
 
 def test_what_a_gpu_does_is_done(gpu):

@@ -146,7 +146,7 @@ def model(seed: int = 0, **changes) -> PreTrainedModel:
             **changes,
         }
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).bfloat16().eval()
 

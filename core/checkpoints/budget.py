@@ -5,7 +5,8 @@ computed where there is none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,22 @@ _DRAWN = 8  # float64 numbers of each word in each slot, which the graphs of an 
 _LOGITS_AT_ONCE = 3  # parts of each model's, float32, while the token lens reads
 
 
+class OneLayer(NamedTuple):
+    """The name of a layer's module, and what of a model's bytes is in it."""
+
+    name: str
+    weights: int
+    cache: CacheBytes
+
+
 class Footprint(NamedTuple):
     """What a model takes: bytes of its weights and of the tables beside them, of its caches, and of experts that a decode pass copies for each slot."""
 
     weights: int
     cache: CacheBytes
     copied: int = 0
+    layers: tuple[OneLayer, ...] = ()  # where they may lie apart
+    rest: tuple[str, ...] = ()  # then, the names of the modules that are in none
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,32 @@ class Need:
 
     def bytes(self, shape: Shape) -> int:
         """With an engine of this shape, and what the token lens reads of it."""
-        rows = shape.slots + 1  # and the prompt that is read, in each lane; a reply that is scored
-        positions = sum(shape.sizes) * rows + shape.sizes[-1]
-        caches = self.footprint.cache.of(positions, len(shape.sizes) * rows + 1)
+        caches = self.footprint.cache.of(*_cached(shape))
         scored = grain_of(self.placement.device, shape.chunk)
         logits = self.vocabulary * scored * (4 * _LOGITS_AT_ONCE + self.placement.dtype.itemsize)
         kept = STORE_BYTES + self.graphs(shape) + self.footprint.copied * shape.slots
         return self.footprint.weights + caches + logits + kept
+
+    def laid_out(
+        self, shape: Shape, free: Mapping[torch.device, int]
+    ) -> tuple[dict[str, torch.device], dict[torch.device, int]]:
+        """Where each module goes, as `device_map` of transformers has it, and how many bytes of all that are on each device.
+
+        Where it is spread, each card in turn gets as many whole layers as is its share of what is free, and the first one all else.
+        """
+        if not shape.spread or not self.footprint.layers:
+            return {"": self.placement.read_on}, {self.placement.device: self.bytes(shape)}
+        cards, layers = self.placement.cards, self.footprint.layers
+        sizes = [layer.weights + layer.cache.of(*_cached(shape)) for layer in layers]
+        taken = dict.fromkeys(cards, STORE_BYTES + self.footprint.copied * shape.slots)
+        taken[cards[0]] = self.bytes(shape) - sum(sizes)
+        ends = list(accumulate(max(0, free[card] - taken[card]) for card in cards))
+        where = dict.fromkeys(self.footprint.rest, cards[0])
+        for layer, size, end in zip(layers, sizes, accumulate(sizes), strict=True):
+            middle = (end - size / 2) / sum(sizes) * ends[-1]
+            where[layer.name] = card = next(each for each, its in zip(cards, ends, strict=True) if middle <= its)
+            taken[card] += size
+        return where, taken
 
     def graphs(self, shape: Shape) -> int:
         """What the graphs of its steps keep: nothing on a processor."""
@@ -61,6 +91,12 @@ class Need:
         return self.footprint.weights + self.footprint.cache.of(shape.sizes[-1] * rows, rows) + self.graphs(shape)
 
 
+def _cached(shape: Shape) -> tuple[int, int]:
+    """Positions and rows of all caches."""
+    rows = shape.slots + 1  # and the prompt that is read, in each lane; a reply that is scored
+    return sum(shape.sizes) * rows + shape.sizes[-1], len(shape.sizes) * rows + 1
+
+
 class Plan(NamedTuple):
     """What a pair gets, and whether a mix of its weights fits beside it."""
 
@@ -68,8 +104,22 @@ class Plan(NamedTuple):
     mix: bool
 
 
+def must_spread(models: Sequence[Need], empty: Mapping[torch.device, int], settings: Settings) -> bool:
+    """Whether there are several cards, and these models do not fit on one each, though nothing else were there."""
+    if not all(model.placement.cards for model in models):
+        return False
+    try:
+        return not plan(models, empty, settings)
+    except NotEnoughMemory:
+        return True
+
+
 def plan(
-    models: Sequence[Need], free: Mapping[torch.device, int], settings: Settings, like: Shape | None = None
+    models: Sequence[Need],
+    free: Mapping[torch.device, int],
+    settings: Settings,
+    like: Shape | None = None,
+    spread: bool = False,
 ) -> Plan:
     """Slots, chunk and lane lengths that fit all of these models.
 
@@ -80,29 +130,36 @@ def plan(
         models: those of a pair that are still to be loaded; the last one is the one that a mix is beside.
         free: bytes, by device.
         like: the shape of a sibling that is loaded already; the same one is tried first, and none larger.
+        spread: each of them over all cards.
 
     Raises:
         NotEnoughMemory: not even the shortest context fits; says how much is needed and how much is there.
     """
-    for shape, with_mix in _candidates(models, settings, like):
-        needed = _needed(models, shape, with_mix)
+    for each, with_mix in _candidates(models, settings, like):
+        shape = replace(each, spread=spread)
+        needed = _needed(models, free, shape, with_mix)
         if all(needed[device] <= free[device] for device in needed):
-            mixed = _needed(models, shape, with_mix=True)
+            mixed = _needed(models, free, shape, with_mix=True)
             return Plan(shape, all(mixed[device] <= free[device] for device in mixed))
-    device = max(needed, key=lambda device: needed[device] - free[device])
+    short = list(needed) if spread else [max(needed, key=lambda device: needed[device] - free[device])]
+    need, there = (sum(sizes[device] for device in short) / 2**30 for sizes in (needed, free))
     whose = "These weights need" if len(models) == 1 else "The weights of this pair need"
     raise NotEnoughMemory(
-        f"{whose} about {needed[device] / 2**30:.1f} GB with their caches, and {free[device] / 2**30:.1f} GB is free; choose a smaller pair, fewer --slots or a shorter --context."
+        f"{whose} about {need:.1f} GB with their caches, and {there:.1f} GB is free; choose a smaller pair, fewer --slots or a shorter --context."
     )
 
 
-def _needed(models: Sequence[Need], shape: Shape, with_mix: bool) -> dict[torch.device, int]:
+def _needed(
+    models: Sequence[Need], free: Mapping[torch.device, int], shape: Shape, with_mix: bool
+) -> dict[torch.device, int]:
     needed: dict[torch.device, int] = {}
     for model in models:
-        device = model.placement.device
-        needed[device] = needed.get(device, SPARE_BYTES) + model.bytes(shape)
-    if with_mix:
-        needed[models[-1].placement.device] += models[-1].bytes_of_a_mix(shape)
+        left = {device: size - needed.get(device, SPARE_BYTES) for device, size in free.items()}
+        _, taken = model.laid_out(shape, left)
+        for device, size in taken.items():
+            needed[device] = needed.get(device, SPARE_BYTES) + size
+    for device, size in taken.items() if with_mix else ():  # it is as its parent is
+        needed[device] += models[-1].bytes_of_a_mix(shape) * size // sum(taken.values())
     return needed
 
 

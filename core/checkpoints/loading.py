@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..lease import Card
 from ..settings import Settings
 from ..types import CheckpointInfo
 from . import memory, quantised
-from .budget import Need, plan
+from .budget import SPARE_BYTES, Need, must_spread, plan
 from .fingerprint import weights_sha256
 from .sources import ReportProgress, Source, bring, configuration, reason
 from .tokenizers import read_tokenizer, stop_ids
@@ -87,13 +87,18 @@ def load(
     config = read_config(weights_place, under.name, with_towers=on_the_whole)
     quantised.check(config, placement, under.name)
     models = [memory.need(config, placement), *([sibling] if isinstance(sibling, Need) else [])]
-    free = {each.placement.device: memory.free_bytes(each.placement.device) for each in models}
-    shape = plan(models, free, settings, sibling if isinstance(sibling, Shape) else None).shape
+    devices = {device for each in models for device in (each.placement.device, *placement.cards)}
+    free = {device: memory.free_bytes(device) for device in devices}
+    like = sibling if isinstance(sibling, Shape) else None
+    empty = {card: free[card] + torch.cuda.memory_allocated(card) for card in placement.cards}
+    spread = (like is not None and like.spread) or must_spread(models, empty, settings)
+    shape = plan(models, free, settings, like, spread).shape
+    device_map, _ = models[0].laid_out(shape, {device: size - SPARE_BYTES for device, size in free.items()})
     report(f"Loading {source.name}", None)
     tokenizer = read_tokenizer(place if (place / "tokenizer.json").exists() else weights_place, source.name)
     attention = first_attention(config, placement)
     try:
-        model, left_out = read_weights(weights_place, config, placement, attention, under.name)
+        model, left_out = read_weights(weights_place, config, placement, attention, under.name, device_map)
         if source.adapter_of:
             from .adapters import merge_adapter  # its library takes a second to import, and only adapters need it
 
@@ -245,7 +250,12 @@ def stored_as(place: Path, config: PreTrainedConfig, name: str) -> str:
 
 
 def read_weights(
-    place: Path, config: PreTrainedConfig, placement: Placement, attention: str, name: str
+    place: Path,
+    config: PreTrainedConfig,
+    placement: Placement,
+    attention: str,
+    name: str,
+    device_map: Mapping[str, torch.device] | None = None,
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model with the whole of its weights, and what else is beside them that a model of text has no place for.
 
@@ -262,7 +272,7 @@ def read_weights(
             folder,
             config=config,
             dtype=placement.dtype,
-            device_map={"": placement.read_on},
+            device_map=device_map or {"": placement.read_on},
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,

@@ -1,7 +1,7 @@
 """What fits into memory: of a model that is to be loaded from its configuration alone, of a loaded one as it is."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..engine.device import Placement
 from ..engine.slots import RECURRENT, CacheBytes, Masks, SlotCache, layer_kinds, usable_context
 from ..engine.step import forward_pass
 from ..errors import NotEnoughMemory, UserError
-from .budget import SPARE_BYTES, Footprint, Need
+from .budget import SPARE_BYTES, Footprint, Need, OneLayer
 from .whole import weight_files
 
 making = threading.Lock()  # transformers sets torch's default dtype while it makes a model, for the whole process
@@ -53,11 +53,29 @@ def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
     config = deepcopy(config)  # making a model writes into it
     with making, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=placement.dtype, attn_implementation="eager").eval()
-    weights = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))  # tied ones count once
+    weights = sum(tensor.nbytes for tensor in _tensors(model))  # tied ones count once
     with experts.taken_down(model) as routes:
-        cache = _cache_bytes(model, placement)
+        cache, each = _cache_bytes(model, placement)
     copied = _copied_bytes(model, routes) if placement.device.type != "cpu" else 0  # experts.without_neighbours
-    return Footprint(weights, cache, copied)
+    return Footprint(weights, cache, copied, *_apart(model, each))
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _apart(model: PreTrainedModel, caches: Sequence[CacheBytes]) -> tuple[tuple[OneLayer, ...], tuple[str, ...]]:
+    """The layers of a model and the names of its other modules; none where layers share weights, or a module has tensors of its own beside them."""
+    lists = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)]
+    name, layers = next(((name, part) for name, part in lists if len(part) == len(caches)), ("", []))
+    own = [list(_tensors(layer)) for layer in layers]
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    rest = {key.rpartition(".")[0]: None for key, _ in named if not key.startswith(f"{name}.")}
+    if len(set(chain(*own))) < sum(map(len, own)) or any(name.startswith(each) for each in rest):
+        return (), ()
+    sizes = [sum(tensor.nbytes for tensor in tensors) for tensors in own]
+    found = (OneLayer(f"{name}.{place}", *each) for place, each in enumerate(zip(sizes, caches, strict=True)))
+    return tuple(found), tuple(rest)
 
 
 def need(config: PreTrainedConfig, placement: Placement) -> Need:
@@ -76,7 +94,8 @@ def _copied_bytes(model: PreTrainedModel, routes: Sequence[experts.Route]) -> in
     return max(sizes, default=0)
 
 
-def _cache_bytes(model: PreTrainedModel, placement: Placement) -> CacheBytes:
+def _cache_bytes(model: PreTrainedModel, placement: Placement) -> tuple[CacheBytes, list[CacheBytes]]:
+    """Of all layers; and of each, where a pass on the meta device says so."""
     text, meta = model.config.get_text_config(), torch.device("meta")
     try:
         if model.config._experts_implementation is not None:
@@ -88,11 +107,12 @@ def _cache_bytes(model: PreTrainedModel, placement: Placement) -> CacheBytes:
     except Exception as error:  # whatever a model does that needs numbers or a cache of its own
         if model._is_stateful or set(layer_kinds(text)) & set(RECURRENT):
             raise _keeps_elsewhere(model) from error
-        return CacheBytes(_by_formula(text, placement.cache_dtype), 0)
+        return CacheBytes(_by_formula(text, placement.cache_dtype), 0), []
     if missed:
         raise _keeps_elsewhere(model)
     position, row = cache.bytes()
-    return CacheBytes(position * placement.cache_dtype.itemsize // placement.dtype.itemsize, row)
+    whole = CacheBytes(position * placement.cache_dtype.itemsize // placement.dtype.itemsize, row)
+    return whole, [cache.bytes([layer]) for layer in cache.slot_layers]
 
 
 def _keeps_elsewhere(model: PreTrainedModel) -> UserError:
@@ -120,7 +140,7 @@ def check_size(files: Mapping[str, int], config: PreTrainedConfig, placement: Pl
 
 def check_bytes(needed: int, placement: Placement, name: str) -> None:
     """Raises UserError when weights of so many bytes are more than this machine could ever hold."""
-    there = total_bytes(placement.device)
+    there = sum(map(total_bytes, placement.cards or [placement.device]))
     if needed > there:
         raise UserError(
             f"The weights of {name} take {needed / 2**30:,.0f} GB and this machine has {there / 2**30:,.0f} GB of memory for them; choose a smaller model."
@@ -130,19 +150,22 @@ def check_bytes(needed: int, placement: Placement, name: str) -> None:
 def check_room_for_another(engine: Engine) -> None:
     """Raises NotEnoughMemory when a second model of this size, with a lane for itself, does not fit beside what is loaded."""
     rows = engine.shape.slots + 2
-    needed = _weight_bytes(engine) + engine.cache_bytes.of(engine.context * rows, rows) + SPARE_BYTES
-    free = free_bytes(engine.device)
-    if needed > free:
-        raise NotEnoughMemory(
-            f"Mixing these weights takes about {needed / 2**30:.1f} GB more, and {free / 2**30:.1f} GB is free; turn the dial in the space of logits."
-        )
+    for device, size in _with_caches(engine, engine.context * rows, rows).items():
+        needed, free = size + SPARE_BYTES, free_bytes(device)
+        if needed > free:
+            raise NotEnoughMemory(
+                f"Mixing these weights takes about {needed / 2**30:.1f} GB more, and {free / 2**30:.1f} GB is free; turn the dial in the space of logits."
+            )
 
 
-def bytes_in_use(engine: Engine) -> int:
-    """Bytes that a loaded model takes: its weights, and its caches."""
+def bytes_in_use(engine: Engine) -> dict[torch.device, int]:
+    """Bytes that a loaded model takes on each device: its weights, and its caches."""
     rows, sizes = engine.shape.slots + 1, engine.shape.sizes
-    return _weight_bytes(engine) + engine.cache_bytes.of(sum(sizes) * rows, len(sizes) * rows)
+    return _with_caches(engine, sum(sizes) * rows, len(sizes) * rows)
 
 
-def _weight_bytes(engine: Engine) -> int:
-    return sum(parameter.nbytes for parameter in engine.model.parameters())
+def _with_caches(engine: Engine, positions: int, rows: int) -> dict[torch.device, int]:
+    found = {device: cache.of(positions, rows) for device, cache in engine.cache_bytes_on.items()}
+    for parameter in engine.model.parameters():
+        found[parameter.device] += parameter.nbytes
+    return found

@@ -3,6 +3,7 @@
 import gc
 import logging
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Placement:
     portable: bool = False
     lacks: tuple[str, ...] = ()
     lent: bool = False  # there is no such device in this process: it is lent to others (lent.py)
+    cards: tuple[torch.device, ...] = ()  # all GPUs where there are several, for a model that needs more than one
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -44,7 +46,7 @@ class Placement:
 
 
 def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Placement:
-    """On what the `index`-th model of a pair runs: with two GPUs, one model each.
+    """On what the `index`-th model of a pair runs: with two GPUs, one model each, if each fits on one.
 
     Args:
         arithmetic: what the pair is served in on a processor, where the settings do not say.
@@ -62,7 +64,10 @@ def place(settings: Settings, index: int = 0, arithmetic: str = "fast") -> Place
     wanted = (settings.arithmetic or (arithmetic if kind == "cpu" else "fast")) == "portable"
     lacks = _other_answers(device) if wanted else ()
     portable = wanted and not lacks
-    return Placement(device, _dtype(settings, device, portable), portable, lacks, settings.zero_gpu and kind == "cuda")
+    lent = settings.zero_gpu and kind == "cuda"
+    count = 0 if kind != "cuda" or lent or portable else torch.cuda.device_count()
+    cards = tuple(torch.device("cuda", number) for number in range(count)) if count > 1 else ()
+    return Placement(device, _dtype(settings, device, portable), portable, lacks, lent, cards)
 
 
 def _dtype(settings: Settings, device: torch.device, portable: bool) -> torch.dtype:
@@ -97,8 +102,23 @@ def software(device: torch.device, attention: Sequence[str]) -> dict[str, str]:
     return found | ({"attention kernel": ", ".join(attention)} if attention else {})
 
 
-def described(device: torch.device) -> str:
-    """The device as the fingerprint names it."""
+def parameters_on(model: torch.nn.Module) -> Counter[torch.device]:
+    """How many parameters of a model are on which device; ids go to the first, and from there logits come."""
+    found = Counter[torch.device]()
+    for parameter in model.parameters():
+        found[parameter.device] += parameter.numel()
+    return found
+
+
+def described(model: torch.nn.Module) -> str:
+    """The device of a model as the fingerprint names it, or those that it is spread over, and how."""
+    counts = parameters_on(model)
+    if len(counts) == 1:
+        return _described(*counts)
+    return "spread over " + " and ".join(f"{_described(each)} ({counts[each]:,} parameters)" for each in counts)
+
+
+def _described(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"

@@ -67,6 +67,7 @@ class Shape:
     chunk: int
     sizes: tuple[int, ...]
     threads: int
+    spread: bool = False  # its layers lie on several GPUs
 
 
 def lane_sizes(context: int, chunk: int) -> tuple[int, ...]:
@@ -162,6 +163,7 @@ class Engine:
         self.certified = False
         self.deviation: Deviation | None = None
         self.cache_bytes = CacheBytes(0, 0)  # of a row in any lane
+        self.cache_bytes_on: dict[torch.device, CacheBytes] = {}  # of that, on each device
         self._computed_sha256: str | None = None
         self._kernels: list[str] = []
         self.device = next(model.get_input_embeddings().parameters()).device
@@ -313,7 +315,7 @@ class Engine:
             lane_sizes=self.shape.sizes,
             chunk=self.shape.chunk,
             threads=self.level.threads,
-            device=device.described(self.device),
+            device=device.described(self.model),
             versions={
                 "same-seed": __version__,
                 "torch": str(torch.__version__),
@@ -408,6 +410,7 @@ class Engine:
             self._lanes = {size: self._new_lane(size, shared) for size in self.shape.sizes}
             lanes = list(self._lanes.values())
             self.cache_bytes = lanes[0].cache_bytes
+            self.cache_bytes_on = {each: lanes[0].cache_bytes_on(each) for each in device.parameters_on(self.model)}
             self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
             self._graphs = all(lane.ahead is not None and lane.ahead.recorded for lane in lanes)
             if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so

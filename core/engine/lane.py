@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .ahead import Ahead
-from .device import figures_device, on_device
+from .device import figures_device, on_device, parameters_on
 from .operations import not_portable
 from .portable import Portable
 from .slots import RECURRENT, CacheBytes, Masks, SlotCache
@@ -111,7 +111,7 @@ class Lane:
             return
         if self.device.type != "cuda":
             self.step(length).record()
-        elif together:
+        elif together and len(parameters_on(model)) == 1:  # no graph where it is spread over several
             cache = self._writing[0]
             self.ahead = Ahead(
                 Forward(model, self.masks, cache, experts), cache, self.lengths, vocabulary, self._graphs
@@ -146,6 +146,11 @@ class Lane:
     def cache_bytes(self) -> CacheBytes:
         """What each of its rows takes."""
         return self._reading.bytes()
+
+    def cache_bytes_on(self, device: torch.device) -> CacheBytes:
+        """What each of its rows takes there, of a model that is spread over several."""
+        cache = self._reading
+        return cache.bytes([layer for layer in cache.slot_layers if getattr(layer, "device", None) == device])
 
     def step(self, end: int) -> DecodeStep:
         """The decode step that looks at all positions before `end`, and at few others."""

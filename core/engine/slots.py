@@ -39,6 +39,8 @@ class SlotLayer(StaticLayer):
         key_states, value_states = keys_and_values(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.rows.device != key_states.device:  # on another than the first of those that a model is spread over
+            self.at(self.positions.to(key_states.device))
         # Advanced indexing, because scatter_ on bfloat16 took seven times as long on a CPU. No place is written twice, so on a
         # GPU it needs no determinism flag, under which it would copy the whole cache (device.deterministic_cuda).
         self.keys[self.rows, :, self.positions] = key_states.transpose(1, 2)
@@ -210,10 +212,15 @@ class SlotCache(Cache):
         """States alone, [rows, ...]: every token changes them for good, whatever its position."""
         return [state for layer in self.slot_layers if isinstance(layer, StateLayer) for state in layer.states()]
 
-    def bytes(self) -> CacheBytes:
-        rows = len(self.positions)
-        spans = sum(tensor.nbytes for tensor in self.spans())
-        return CacheBytes(spans // (rows * self.length), sum(state.nbytes for state in self.states()) // rows)
+    def bytes(self, layers: Sequence[CacheLayer] | None = None) -> CacheBytes:
+        """What all layers take, or these."""
+        rows, spans, states = len(self.positions), 0, 0
+        for layer in self.slot_layers if layers is None else layers:
+            if isinstance(layer, SlotLayer):
+                spans += layer.keys.nbytes + layer.values.nbytes
+            if isinstance(layer, StateLayer):
+                states += sum(state.nbytes for state in layer.states())
+        return CacheBytes(spans // (rows * self.length), states // rows)
 
     def recurrent(self) -> list[torch.Tensor]:
         """Of the states those that are no last inputs of a convolution."""
