@@ -53,11 +53,11 @@ class Subject:
         return copy.deepcopy(self.models[1])
 
     def engines(self, placement: Placement) -> list[Engine]:
-        """An engine for each model; none is left where there is no memory for all."""
+        """An engine for each model; none is left where there is no memory for all. On a processor each has weights of its own, for it packs them."""
         shape, attention = self.shape(placement), self.attention(placement)
         with ExitStack() as made:
             engines = list[Engine]()
-            for model in self.models:
+            for model in self.models if placement.device.type != "cpu" else copy.deepcopy(self.models):
                 engines.append(Engine(model, self.vocabulary, shape, attention))
                 made.callback(engines[-1].close)
             made.pop_all()

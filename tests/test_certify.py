@@ -16,7 +16,7 @@ class Lane:
     """As much of a lane as certification uses; its logits are 0, or 1 where the leak says so."""
 
     slots, length, chunk, vocabulary = 3, 64, 16, 11
-    near, lengths = False, (16, 32, 64)
+    near, lengths, row_counts = False, (16, 32, 64), (2, 3)
 
     def __init__(self, leak: Leak = lambda slot, tokens, positions: False, forgetful: bool = True):
         self.leak, self.forgetful = leak, forgetful
@@ -90,10 +90,38 @@ def test_where_steps_look_no_farther_than_the_longest_row_the_length_must_not_ma
     assert not neighbours_do_not_matter(lane) and neighbours_do_not_matter(other)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_every_number_of_rows_is_tried_at_every_length(number):
+    """What differs with as many rows in use and the last of them at one place alone is found."""
+
+    def with_so_many(slot: int, tokens: list[int], positions: list[int]) -> bool:
+        in_use = [row + 1 for row, position in enumerate(positions) if position]
+        return in_use[-1:] == [number] and max(positions) == 31 and slot == 0
+
+    lane = Lane(with_so_many)
+    assert neighbours_do_not_matter(lane), "nobody looks there"
+    lane.near = True
+    assert not neighbours_do_not_matter(lane)
+
+
 def test_looking_no_farther_than_the_longest_row_is_tried_first_where_it_is_asked_for():
     near, *others = levels("sdpa", 2, near=True)
     assert near == Level("sdpa", 2, True, near=True) and others == levels("sdpa", 2)
     assert near.description == "sdpa attention, 2 threads, all slots in one pass over what is used"
+
+
+def test_packed_weights_are_tried_before_plain_ones_with_what_is_used_first():
+    both, packed, *others = levels("sdpa", 1, near=True, packed=True)
+    assert (both.near, packed.near, both.packed, packed.packed) == (True, False, True, True)
+    assert others == levels("sdpa", 1)
+    assert packed.description == "sdpa attention, 1 thread, all slots in one pass, packed weights"
+    mixture = levels("eager", 1, "row_by_row", packed=True)
+    assert [(level.packed, level.experts) for level in mixture[:4]] == [
+        (True, None),
+        (True, "row_by_row"),
+        (False, None),
+        (False, "row_by_row"),
+    ]
 
 
 def test_a_mixture_is_computed_row_by_row_before_its_slots_take_turns():

@@ -41,7 +41,7 @@ def test_a_recording_is_one_of_torchs_own_functions_and_keeps_nothing_once_it_is
     model = tiny.model(seed=1, attn_implementation="eager").requires_grad_(False)
     engine = Engine(model, tiny.VOCABULARY, ONE_LANE, "eager")
     recorded = engine._lanes[64].step(1)._run
-    assert isinstance(recorded, torch.jit.ScriptFunction), "tracing failed, and every step runs in Python"
+    assert isinstance(recorded.func, torch.jit.ScriptFunction), "tracing failed, and every step runs in Python"
     weights = weakref.ref(model.get_input_embeddings().weight)
     engine.close()
     del engine, model

@@ -6,6 +6,7 @@ import json
 import torch
 from transformers import PreTrainedModel
 
+from ..engine.packed import PackedWeight, unpacked
 from ..engine.portable import as_loaded, value_bytes
 
 
@@ -14,12 +15,14 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
     It is of the values, not of how they are stored: values that bfloat16 holds exactly are hashed as
     bfloat16, so the same file gives the same fingerprint in float32 and in bfloat16. What portable arithmetic rounded
-    counts as it was loaded, as long as it is what it was rounded to.
+    counts as it was loaded, as long as it is what it was rounded to. Packed weights are read where they lie.
     """
     digest = hashlib.sha256()
     tied: dict[int, str] = {}
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        shared = tied.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+    for name, weight in sorted(model.state_dict(keep_vars=True).items()):
+        tensor = unpacked(weight)
+        lasts = not isinstance(weight, PackedWeight) or tensor is weight.tied
+        shared = tied.setdefault(tensor.data_ptr() if lasts else id(weight), name) if tensor.numel() else name
         digest.update(json.dumps([name, list(tensor.shape), shared]).encode())
         if shared == name:
             digest.update(value_bytes(as_loaded(tensor)))

@@ -104,6 +104,7 @@ def load(
 
             model = merge_adapter(model, place, source.name)
         model.requires_grad_(False).eval()
+        parameters = sum(p.numel() for p in model.parameters())
         report(f"Taking the fingerprint of {source.name}", None)
         digest = weights_sha256(model)
         report(f"Checking that neighbours do not change the bits of {source.name}", None)
@@ -123,7 +124,7 @@ def load(
         name=source.name,
         source=origin,
         revision=source.revision,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
         left_out=left_out,
         quantization=stored_as(weights_place, config, under.name),
     )

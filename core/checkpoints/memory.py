@@ -10,7 +10,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from ..engine import Engine, experts
+from ..engine import Engine, experts, packed
 from ..engine.device import Placement
 from ..engine.slots import RECURRENT, CacheBytes, Masks, SlotCache, layer_kinds, usable_context
 from ..engine.step import forward_pass
@@ -54,6 +54,8 @@ def footprint(config: PreTrainedConfig, placement: Placement) -> Footprint:
     with making, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=placement.dtype, attn_implementation="eager").eval()
     weights = sum(tensor.nbytes for tensor in _tensors(model))  # tied ones count once
+    if packed.can_pack(placement.device, placement.dtype) and not placement.portable:
+        weights += packed.copied_bytes(model)
     with experts.taken_down(model) as routes:
         cache, each = _cache_bytes(model, placement)
     copied = _copied_bytes(model, routes) if placement.device.type != "cpu" else 0  # experts.without_neighbours

@@ -25,20 +25,26 @@ class Level:
     threads: int
     together: bool
     experts: str | None = None  # how decode passes compute them, where not as the library chooses
-    near: bool = False  # decode passes look no farther than the longest row
+    near: bool = (
+        False  # decode passes look no farther than the longest row, and on a processor at no more rows than are in use
+    )
+    packed: bool = False  # weights lie as a kernel reads them
 
     @property
     def description(self) -> str:
         rows = "all slots in one pass" if self.together else "one pass for each slot"
         rows += " over what is used" if self.near else ""
         rows += f", experts by {self.experts}" if self.experts else ""
+        rows += ", packed weights" if self.packed else ""
         if self.attention == portable.NAME:
             return f"portable arithmetic, {self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.attention} attention, {self.threads} thread{'s' if self.threads != 1 else ''}, {rows}"
 
 
-def levels(preferred: str, threads: int, experts: str | None = None, near: bool = False) -> list[Level]:
-    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time; before all of them, where it is asked for, one that looks no farther than the longest row (`near`).
+def levels(
+    preferred: str, threads: int, experts: str | None = None, near: bool = False, packed: bool = False
+) -> list[Level]:
+    """The levels in the order in which they are tried: eager attention, then one thread, then one row at a time; before all of them, where it is asked for, those with weights that are `packed`, and the first that looks no farther than the longest row (`near`).
 
     A mixture of experts has another one behind the first, and keeps to it: the library groups the rows of all slots by the expert that they go to, and
     there decode passes compute `experts` by an implementation that does not.
@@ -47,11 +53,9 @@ def levels(preferred: str, threads: int, experts: str | None = None, near: bool 
     """
     if preferred == portable.NAME:
         return [Level(preferred, threads, True)]
-    steps = [
-        Level(preferred, threads, True, None, near),
-        Level(preferred, threads, True, experts, near),
-        Level(preferred, threads, True),
-        Level(preferred, threads, True, experts),
+    faster = [(near, packed), (False, packed), (False, False)]
+    steps = [Level(preferred, threads, True, by, *more) for more in faster for by in (None, experts)]
+    steps += [
         Level("eager", threads, True, experts),
         Level("eager", 1, True, experts),
         Level("eager", 1, False),
@@ -91,20 +95,28 @@ def neighbours_do_not_matter(
 
 
 def _length_does_not_matter(lane: Lane, draw: random.Random) -> bool:
-    """Whether rows at the end of each length that a step may look at give the same logits when the last row is farther, at the end of each longer one."""
+    """Whether a row gives the same logits whatever a pass looks at: rows at the end of each length are tried under each longer one, in every number of rows."""
     _read(lane, [draw.randrange(lane.vocabulary) for _ in range(lane.chunk)])
     lane.repeat(lane.length)
     for slot in range(lane.slots):
         lane.adopt(slot)
-    for number, end in enumerate(lane.lengths):
-        tokens = [draw.randrange(lane.vocabulary) for _ in range(lane.slots)]
-        found = [
-            lane.write(tokens, [end - 1] * (lane.slots - 1) + [farther - 1], range(lane.slots))[:-1].clone()
-            for farther in lane.lengths[number:]
-        ]
-        if not all(torch.equal(found[0], each) for each in found):
-            return False
-    return True
+    last, everybody = lane.slots - 1, range(lane.slots)  # the last slot says how far the others are looked at
+    tokens = {end: draw.randrange(lane.vocabulary) for end in lane.lengths}
+
+    def write(ends: list[int]) -> torch.Tensor:
+        positions = [end - 1 for end in ends] + [0] * (lane.slots - len(ends))
+        return lane.write([tokens.get(position + 1, 0) for position in positions], positions, everybody)[:last].clone()
+
+    expected = {end: write([end] * last + [lane.length]) for end in lane.lengths}
+    for number, farthest in enumerate(lane.lengths):
+        nearer = lane.lengths[: number + 1]
+        for rows in lane.row_counts:
+            for start in range(0, len(nearer) if rows == lane.slots else 1, max(1, rows - 1)):
+                ends = [nearer[(start + row) % len(nearer)] for row in range(rows - 1)] + [farthest]
+                found = write(ends)
+                if not all(torch.equal(found[row], expected[end][0]) for row, end in enumerate(ends[:last])):
+                    return False
+    return all(torch.equal(row, rows[0]) for rows in expected.values() for row in rows)
 
 
 Filling = Callable[[int], tuple[list[int], list[int]]]  # step -> the other slots' tokens and positions

@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..types import Event, Failure, Finish, Request, Started, Token, Usage, WrittenBy
 from . import sampling
 from .engine import Emit, Engine, Steering, Ticket, sentence
+from .packed import unpacked
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +40,16 @@ def mixed_model(base: PreTrainedModel, post: PreTrainedModel, amount: float) -> 
     Raises:
         UserError: their parameters are not of equal shapes.
     """
-    ours, theirs = dict(base.named_parameters()), dict(post.named_parameters())
+    ours, theirs = (dict(model.named_parameters(remove_duplicate=False)) for model in (base, post))
     shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise UserError(
             "The weights of these two models have different shapes and cannot be mixed; turn the dial in the space of logits."
         )
-    model = copy.deepcopy(post)
+    model = copy.deepcopy(post)  # whose weights are plain
     with torch.no_grad():
         for name, target in model.named_parameters():
-            target.copy_(mix(ours[name].to(target.device).float(), theirs[name].float(), amount))
+            target.copy_(mix(unpacked(ours[name]).to(target.device).float(), unpacked(theirs[name]).float(), amount))
     return model
 
 

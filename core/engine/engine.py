@@ -26,8 +26,9 @@ from .. import __version__
 from ..errors import UserError
 from ..turns import asking
 from ..types import SAMPLER_VERSION, Deviation, EngineInfo, Event, Failure, Finish, Request, Started, Token
-from . import certify, device, exact, experts, portable, reference, sampling
+from . import certify, device, exact, experts, packed, portable, reference, sampling
 from .ahead import Flight
+from .certify import Level
 from .lane import Lane
 from .portable import Portable
 from .scheduler import NO_SLOT, Job, Scheduler, Score
@@ -395,40 +396,53 @@ class Engine:
 
     def _build(self) -> Deviation:
         """Lanes at the first level that holds, or at the last; what they are off by."""
-        without_neighbours = experts.without_neighbours(self.model)
-        fillings = certify.MIXTURE_FILLINGS if without_neighbours else certify.FILLINGS
-        levels = certify.levels(self.level.attention, self.shape.threads, without_neighbours, near=self._draw_all_slots)
+        by, can_pack = experts.without_neighbours(self.model), packed.can_pack(self.device, self.model.dtype)
+        near = self._draw_all_slots or (can_pack and self.level.attention == "sdpa")
+        fillings = certify.MIXTURE_FILLINGS if by else certify.FILLINGS
+        *levels, last = certify.levels(self.level.attention, self.shape.threads, by, near, can_pack)
         for level in levels:
-            self.level = level
-            torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
-            if level.attention == portable.NAME:
-                self._computing, self._shared_store = Portable(self.model), PrefillStore(STORE_BYTES)
-                self._computed_sha256 = portable.digest(self.model)
-            elif level.attention != self.model.config._attn_implementation:
-                self.model.set_attn_implementation(level.attention)
-            shared: dict[int, DecodeStep] | None = {} if level.attention == portable.NAME else None
-            self._lanes = {size: self._new_lane(size, shared) for size in self.shape.sizes}
-            lanes = list(self._lanes.values())
-            self.cache_bytes = lanes[0].cache_bytes
-            self.cache_bytes_on = {each: lanes[0].cache_bytes_on(each) for each in device.parameters_on(self.model)}
-            self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
-            self._graphs = all(lane.ahead is not None and lane.ahead.recorded for lane in lanes)
-            if level.attention == portable.NAME:  # neighbours cannot matter: a sample of the code that says so
-                self.certified = certify.neighbours_do_not_matter(lanes[0], steps=1, draw_together=self._draw_all_slots)
-            else:
-                self.certified = all(
-                    certify.neighbours_do_not_matter(lane, fillings=fillings, draw_together=self._draw_all_slots)
-                    for lane in lanes
-                )
-            self.deviation = measured = reference.deviation(self.model, lanes, self._new_lane)
-            if self.certified and measured.within:
-                break
-            log.warning("certification failed with %s: %s", level.description, measured)
-            if level != levels[-1]:  # the caches of this level make room for those of the next
-                lanes.clear()
-                self._lanes.clear()
-                device.give_back()
-        return measured
+            try:
+                if self._certified_at(level, fillings):
+                    found = reference.deviation(self.model, list(self._lanes.values()), self._new_lane)
+                    if found.within:
+                        self.certified, self.deviation = True, found
+                        return found
+                    log.warning("not the model's own output: %s", found)
+            except Exception as error:
+                if isinstance(error, UserError | torch.OutOfMemoryError) or not level.packed:
+                    raise
+                log.warning("weights cannot be packed: %s", error)
+            log.warning("certification failed with %s", level.description)
+            self._lanes.clear()  # the caches of this level make room for those of the next
+            device.give_back()
+        self.certified = self._certified_at(last, fillings)
+        self.deviation = reference.deviation(self.model, list(self._lanes.values()), self._new_lane)
+        return self.deviation
+
+    def _certified_at(self, level: Level, fillings: Sequence[str]) -> bool:
+        """Make the lanes of this level; whether a row depends on its neighbours there."""
+        self.level = level
+        torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
+        (packed.pack if level.packed else packed.unpack)(self.model)
+        portably = level.attention == portable.NAME
+        if portably:
+            self._computing, self._shared_store = Portable(self.model), PrefillStore(STORE_BYTES)
+            self._computed_sha256 = portable.digest(self.model)
+        elif level.attention != self.model.config._attn_implementation:
+            self.model.set_attn_implementation(level.attention)
+        steps: dict[int, DecodeStep] | None = {} if self.device.type == "cpu" or portably else None
+        self._lanes = {size: self._new_lane(size, steps) for size in self.shape.sizes}
+        lanes = list(self._lanes.values())
+        self.cache_bytes = lanes[0].cache_bytes
+        self.cache_bytes_on = {each: lanes[0].cache_bytes_on(each) for each in device.parameters_on(self.model)}
+        self._kernels = sorted({name for lane in lanes for name in lane.attention_kernels})
+        self._graphs = all(lane.ahead is not None and lane.ahead.recorded for lane in lanes)
+        if portably:  # neighbours cannot matter: a sample of the code that says so
+            return certify.neighbours_do_not_matter(lanes[0], steps=1, draw_together=self._draw_all_slots)
+        return all(
+            certify.neighbours_do_not_matter(lane, fillings=fillings, draw_together=self._draw_all_slots)
+            for lane in lanes
+        )
 
     def _new_lane(self, size: int, steps: dict[int, DecodeStep] | None = None) -> Lane:
         return Lane(

@@ -1,15 +1,15 @@
 """One lane: a number of slots and a cache of fixed length, and the only two forward shapes that touch them.
 
-Decode is always [slots, 1], whoever is there; empty slots run along. Prefill runs alone in pieces of
-[1, chunk] from position 0 and is then copied into a slot. Because no shape ever depends on who else
+Decode is [slots, 1], whoever is there; empty slots run along. Prefill runs alone in pieces of
+[1, chunk] from position 0 and is then copied into a slot. Because no shape depends on who else
 is being served, neither do the bits. A lane knows tensors and slot numbers, not requests.
 
 The last piece of a prompt is padded behind its end, where no token looks: on a GPU to a whole chunk, on a processor, which computes
 padding as slowly as tokens, to the next `GRAIN`. Padding would run through a state, so where a model has states that piece is as long
 as its tokens. No piece looks behind its own end, but on a GPU as far as that is rounded up. So its shape follows from the prompt alone.
 
-In portable arithmetic no bit depends on how many positions are looked at, and with the kernels of a GPU none may (certification tries it): there
-decode reaches no farther than the longest row in use, rounded up to one of `lengths`.
+In portable arithmetic no bit depends on how many positions are looked at, and with the kernels of a GPU or a processor none may (certification tries it): there
+decode reaches no farther than the longest row in use, rounded up to one of `lengths`, and on a processor leaves out rows behind the last in use, as `row_counts` say.
 """
 
 import inspect
@@ -48,17 +48,22 @@ def lengths_in_use(length: int, grain: int) -> list[int]:
     return [*found, length]
 
 
+def rows_in_use(slots: int) -> list[int]:
+    """How many of `slots` rows a step may have, each twice as many as the one before; never one alone, for which kernels were seen to add in another order."""
+    return [*(2**power for power in range(1, (slots - 1).bit_length())), slots]
+
+
 class Lane:
     """`slots` rows of `length` positions over one model.
 
     Args:
         store: what is kept of prompts; lanes of portable arithmetic may share one, for no bit depends on the lane.
-        steps: decode steps by their length, of such lanes with as many slots, which share them too.
+        steps: decode steps by their length, of lanes with as many slots, which share them where they are for any lane.
         vocabulary: ids from here on are padding of the output matrix; their logits are cut off.
         together: decode all slots in one forward; otherwise one forward for each slot, the last resort
             of certification.
         experts: how decode passes compute experts, where not as the library chooses.
-        near: decode looks no farther than the longest row in use, as portable arithmetic always does.
+        near: decode looks no farther than the longest row in use, as portable arithmetic always does; on a processor no more rows are computed than are in use, either.
         pool: of memory for the graphs of a GPU, which an engine's lanes share.
     """
 
@@ -101,6 +106,7 @@ class Lane:
         self._token_by_token = self.has_states and not self._hands_on_states()
         self._parts = lengths_in_use(length, min(GRAIN, chunk))
         self.lengths = self._parts if near or isinstance(model, Portable) else [length]
+        self.row_counts = rows_in_use(slots) if near and together and self.device.type == "cpu" else [slots]
         self._steps, self._unrecorded = {} if steps is None else steps, False
         for each in self.lengths:
             if each not in self._steps:
@@ -110,12 +116,28 @@ class Lane:
         if isinstance(model, Portable):  # whose steps are recorded beside what they do, for that takes seconds
             return
         if self.device.type != "cuda":
-            self.step(length).record()
+            self._record(near)
         elif together and len(parameters_on(model)) == 1:  # no graph where it is spread over several
             cache = self._writing[0]
             self.ahead = Ahead(
                 Forward(model, self.masks, cache, experts), cache, self.lengths, vocabulary, self._graphs
             )
+
+    def _record(self, near: bool) -> None:
+        """Record the step of a processor: of the whole lane, or one for all that it may look at, which lanes share.
+
+        Raises:
+            RuntimeError: there is none for all.
+        """
+        longest, recorded = self.step(self.length), (step for step in self._steps.values() if step.recorded)
+        if not near:
+            longest.record()
+            return
+        longest.record_for_any(next(recorded, None))
+        if not longest.recorded:
+            raise RuntimeError("no recording of this model is for any number of rows and positions")
+        for length in self.lengths:
+            self._steps[length].replay(longest)
 
     def _allocate(self) -> None:
         """Run both shapes once, so that every buffer exists before the first request."""
@@ -307,18 +329,21 @@ class Lane:
             target[row].copy_(source[0])
 
     def write(self, tokens: Sequence[int], positions: Sequence[int], held: Sequence[int] = ()) -> torch.Tensor:
-        """One decode pass: every slot's last token at its position. Returns logits [slots, vocabulary].
+        """One decode pass: every slot's last token at its position. Returns logits [slots, vocabulary]; where no more rows are computed than are in use,
+        which has a position, those alone.
 
         Slots that are held run along, and their states are put back: what they write at a position is overwritten there,
         but a state has none.
         """
         kept = [(state[row], state[row].clone()) for cache, row in map(self._place, held) for state in cache.states()]
         ids, where = on_device([tokens, positions], self.device)[:, :, None]
+        taken = max((slot + 1 for slot, position in enumerate(positions) if position), default=1)
+        used = next(count for count in self.row_counts if taken <= count)
         rows, step = self.slots // len(self._writing), self._recorded_step(max(positions) + 1)
-        parts = [
-            step(ids[i * rows : (i + 1) * rows], where[i * rows : (i + 1) * rows], cache, plain=self._unrecorded)
-            for i, cache in enumerate(self._writing)
-        ]
+        parts = []
+        for i, cache in enumerate(self._writing):
+            here = slice(i * rows, min((i + 1) * rows, used))
+            parts.append(step(ids[here], where[here], cache, plain=self._unrecorded))
         for state, before in kept:
             state.copy_(before)
         logits = torch.cat(parts) if len(parts) > 1 else parts[0]

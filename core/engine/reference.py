@@ -17,7 +17,7 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..types import Deviation
 from . import experts
 from .experts import Route
 from .lane import Lane
+from .packed import memory_of, unpacked
 from .portable import Portable
 from .slots import DummyLayer, Holds, layer_kinds, what_layers_hold
 from .step import cache_argument
@@ -126,7 +127,7 @@ def _held_against_the_model(model: PreTrainedModel, lanes: Sequence[Lane], longe
     ]
     moved = [moved for _, moved in prompts]
     if lanes[0].has_states:
-        with experts.sent_along(model, prompts[1][0].routes):
+        with experts.sent_along(model, prompts[1][0].routes), _plainly(model):
             moved.append(_writing_from_reading(model, second, vocabulary))
     bound = _bound(lanes[0], max(moved))
     differences = [
@@ -219,7 +220,7 @@ def _expected(
     if model.dtype != torch.float32 or len(token_ids) <= LONG:
         wide, routes = _in_the_wider_dtype(model, token_ids, at, vocabulary, at_once, behind)
     routes = routes if sent and model.dtype != torch.float32 else []
-    with experts.sent_along(model, routes, behind[0].shape[2] if behind else 0):
+    with experts.sent_along(model, routes, behind[0].shape[2] if behind else 0), _plainly(model):
         plain = _logprobs(model, token_ids, at, vocabulary, behind)
     if wide is None:  # float32 is near enough; float64 takes long, or is not there: FLOOR is the bound then
         return Expected(token_ids, at, plain), 0.0
@@ -310,38 +311,65 @@ def _in_wider_arithmetic(model: PreTrainedModel, at_once: AtOnce = ()) -> Iterat
     Layers of a model with convolutions are widened whole, and its head from the beginning, for there a module computes with what
     belongs to another, or asks for its dtype.
     """
-    narrow, wide = model.dtype, WIDER[model.dtype]
     modules = list(model.modules())
     lists = [module for module in modules if isinstance(module, torch.nn.ModuleList)]
     convolves = any(isinstance(module, torch.nn.Conv1d) for module in modules)
     layers = {layer for each in lists for layer in each} if convolves else set()
-    kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def widened(module: torch.nn.Module) -> list[torch.nn.Module]:
+        whole = isinstance(module, at_once) or module in layers
+        return [
+            *(module.modules() if whole else [module]),
+            *([model.get_output_embeddings()] if convolves and module is model else []),
+        ]
+
+    # Grouped products of matrices have no float64.
+    with (
+        _weights_in(model, WIDER[model.dtype], widened),
+        experts.computed_by(model, "eager"),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        yield
+
+
+def _plainly(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Compute as the library does, where weights are packed."""
+    return _weights_in(model, model.dtype) if memory_of(model) else nullcontext()
+
+
+@contextmanager
+def _weights_in(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    widened: Callable[[torch.nn.Module], list[torch.nn.Module]] = lambda module: [module],
+) -> Iterator[None]:
+    """Inside, the weights and buffers of a module are plain ones of this dtype while it runs, and so are those of the modules that are `widened` with it."""
+    narrow = model.dtype
+    kept: dict[torch.nn.Module, list[tuple[dict[str, Any], str, torch.Tensor]]] = {}
 
     def before(module: torch.nn.Module, *given: Any) -> None:
-        whole = isinstance(module, at_once) or module in layers
-        own = [*module.parameters(recurse=whole), *module.buffers(recurse=whole)]
-        own += model.get_output_embeddings().parameters() if convolves and module is model else []
-        kept[module] = [(tensor, tensor.data) for tensor in own if tensor.dtype == narrow]
-        for tensor, values in kept[module]:
-            tensor.data = values.to(wide)
+        tables = [table for each in widened(module) for table in (each._parameters, each._buffers)]
+        own = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
+        kept[module] = [each for each in own if each[2].dtype == narrow]
+        for table, name, tensor in kept[module]:
+            table[name] = unpacked(tensor).to(dtype)
 
     def after(module: torch.nn.Module, *given: Any) -> None:
-        for tensor, values in kept.pop(module, ()):
-            tensor.data = values
+        for table, name, tensor in reversed(kept.pop(module, [])):
+            table[name] = tensor
 
     hooks = [
         hook
-        for module in modules
+        for module in model.modules()
         for hook in (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
     ]
     try:
-        # Grouped products of matrices have no float64.
-        with experts.computed_by(model, "eager"), torch.inference_mode(False), torch.no_grad():
-            yield
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module in list(kept):
+        for module in reversed(list(kept)):
             after(module)
 
 

@@ -173,9 +173,16 @@ class SlotCache(Cache):
                 layer.hold([given.pop(0) for _ in like.states()], like)
         return made
 
-    def blank(self) -> "SlotCache":
-        """Another cache of this shape, of zeros."""
-        return self.over([torch.zeros_like(tensor) for tensor in self.tensors()], torch.zeros_like(self.positions))
+    def blank(self, rows: int | None = None, length: int | None = None) -> "SlotCache":
+        """Another cache of this shape, of zeros; or of other rows and another length."""
+        rows, spans = rows or len(self.positions), {id(tensor) for tensor in self.spans()}
+        made = []
+        for tensor in self.tensors():
+            _, *shape = tensor.shape
+            if id(tensor) in spans:
+                shape[1] = length or self.length
+            made.append(tensor.new_zeros(rows, *shape))
+        return self.over(made, self.positions.new_zeros(rows, self.positions.shape[1]))
 
     def at(self, positions: torch.Tensor) -> None:
         """The next forward writes at these positions, int64 [rows, queries]."""
@@ -192,8 +199,8 @@ class SlotCache(Cache):
         """Everything of every layer, as views that can be written; the first dimension is the row."""
         return self.upto(self.length)
 
-    def upto(self, length: int) -> list[torch.Tensor]:
-        """The same with the first `length` positions alone."""
+    def upto(self, length: int, rows: int | None = None) -> list[torch.Tensor]:
+        """The same with the first `length` positions alone, and the first `rows` rows."""
         found: list[torch.Tensor] = []
         for layer in self.slot_layers:
             if isinstance(layer, SlotLayer):
@@ -201,7 +208,7 @@ class SlotCache(Cache):
                 found += whole if length == self.length else (tensor[:, :, :length] for tensor in whole)
             if isinstance(layer, StateLayer):
                 found += layer.states()
-        return found
+        return found if rows in (None, len(self.positions)) else [tensor[:rows] for tensor in found]
 
     def spans(self) -> list[torch.Tensor]:
         """Keys and values alone, [rows, heads, length, head size]."""

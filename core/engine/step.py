@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from itertools import count, islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from . import experts, portable
+from . import experts, packed, portable
 from .portable import GivenUp, Portable
 from .slots import Masks, SlotCache
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Tensors = Sequence[torch.Tensor]
 StepFunction = Callable[..., Any]  # of what is given and what is held, tensors all of them; to a tensor, or several
+Recording = Callable[[StepFunction, Tensors, Tensors], StepFunction]
 Another = Callable[
     [random.Random], Tensors
 ]  # what a step might be given, which differs each time, in shapes that are always the same
@@ -77,7 +79,7 @@ class Forward(torch.nn.Module):
 
 def record(
     step: StepFunction,
-    recorder: Callable[[StepFunction, Tensors, Tensors], StepFunction],
+    recorder: Recording,
     another: Another,
     held: Tensors,
     changed: Tensors,
@@ -102,16 +104,22 @@ def record(
         except Exception:
             log.warning("this model cannot be recorded; every step calls it from Python", exc_info=True)
             return step
-    for _ in range(3):
-        given, before = another(draw), _copies(changed)  # the second pass must begin where the first did
-        expected = _copies([*_each(step(*given, *held)), *changed])
-        for mine, was in zip(changed, before, strict=True):
-            mine.copy_(was)
-        replayed = [*_each(recorded(*given, *held)), *changed]
-        if not all(map(torch.equal, expected, replayed)):
-            log.warning("a recorded step differs from the model; every step calls it from Python")
-            return step
-    return recorded
+    if all(_agrees(step, recorded, another(draw), held, changed) for _ in range(3)):
+        return recorded
+    log.warning("a recorded step differs from the model; every step calls it from Python")
+    return step
+
+
+def _agrees(step: StepFunction, recorded: StepFunction, given: Tensors, held: Tensors, changed: Tensors) -> bool:
+    before = _copies(changed)  # the second pass must begin where the first did
+    expected = _copies([*_each(step(*given, *held)), *changed])
+    for mine, was in zip(changed, before, strict=True):
+        mine.copy_(was)
+    try:
+        replayed = recorded(*given, *held)
+    except RuntimeError:  # it is of other shapes than it is meant for
+        return False
+    return all(map(torch.equal, expected, [*_each(replayed), *changed]))
 
 
 def _each(result: Any) -> Tensors:
@@ -190,40 +198,82 @@ class Graphs:
 
 
 def _traced(step: StepFunction, given: Tensors, held: Tensors) -> StepFunction:
-    """A recording for a processor."""
+    """A recording for a processor, of tensors like these."""
+    assert isinstance(step, Forward)
     examples = (*given, *held)
-    portably = isinstance(step, Forward) and isinstance(step.model, Portable)
-    return _trace(portable.program(step, examples) if portably else step, examples)
+    if isinstance(step.model, Portable):
+        return _trace(portable.program(step, examples), examples)
+    return _with_packed_weights(step, examples)
 
 
-def _trace(program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...]) -> StepFunction:
-    """The operations of one call, with the weights as constants that are not copied.
+def _traced_for_any(step: StepFunction, given: Tensors, held: Tensors) -> StepFunction:
+    """The same of any number of rows and positions, of which only multiples and parts are taken: where a model counts them in Python, it is another."""
+    assert isinstance(step, Forward)
+    rows, length = _numbers_apart(step.model, held)
+    cache = step.pattern.blank(rows, length)
+    return _with_packed_weights(
+        step, (*(each.new_zeros(rows, 1) for each in given), *cache.tensors()), free=(rows, length)
+    )
+
+
+def _with_packed_weights(step: Forward, examples: Tensors, free: Sequence[int] = ()) -> StepFunction:
+    """Packed weights are given to each replay, for the tracer refuses them as constants."""
+    weights = packed.memory_of(step.model)
+    recorded = _trace(lambda *tensors: step(*tensors[len(weights) :]), (*weights, *examples), free)
+    return partial(recorded, *weights)
+
+
+def _numbers_apart(model: PreTrainedModel | Portable, held: Tensors) -> list[int]:
+    """Two primes that divide no size of these tensors: whatever they divide in a recording follows from the rows, or from the length."""
+    sizes = {size for tensor in (*model.parameters(), *model.buffers(), *held) for size in tensor.shape}
+    primes = (n for n in count(5, 2) if all(n % d for d in range(2, n)))
+    apart = (prime for prime in primes if all(size % prime for size in sizes))
+    return list(islice(apart, 2))
+
+
+def _trace(
+    program: Callable[..., torch.Tensor], examples: tuple[torch.Tensor, ...], free: Sequence[int] = ()
+) -> StepFunction:
+    """The operations of one call, with the weights as constants that are not copied; sizes that are multiples of a number in `free` are what they are at each replay.
 
     `torch.jit.trace` would do the same and keep it for as long as the process runs: a class for every module, and all of
-    their weights. This recording belongs to nobody but who holds it, at the price of a name that is torch's own.
+    their weights. This recording belongs to nobody but who holds it, at the price of names that are torch's own.
     """
 
     def call(*given: torch.Tensor) -> torch.Tensor:
-        with _FixedShapes():
+        with _FixedShapes(free, given):
             return program(*given)
 
     graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
+    torch._C._jit_pass_inline(graph)
+    torch._C._jit_pass_cse(graph)  # what every layer makes anew of the same sizes and positions
     recorded: StepFunction = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
 
 
 class _FixedShapes(TorchFunctionMode):
-    """Inside, shapes are numbers, as they are the same whenever a recording is replayed.
+    """Inside, shapes are numbers, as they are the same whenever a recording is replayed, but for those that are `free`.
 
-    The tracer has them as tensors, and records what is computed of them. That would be in torch's default dtype at each
-    replay, which any thread that loads a model sets for the whole process.
+    The tracer has all of them as tensors, and records what is computed of them. That would be in torch's default dtype at each
+    replay, which any thread that loads a model sets for the whole process. Numbers of rows and of positions are only multiplied and divided.
     """
+
+    def __init__(self, free: Sequence[int], given: Tensors):
+        super().__init__()
+        found = [size for tensor in given if tensor.layout == torch.strided for size in tensor.shape]
+        self.free = {number: next(size for size in found if int(size) == number) for number in free}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if func in _SHAPES:
-            return torch.Size(map(int, found)) if isinstance(found, tuple) else int(found)
+            return torch.Size(map(self._size, found)) if isinstance(found, tuple) else self._size(found)
         return found
+
+    def _size(self, size: Any) -> Any:
+        number = int(size)
+        if any(number and number % free == 0 for free in self.free):
+            return self.free.get(number, size)
+        return number
 
 
 _SHAPES = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.__len__)  # type: ignore[attr-defined]
@@ -276,12 +326,21 @@ class DecodeStep:
         self, ids: torch.Tensor, positions: torch.Tensor, cache: SlotCache, plain: bool = False
     ) -> torch.Tensor:
         """Logits [rows, 1, vocabulary]; `ids` and `positions` are int64 [rows, 1], and `cache` is written into. `plain` goes without the recording."""
-        return (self._plain if plain else self._run)(ids, positions, *cache.upto(self.length))
+        return (self._plain if plain else self._run)(ids, positions, *cache.upto(self.length, len(ids)))
 
     def record(self) -> None:
         """Record it over its own cache, which it leaves dirty."""
         self.asked = True
-        self._record(self._plain, self._cache)
+        self._record(self._plain, self._cache, _traced)
+
+    def record_for_any(self, like: "DecodeStep | None") -> None:
+        """The same in one recording for any rows and positions; or try that of `like` over this cache."""
+        self.asked = True
+        self._record(self._plain, self._cache, _traced_for_any if like is None else lambda *example: like._run)
+
+    def replay(self, like: "DecodeStep") -> None:
+        """Have the recording of another step, which is for any."""
+        self._run, self.recorded = like._run, True
 
     def record_beside(self, given_up: Callable[[], bool]) -> None:
         """Record a step of portable arithmetic on a thread of one's own; others are served meanwhile, with the same bits.
@@ -292,11 +351,11 @@ class DecodeStep:
         assert isinstance(model, Portable)
         cache = self._cache.over(self._cache.upto(self.length), self._cache.positions).blank()
         with suppress(GivenUp):
-            self._record(Forward(model.beside(given_up), self._plain.masks, cache), cache)
+            self._record(Forward(model.beside(given_up), self._plain.masks, cache), cache, _traced)
 
-    def _record(self, forward: Forward, cache: SlotCache) -> None:
+    def _record(self, forward: Forward, cache: SlotCache, recorder: Recording) -> None:
         another = partial(ids_and_positions, like=cache.positions, vocabulary=self._vocabulary, length=cache.length)
-        recorded = record(forward, _traced, another, cache.tensors(), cache.states())
+        recorded = record(forward, recorder, another, cache.tensors(), cache.states())
         if recorded is not forward:
             self._run, self.recorded = recorded, True
 
