@@ -15,7 +15,7 @@ Leak = Callable[
 class Lane:
     """As much of a lane as certification uses; its logits are 0, or 1 where the leak says so."""
 
-    slots, length, chunk, vocabulary = 3, 64, 16, 11
+    slots, length, chunk, grain, vocabulary = 3, 64, 16, 16, 11
     near, lengths, row_counts = False, (16, 32, 64), (2, 3)
 
     def __init__(self, leak: Leak = lambda slot, tokens, positions: False, forgetful: bool = True):

@@ -470,6 +470,17 @@ def test_certification_catches_a_model_whose_rows_depend_on_each_other_and_steps
         assert [bits(events) for events in answer(engine, *asked)] == alone
 
 
+def test_a_start_tells_how_far_its_checks_are_and_forgets_whom():
+    shares = list[float]()
+    tell = shares.append
+    engine = Engine(random_model(), VOCABULARY, shape(), "eager", progress=tell)
+    try:
+        assert shares == [each / 6 for each in range(1, 7)], "two lanes, each made, tried, and held against the model"
+        assert not any(value is tell for value in vars(engine).values())
+    finally:
+        engine.close()
+
+
 def test_a_model_that_cannot_be_certified_says_so(monkeypatch):
     monkeypatch.setattr(certify, "neighbours_do_not_matter", lambda lane, **given: False)
     with running(random_model()) as engine:

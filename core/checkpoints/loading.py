@@ -107,10 +107,16 @@ def load(
         parameters = sum(p.numel() for p in model.parameters())
         report(f"Taking the fingerprint of {source.name}", None)
         digest = weights_sha256(model)
-        report(f"Checking that neighbours do not change the bits of {source.name}", None)
+
+        def checking(share: float) -> None:
+            report(
+                f"Checking that neighbours do not change the bits of {source.name}, and that they are its own", share
+            )
+
+        checking(0)
         vocabulary = min(max(tokenizer.get_vocab().values()) + 1, model.get_output_embeddings().weight.shape[0])
         first = portable.NAME if placement.portable else attention
-        engine = _engine(placement)(model, vocabulary, shape, first, patience=patience)
+        engine = _engine(placement)(model, vocabulary, shape, first, patience=patience, progress=checking)
     except torch.OutOfMemoryError:
         raise NotEnoughMemory(
             f"{source.name} did not fit into memory after all; choose a smaller pair, fewer --slots or a shorter --context."

@@ -68,7 +68,7 @@ MIXTURE_FILLINGS = (*FILLINGS, "alike")  # tokens that go to the same experts ar
 
 
 def neighbours_do_not_matter(
-    lane: Lane, steps: int = 4, fillings: Sequence[str] = FILLINGS, draw_together: bool = False
+    lane: Lane, steps: int = 2, fillings: Sequence[str] = FILLINGS, draw_together: bool = False
 ) -> bool:
     """True when one prompt gives the same logits, bit for bit, in every slot among several fillings of the others.
 
@@ -76,7 +76,7 @@ def neighbours_do_not_matter(
     purpose: what an earlier occupant left in a slot is one of the fillings.
     """
     draw = random.Random(lane.length)
-    prompt_length = min(lane.chunk + 7, lane.length - steps)
+    prompt_length = min(lane.grain + 7, lane.length - steps)
     prompt = [draw.randrange(lane.vocabulary) for _ in range(prompt_length)]
     forced = [draw.randrange(lane.vocabulary) for _ in range(steps)]
     references: tuple[torch.Tensor, torch.Tensor, list[sampling.Draw]] | None = None
@@ -125,7 +125,7 @@ Filling = Callable[[int], tuple[list[int], list[int]]]  # step -> the other slot
 def _others(lane: Lane, filling: str, draw: random.Random, steps: int) -> Filling:
     if filling == "empty":
         return lambda step: ([0] * lane.slots, [0] * lane.slots)
-    _read(lane, [draw.randrange(lane.vocabulary) for _ in range(lane.chunk)])
+    _read(lane, [draw.randrange(lane.vocabulary) for _ in range(lane.grain)])
     for slot in range(lane.slots):
         lane.adopt(slot)
     start = 1 if filling == "short" else lane.length - steps - 1

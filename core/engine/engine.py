@@ -47,6 +47,7 @@ STOPPED = "The engine stopped before this was finished; ask again in a minute."
 HUNG = "A step of this model did not end, so the model is being started again; nothing of yours was lost, ask again in a minute."
 
 Emit = Callable[[Event], None]
+TellShare = Callable[[float], None]
 
 
 class Scored(NamedTuple):
@@ -142,6 +143,7 @@ class Engine:
         attention: what to try first, "sdpa" or "eager"; or portable.NAME, which is never stepped down from.
         context: how many tokens a prompt and its reply may have together; by default what the longest lane holds.
         patience: with a pass. One that takes longer is abandoned with its thread, and the engine is over (`again`).
+        progress: is told which share of certification is done, on the worker thread; another level begins anew.
 
     Certification runs on the worker thread before the first request; the constructor waits for it, however long it takes.
     """
@@ -154,6 +156,7 @@ class Engine:
         attention: str,
         context: int | None = None,
         patience: Patience = PATIENCE,
+        progress: TellShare = lambda share: None,
     ):
         self.model, self.vocabulary, self.shape = model, vocabulary, shape
         self._computing: PreTrainedModel | Portable = model
@@ -180,6 +183,7 @@ class Engine:
         self._recorder = Recorder()
         self._shared_store: PrefillStore | None = None  # of lanes whose bits do not depend on their length
         self._closed = False
+        self._progress, self._checks = progress, 0
         self._failure: BaseException | None = None
         self._failing = threading.Lock()
         self._ended = threading.Event()  # nothing is emitted any more; or only what comes too late and fails
@@ -189,6 +193,7 @@ class Engine:
         began = perf_counter()
         self._worker.start()
         self._ready.wait()
+        self._progress = lambda share: None  # whoever was told is not kept
         self._seconds_to_start = perf_counter() - began
         if self._failure is not None:
             raise self._failure
@@ -403,7 +408,7 @@ class Engine:
         for level in levels:
             try:
                 if self._certified_at(level, fillings):
-                    found = reference.deviation(self.model, list(self._lanes.values()), self._new_lane)
+                    found = self._held_against_the_model()
                     if found.within:
                         self.certified, self.deviation = True, found
                         return found
@@ -416,12 +421,12 @@ class Engine:
             self._lanes.clear()  # the caches of this level make room for those of the next
             device.give_back()
         self.certified = self._certified_at(last, fillings)
-        self.deviation = reference.deviation(self.model, list(self._lanes.values()), self._new_lane)
+        self.deviation = self._held_against_the_model()
         return self.deviation
 
     def _certified_at(self, level: Level, fillings: Sequence[str]) -> bool:
         """Make the lanes of this level; whether a row depends on its neighbours there."""
-        self.level = level
+        self.level, self._checks = level, 0
         torch.set_num_threads(level.threads)  # of this thread alone, before it serves anything
         (packed.pack if level.packed else packed.unpack)(self.model)
         portably = level.attention == portable.NAME
@@ -431,7 +436,9 @@ class Engine:
         elif level.attention != self.model.config._attn_implementation:
             self.model.set_attn_implementation(level.attention)
         steps: dict[int, DecodeStep] | None = {} if self.device.type == "cpu" or portably else None
-        self._lanes = {size: self._new_lane(size, steps) for size in self.shape.sizes}
+        for size in self.shape.sizes:
+            self._lanes[size] = self._new_lane(size, steps)
+            self._checked()
         lanes = list(self._lanes.values())
         self.cache_bytes = lanes[0].cache_bytes
         self.cache_bytes_on = {each: lanes[0].cache_bytes_on(each) for each in device.parameters_on(self.model)}
@@ -439,10 +446,19 @@ class Engine:
         self._graphs = all(lane.ahead is not None and lane.ahead.recorded for lane in lanes)
         if portably:  # neighbours cannot matter: a sample of the code that says so
             return certify.neighbours_do_not_matter(lanes[0], steps=1, draw_together=self._draw_all_slots)
-        return all(
-            certify.neighbours_do_not_matter(lane, fillings=fillings, draw_together=self._draw_all_slots)
-            for lane in lanes
-        )
+        for lane in lanes:
+            if not certify.neighbours_do_not_matter(lane, fillings=fillings, draw_together=self._draw_all_slots):
+                return False
+            self._checked()
+        return True
+
+    def _held_against_the_model(self) -> Deviation:
+        return reference.deviation(self.model, list(self._lanes.values()), self._new_lane, self._checked)
+
+    def _checked(self) -> None:
+        """A lane was made, tried, or held against the model."""
+        self._checks += 1
+        self._progress(self._checks / (3 * len(self.shape.sizes)))
 
     def _new_lane(self, size: int, steps: dict[int, DecodeStep] | None = None) -> Lane:
         return Lane(

@@ -92,7 +92,7 @@ class Lane:
         self.masks = Masks(config, model.dtype, attention)
         self.store = store or PrefillStore(0)
         self._last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._reading = SlotCache.empty(config, 1, length, chunk, self.device)
+        self._reading = SlotCache.empty(config, 1, length, self.grain, self.device)
         rows = slots if together else 1
         self._writing = [SlotCache.empty(config, rows, length, 1, self.device) for _ in range(slots // rows)]
         if isinstance(model, Portable) and set(self.masks.kinds) & set(RECURRENT):

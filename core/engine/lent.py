@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ..errors import UserError
 from ..types import EngineInfo, Failure, Finish, Request
 from . import certify
-from .engine import Emit, Engine, Scored, Shape, Steer, Take
+from .engine import Emit, Engine, Scored, Shape, Steer, Take, TellShare
 from .scheduler import Scheduler
 from .watch import PATIENCE, Patience
 
@@ -163,6 +163,7 @@ class Lent(Engine):
         attention: str,
         context: int | None = None,
         patience: Patience = PATIENCE,
+        progress: TellShare = lambda share: None,
     ):
         movable: Any = model  # transformers wraps `to`, and hides what it takes
         self.start = partial(Engine, movable.to("cuda"), vocabulary, shape, attention, context, patience)
