@@ -7,6 +7,7 @@ unpacked from the memory that is computed in. This file knows modules, not lanes
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,15 +17,17 @@ from torch.utils._pytree import tree_map_only
 
 _ROWS = 4  # for which the kernel is asked what it wants; it takes any number
 
-_unit = (
-    torch._C.CompilationUnit()
-)  # a function of a script, as torch's tracer has no word for one argument of the operation
-_unit.define(
-    "def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:\n"
-    "    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')\n",
-    {"torch": torch}.get,  # type: ignore[arg-type]
-)
-_linear = _unit.find_function("linear")
+
+@cache
+def _script() -> Any:
+    """The operation as a function of a script, for torch's tracer has no word for one of its arguments. Not every build of torch has it."""
+    unit = torch._C.CompilationUnit()
+    unit.define(
+        "def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:\n"
+        "    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')\n",
+        {"torch": torch}.get,  # type: ignore[arg-type]
+    )
+    return unit
 
 
 class PackedWeight(Tensor):
@@ -50,7 +53,7 @@ class PackedWeight(Tensor):
         if func is torch.nn.functional.linear and len(args) > 1 and type(args[1]) is cls:
             x, weight, *bias = args
             if x.dtype == weight.packed.dtype:
-                return _linear(x, weight.packed, *(bias or [None]))
+                return _script().find_function("linear")(x, weight.packed, *(bias or [None]))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -77,7 +80,8 @@ def unpacked(weight: Tensor) -> Tensor:
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there is a kernel here that has an order of its own for weights of this dtype."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    here = device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+    return here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pack(model: Module) -> None:
