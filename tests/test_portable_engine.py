@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from core import receipts, replay, scoring, wording
 from core.checkpoints import budget, memory
 from core.checkpoints.fingerprint import weights_sha256
-from core.engine import device, exact, portable, sampling
+from core.engine import device, exact, portable, reading, sampling
 from core.engine.device import Placement, place
 from core.engine.engine import HUNG, STORE_BYTES, Shape
 from core.engine.operations import current
@@ -26,7 +26,7 @@ from core.receipts import engine_changes
 from core.run import Run, compare, write
 from core.settings import Settings
 from core.steps import Stop, finish
-from core.types import SIDES, Dial, EngineInfo, Failure, Receipt, Result
+from core.types import SIDES, Dial, EngineInfo, Failure, Finish, Receipt, Result
 from tests import tiny
 from tests.engines import VOCABULARY, answer, bits, random_model, request, running, tokens
 from tests.test_replay import asked, resealed, settings_for
@@ -312,6 +312,24 @@ def test_the_entropies_that_reading_finds_are_those_of_what_writing_drew_from(po
         written = write(lease, asked(pool), "post", Stop())
         assert len(drew) == len(written.token_ids) > 5
         assert lease.entropies(asked(pool), "post", written) == tuple(drew)
+
+
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 1.3}, {"temperature": 0.0}])
+def test_what_is_known_of_a_reply_is_read_in_passes_of_many_and_the_rest_is_written_behind_it(more):
+    asked = request(PROMPT, **{"temperature": 0.9, "max_new_tokens": 60, **more})
+    with running(random_model(), portable.NAME, chunk=16, sizes=(128,)) as engine:
+        (whole,) = answer(engine, asked)
+        for known in (1, 20, 59, 60):
+            resumed = asked.model_copy(update={"expected": tuple(tokens(whole)[:known]), "reading": "on"})
+            said: SimpleQueue = SimpleQueue()
+            reading.submit(engine, resumed, said.put)
+            events = [said.get(timeout=60)]
+            while not isinstance(events[-1], Finish):
+                events.append(said.get(timeout=60))
+            assert bits(events) == bits(whole)
+            usage = events[-1].usage
+            assert (usage.prompt_tokens, usage.output_tokens) == (len(PROMPT), 60)
+            assert usage.decode_passes <= 60 - known, "what is known is written again"
 
 
 def test_nothing_is_written_when_it_is_read(pool, original, monkeypatch):

@@ -57,23 +57,33 @@ class Rereading:
                 if expected != (drawn.token,) or self._end(written) or self._cancelled:
                     break
         if asked.reading == "on" and self._end(written) is None and not self._cancelled:
-            return self._write_on(len(written))
+            return self._write_on(written)
         used = {
             "output_tokens": len(written),
             "prefill_passes": -(-(len(asked.token_ids) + len(written)) // self._chunk),
         }
         return Finish(reason=self._end(written) or "stopped", usage=nothing_done(asked).model_copy(update=used))
 
-    def _write_on(self, known: int) -> Event:
-        """The reply as it is written, without the tokens that are known already."""
-        news: SimpleQueue[Event] = SimpleQueue()
-        ticket = self.engine.submit(self.request.model_copy(update={"expected": ()}), news.put)
+    def _write_on(self, written: list[int]) -> Event:
+        """The reply from here on: what is known of it is read as a beginning that was given, in passes of a chunk."""
+        asked, news = self.request, SimpleQueue[Event]()
+        left = asked.sampling.max_new_tokens - len(written)
+        known = {
+            "token_ids": (*asked.token_ids, *written),
+            "prefilled": asked.prefilled + len(written),
+            "sampling": asked.sampling.model_copy(update={"max_new_tokens": left}),
+            "expected": (),
+        }
+        ticket = self.engine.submit(asked.model_copy(update=known), news.put)
         while not isinstance(event := news.get(), Finish | Failure):
             if self._cancelled:
                 ticket.cancel()
-            if isinstance(event, Token) and event.step - self.request.prefilled >= known:
+            if isinstance(event, Token):
                 self.emit(event)
-        return event
+        if isinstance(event, Failure):
+            return event
+        whole = {"prompt_tokens": len(asked.token_ids), "output_tokens": len(written) + event.usage.output_tokens}
+        return Finish(reason=event.reason, usage=event.usage.model_copy(update=whole))
 
     @property
     def _chunk(self) -> int:
