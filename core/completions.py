@@ -218,12 +218,8 @@ class Completion:
 
     @property
     def fingerprint(self) -> str:
-        """Of all beside the request that decides its tokens: the weights, and the engine as far as it can matter."""
-        checkpoint = self._lease.side(self.order.side)
-        info = checkpoint.engine
-        engine = canonical.dump(info)
-        told = {"weights": checkpoint.weights_sha256, **{name: engine.get(name) for name in info.deciding}}
-        return f"fp_{canonical.sha256(told)[:16]}"
+        """Of all beside the request that decides its tokens."""
+        return f"fp_{canonical.sha256(self._lease.side(self.order.side).deciding)[:16]}"
 
     @property
     def prompt_tokens(self) -> int:

@@ -7,9 +7,9 @@ are engines of this process (core/local.py) or others. This file knows no tensor
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from . import prompts, reasoning
+from . import canonical, prompts, reasoning
 from .errors import TooLong, UserError
 from .pairs import Pair
 from .prompts import Prompt, Tokenizer
@@ -70,6 +70,12 @@ class Card:
     def engine(self) -> EngineInfo:
         """The fingerprint of its engine as it is now."""
         return self.engine_now()
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """All beside a request that decides its tokens, as plain data: the weights, and the engine as far as it can matter."""
+        engine = canonical.dump(self.engine)
+        return {"weights": self.weights_sha256, **{name: engine.get(name) for name in self.engine.deciding}}
 
 
 class Written(Protocol):
