@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from math import inf
 from time import monotonic, sleep
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from .checkpoints import loading, sources
@@ -251,6 +251,11 @@ class Pool:
         """Whether whoever asks now is served: the default pair was in memory once, and no end was announced."""
         return not self._ending and self._loaded.issuperset(self._keys(self.default))
 
+    @property
+    def figures(self) -> Mapping[str, tuple[str, int]]:
+        """What is counted of replicas elsewhere, by its name: what it says, and how often. Here there are none."""
+        return {}
+
     def _count(self, tokens: int) -> None:
         with self._lock:
             self.written += tokens
@@ -287,7 +292,7 @@ class Pool:
         if self._ending:
             raise UserError(RESTARTING)
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *raised: object) -> None:

@@ -52,7 +52,7 @@ class Writer:
     sampling: Sampling
     stop_ids: frozenset[int]
     phase: str = "queued"
-    ahead: int = 0
+    ahead: int | None = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)

@@ -72,6 +72,8 @@ class Settings:
     characters: int | None = None  # of a conversation with its prompt; None is as many as one may have
     hang_seconds: float = 300.0  # that one step of a model may take before it is given up
     hang_again: float = 3600.0  # seconds within which a second one ends the server
+    busy_seconds: float = 60.0  # that an ask waits for a replica elsewhere (core/cluster)
+    pins: tuple[tuple[str, str], ...] = ()  # pairs by their ids, and the only fingerprints that may answer for them
     zero_gpu: bool = False  # a Space on ZeroGPU, which lends its GPU for a request at a time (core/zerogpu.py)
     # Who may bring models of their own through the page: "local" are those who sit at this machine.
     own_pairs: Literal["everyone", "local", "nobody"] = "nobody"

@@ -374,9 +374,9 @@ FinishReason = Literal["eos", "length", "context", "stopped"]
 
 
 class Queued(Value):
-    """Waiting for a slot; `ahead` requests will get one first."""
+    """Waiting for a slot; `ahead` requests will get one first, None where the whole machine is waited for."""
 
-    ahead: int
+    ahead: int | None
 
 
 class Started(Value):
@@ -456,7 +456,7 @@ class Reply(Value):
     """
 
     phase: Phase = "idle"
-    ahead: int = 0
+    ahead: int | None = 0
     text: str = ""
     reasoning: str = ""
     reasoning_tokens: int = 0

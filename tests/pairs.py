@@ -31,7 +31,12 @@ def nowhere(comparison: Comparison, lease: LocalLease) -> Steps[None, Result]:
 
 @contextmanager
 def tiny_lease(
-    dtype: torch.dtype = torch.float32, base_seed: int = 1, post_seed: int = 2, slots: int = 3, **changes
+    dtype: torch.dtype = torch.float32,
+    base_seed: int = 1,
+    post_seed: int = 2,
+    slots: int = 3,
+    attention: str = "eager",
+    **changes,
 ) -> Iterator[LocalLease]:
     """Two siblings with random weights: the base has no chat template, the post-trained one ends its turns."""
     checkpoints: list[Checkpoint] = []
@@ -40,7 +45,7 @@ def tiny_lease(
         (PAIR.post, post_seed, tiny.tokenizer(tiny.CHATML, eos=tiny.TURN_END, adds_bos=True)),
     ):
         model = tiny.model(seed=seed, attn_implementation="eager", **changes).to(dtype).requires_grad_(False)
-        engine = Engine(model, tiny.VOCABULARY, Shape(slots=slots, chunk=16, sizes=(64, 256), threads=1), "eager")
+        engine = Engine(model, tiny.VOCABULARY, Shape(slots=slots, chunk=16, sizes=(64, 256), threads=1), attention)
         info = CheckpointInfo(name=name, source="tiny", revision=None, parameters=0)
         checkpoints.append(
             Checkpoint(info, weights_sha256(model), tokenizer, stop_ids(tokenizer, model), model, engine)

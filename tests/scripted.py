@@ -111,7 +111,7 @@ class ScriptedPool:
 
     def __init__(self, base: str = "", post: str = "", pause: float = 0.0, loading: float = 0.0):
         self.pairs, self.default, self.settings = (PAIR,), PAIR, Settings()
-        self.ready, self.written = True, 0
+        self.ready, self.written, self.figures = True, 0, {"lost": ("Replicas that were lost.", 3)}
         tokenizer = read_tokenizer(HOME / default_pair(Settings()).post, "the embedded tokenizer")
         self.engines = {side: ScriptedEngine(tokenizer, seed) for seed, side in enumerate(SIDES)}
         checkpoints = {

@@ -246,7 +246,7 @@ def test_the_help_of_a_command_has_its_own_flags_alone_and_their_defaults(capsys
         assert f"(default: {default})" in helps["compare"].rpartition(f" --{framing} ")[2].partition(" --")[0]
     for flag, having in {
         "--port": {"serve"},
-        "--device": {"serve", "compare", "replay", "lens", "experiment", "study"},
+        "--device": {"serve", "compare", "replay", "lens", "experiment", "study", "fingerprint"},
         "--base": set(cli.COMMANDS),
         "--csv": {"lens"},
     }.items():

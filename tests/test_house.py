@@ -187,6 +187,16 @@ def test_no_part_of_the_product_escapes_the_import_rules():
     }
 
 
+def test_ray_is_known_to_what_needs_it_alone_and_a_laptop_never_sees_it():
+    parts = {f"core.{path.stem}" for path in (ROOT / "core").iterdir() if path.name[:1].isalpha()} - {"core.cluster"}
+    cluster = {f"core.cluster.{path.stem}" for path in (ROOT / "core" / "cluster").glob("*.py")}
+    knowing = {f"core.cluster.{name}" for name in ("connection", "app", "replica", "router", "__init__")}
+    [no_ray] = [
+        each for each in PROJECT["tool"]["importlinter"]["contracts"] if each.get("forbidden_modules") == ["ray"]
+    ]
+    assert set(no_ray["source_modules"]) == parts | (cluster - knowing)
+
+
 def test_every_room_of_the_page_and_everything_that_they_share_stands_in_the_contracts():
     rooms = {f"core.ui.{path.parent.name}" for path in (ROOT / "core" / "ui").glob("*/tab.py")}
     shared = {f"core.ui.{path.stem}" for path in (ROOT / "core" / "ui").glob("*.py") if path.stem != "__init__"}
@@ -206,6 +216,7 @@ def test_importing_the_app_loads_no_weights_and_its_demo_can_be_built():
         "assert 'gradio' not in sys.modules, 'the command line waits for the page'\n"
         "import gradio\n"
         "assert isinstance(app.demo, gradio.Blocks)\n"
+        "assert not [name for name in sys.modules if name.startswith(('ray', 'core.cluster'))]\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -16,6 +16,7 @@ from core.types import SIDES, Dial, DrawDivergence, Event, Failure, Finish, Requ
 from tests import tiny
 from tests.engines import bits, tokens
 from tests.pairs import comparison, tiny_lease
+from tests.replicas import NearCluster, Replica, remote_lease
 from tests.test_lent import lent_lease
 
 
@@ -32,7 +33,17 @@ def lent(here: LocalLease) -> Iterator[Lease]:
         yield lease
 
 
-KINDS = {"of this process": Kind(lambda here: tiny_lease(), True), "lent": Kind(lent, False)}
+@contextmanager
+def remote(here: LocalLease) -> Iterator[Lease]:
+    with tiny_lease() as there:
+        yield remote_lease(NearCluster(Replica("a", there)))
+
+
+KINDS = {
+    "of this process": Kind(lambda here: tiny_lease(), True),
+    "lent": Kind(lent, False),
+    "in a replica": Kind(remote, True),
+}
 
 
 @pytest.fixture(scope="module")

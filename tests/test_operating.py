@@ -38,6 +38,7 @@ def test_the_figures_follow_what_happens_and_have_nobodys_words(_scripted_page, 
     assert after["same_seed_pages"] == before["same_seed_pages"] + 1
     assert after["same_seed_errors_total"] == before["same_seed_errors_total"] + 1
     assert after['same_seed_answers_total{status="2xx"}'] >= before['same_seed_answers_total{status="2xx"}'] + 2
+    assert after["same_seed_cluster_lost_total"] == 3
     assert after["same_seed_tokens_total"] == 12 and after["same_seed_memory_bytes"] > 1e7
     for name in {name.partition("{")[0] for name in after}:
         assert answer.text.count(f"# TYPE {name} ") == answer.text.count(f"# HELP {name} ") == 1

@@ -267,6 +267,7 @@ def test_a_reply_that_has_not_ended_is_not_called_silent(phase):
     ("reply", "said"),
     [
         (Reply(phase="queued"), "Waiting, next"),
+        (Reply(phase="queued", ahead=None), "Waiting for a free machine"),
         (Reply(phase="writing", token_ids=(1,)), "Writing, 1 token"),
         (Reply(phase="writing", token_ids=(1,) * 1200, reasoning_tokens=900), "Writing, 1,200 tokens (900 of reasoning)"),
         (Reply(phase="done", token_ids=(1, 2), finish_reason="length"), "Wrote 2 tokens \u00b7 hit max tokens"),

@@ -9,6 +9,7 @@ python app.py experiment NAME     run a guided experiment (or all of them) and p
 python app.py study --prompt X    ask over many seeds, or many prompts, and count with intervals
 python app.py pairs               list the model pairs
 python app.py download PAIR       fetch a pair ahead of a lesson, and check its files
+python app.py fingerprint         print what decides the bits of a pair here, to be pinned in a cluster
 python app.py --version           say which version this is
 """
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "study": "ask over many seeds, or many prompts, and count with intervals; a report and a receipt",
     "pairs": "list the model pairs",
     "download": "fetch a pair ahead of a lesson, and check its files",
+    "fingerprint": "print what decides the bits of a pair here, to be pinned in a cluster",
 }
 
 

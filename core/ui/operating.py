@@ -9,7 +9,7 @@ import logging
 import secrets
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import time
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ class Models(Protocol):
     def ready(self) -> bool: ...
     @property
     def written(self) -> int: ...
+    @property
+    def figures(self) -> Mapping[str, tuple[str, int]]: ...
 
 
 class Errors(logging.Handler):
@@ -108,6 +110,8 @@ class Operating:
             "Errors in the log, those that were only counted there too.",
             self.errors.number,
         )
+        for name, (help, value) in self.models.figures.items():
+            yield f"cluster_{name}_total", "counter", help, value
         for kind in range(2, 6):
             yield f'answers_total{{status="{kind}xx"}}', "counter", "Answers by their status.", self.answered[kind]
         yield "memory_bytes", "gauge", "Memory that the process has.", process.memory_info().rss

@@ -342,6 +342,8 @@ def said(reply: Reply, end: str | None, tokens: int = 0) -> str:
 
 def _said(reply: Reply, end: str | None) -> str:
     match reply.phase:
+        case "queued" if reply.ahead is None:
+            return "Waiting for a free machine"
         case "queued":
             return f"Waiting, {reply.ahead} ahead" if reply.ahead else "Waiting, next"
         case "reading":
