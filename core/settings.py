@@ -18,6 +18,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 ARITHMETICS = ("fast", "portable")
 OWN_PAIRS = ("everyone", "nobody")  # who may bring models of their own through the page, where the operator says it
 MCP = "mcp>=2.3,<3"  # what speaks the protocol, where --mcp asks for it
+CLUSTER = "requirements-cluster.txt"  # what --cluster needs
 EMBEDDED = "embedded"  # the id of the pair that ships in checkpoints/
 
 # Set before the libraries that read them are imported; what the person has set stays.
@@ -30,6 +31,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "FORWARDED_ALLOW_IPS": "",  # whose X-Forwarded-For the server below Gradio would believe
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
 }
 
 
@@ -72,7 +75,11 @@ class Settings:
     characters: int | None = None  # of a conversation with its prompt; None is as many as one may have
     hang_seconds: float = 300.0  # that one step of a model may take before it is given up
     hang_again: float = 3600.0  # seconds within which a second one ends the server
-    busy_seconds: float = 60.0  # that an ask waits for a replica elsewhere (core/cluster)
+    cluster: str = (
+        ""  # "local", "auto" or the address of a Ray cluster whose replicas have the models (core/cluster); "" is none
+    )
+    replicas: int = 1  # of "local"
+    busy_seconds: float = 60.0  # that an ask waits for a replica of a cluster
     pins: tuple[tuple[str, str], ...] = ()  # pairs by their ids, and the only fingerprints that may answer for them
     zero_gpu: bool = False  # a Space on ZeroGPU, which lends its GPU for a request at a time (core/zerogpu.py)
     # Who may bring models of their own through the page: "local" are those who sit at this machine.
@@ -92,7 +99,16 @@ class Settings:
             )
         if not (given.get("base", "?") and given.get("post", "?")):
             raise UserError("--base and --post each name a model: a folder, a Hub id, or a PEFT adapter.")
-        for name in ("slots", "threads", "context", "characters", "hang_seconds", "hang_again"):
+        for name in (
+            "slots",
+            "threads",
+            "context",
+            "characters",
+            "hang_seconds",
+            "hang_again",
+            "replicas",
+            "busy_seconds",
+        ):
             if given.get(name, 1) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more.")
         host, share = given.get("host") or environment.get("GRADIO_SERVER_NAME") or cls.host, given.get("share", False)
@@ -115,6 +131,10 @@ class Settings:
             characters=given.get("characters"),
             hang_seconds=given.get("hang_seconds", cls.hang_seconds),
             hang_again=given.get("hang_again", cls.hang_again),
+            cluster=_cluster(given.get("cluster", "")),
+            replicas=given.get("replicas", cls.replicas),
+            busy_seconds=given.get("busy_seconds", cls.busy_seconds),
+            pins=tuple(_pin(each) for said in given.get("pin", ()) for each in said.split(",")),
             zero_gpu=zero_gpu(environment),
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
             **{name: given[name] for name in _OF_MODELS if name in given},
@@ -222,6 +242,25 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="page that may show this one in a frame, such as https://learn.example.org; may be given several times, and then no other page may",
     )
+    cluster = parser.add_argument_group("cluster")
+    cluster.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help=f"have the models in replicas on Ray Serve: local starts them here, auto or an address joins a cluster; needs {CLUSTER}",
+    )
+    cluster.add_argument("--replicas", type=int, metavar="N", help="how many --cluster local starts (default: 1)")
+    cluster.add_argument(
+        "--busy-seconds",
+        type=int,
+        metavar="N",
+        help=f"seconds that somebody waits for a free replica before they are told that all are busy (default: {Settings.busy_seconds:g})",
+    )
+    cluster.add_argument(
+        "--pin",
+        metavar="ID=FINGERPRINT",
+        action="append",
+        help=f"the only fingerprint that may answer for a pair, as `{COMMAND} fingerprint` prints it; may be given several times",
+    )
     server.add_argument("--auth", metavar="FILE", help="file with lines of user:password (or set SAME_SEED_AUTH)")
 
 
@@ -272,6 +311,23 @@ def _mcp(wanted: bool) -> bool:
         if there != "2":
             raise UserError(f'--mcp needs the package mcp; install it with: pip install "{MCP}"')
     return wanted
+
+
+def _cluster(where: str) -> str:
+    """Where the replicas are. The package that reaches them is optional."""
+    if where:
+        try:
+            version("ray")
+        except PackageNotFoundError:
+            raise UserError(f"--cluster needs Ray; install it with: pip install -r {CLUSTER}") from None
+    return where
+
+
+def _pin(said: str) -> tuple[str, str]:
+    id, _, digest = said.strip().partition("=")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise UserError(f"--pin takes ID=FINGERPRINT, as `{COMMAND} fingerprint` prints it; {said[:80]!r} is none.")
+    return id, digest
 
 
 def _origin(said: str) -> str:

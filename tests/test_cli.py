@@ -247,6 +247,7 @@ def test_the_help_of_a_command_has_its_own_flags_alone_and_their_defaults(capsys
     for flag, having in {
         "--port": {"serve"},
         "--device": {"serve", "compare", "replay", "lens", "experiment", "study", "fingerprint"},
+        "--cluster": {"serve"},
         "--base": set(cli.COMMANDS),
         "--csv": {"lens"},
     }.items():

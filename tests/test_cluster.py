@@ -1,21 +1,31 @@
 """Models in replicas elsewhere, without Ray: streams that say what a test wants, and responders of this process for replicas."""
 
 import asyncio
+import dataclasses
+import json
+import subprocess
+import sys
 from queue import SimpleQueue
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import __version__
+from core.cli import serve
 from core.cluster import following, wire
 from core.cluster.cards import card_from, card_of
 from core.cluster.fingerprint import fingerprint
 from core.cluster.following import BROKEN, BUSY, GONE, Following, Full, Loop, Lost, Way
+from core.cluster.pool import ClusterPool
 from core.cluster.responder import Misfit, Responder
 from core.engine import portable
 from core.errors import NotEnoughMemory, TooLong, UserError
 from core.run import Run, compare
+from core.settings import Settings
 from core.steps import finish
 from core.types import (
     DEFAULT_SAMPLING,
@@ -34,6 +44,7 @@ from core.types import (
 from tests.pairs import PAIR, comparison, tiny_lease
 from tests.replicas import HeldPair, NearCluster, Replica, cluster_pool
 from tests.scripted import INFO
+from tests.test_house import ROOT
 
 # --- what crosses -----------------------------------------------------------------------------------------------
 
@@ -614,3 +625,37 @@ def test_the_comparison_itself_never_travels_to_write_a_reply(pool, cluster):
     compare(pool.wait(PAIR.id), asked)
     assert "nowhere else" not in repr(cluster.replicas[0].asked)
     assert isinstance(asked, Comparison)
+
+
+# --- on Ray -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_asks_the_cluster_that_is_named_and_leaves_it_at_its_end(cluster, monkeypatch):
+    connection = SimpleNamespace(connect=lambda settings: cluster)
+    monkeypatch.setitem(sys.modules, "core.cluster.connection", connection)
+    with serve._pool(Settings(cluster="auto")) as pool:
+        assert isinstance(pool, ClusterPool) and not cluster.closed
+    assert cluster.closed
+
+
+def test_what_is_deployed_says_what_the_documentation_says():
+    [application] = yaml.safe_load((ROOT / "deploy" / "cluster.yaml").read_text("utf-8"))["applications"]
+    service = yaml.safe_load((ROOT / "deploy" / "rayservice.yaml").read_text("utf-8"))
+    [deployed] = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    assert application["args"]["version"] == deployed["args"]["version"] == __version__
+    assert application["args"]["settings"] == deployed["args"]["settings"]
+    [pin] = (ROOT / "requirements-cluster.txt").read_text("utf-8").split()
+    assert pin == f"ray[serve]=={service['spec']['rayClusterConfig']['rayVersion']}"
+    assert set(application["args"]["settings"]) <= {field.name for field in dataclasses.fields(Settings)}
+
+
+@pytest.mark.slow
+def test_two_replicas_on_ray_are_killed_and_halted_and_every_reply_is_what_it_would_have_been():
+    """In a process of its own, with which all that it starts ends."""
+    command = [sys.executable, "-m", "benchmarks.cluster", "--tokens", "60", "--repetitions", "1"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    lost, stopped, counted = (table["rows"] for table in json.loads(ended.stdout.splitlines()[-1])["tables"])
+    assert [(row["replica"], row["identical"]) for row in lost] == [("killed", "1 of 1"), ("halted", "1 of 1")]
+    assert stopped[0]["longest (s)"] >= 0
+    assert (counted[0]["lost"], counted[0]["resumed"], counted[0]["broken"], counted[0]["foreign"]) == (2, 2, 0, 0)

@@ -73,7 +73,7 @@ def admits(asked: Requirement, chosen: dict[str, Version]) -> bool:
 # --- what is asked for -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"])
 def test_every_requirement_is_pinned_exactly_where_a_space_does_not_bring_its_own(file):
     for asked in requirements(file):
         operators = sorted(each.operator for each in asked.specifier)
@@ -85,6 +85,7 @@ def test_everything_that_is_imported_is_asked_for():
         "markdown_it",  # of markdown-it-py
         "spaces",  # there is one on ZeroGPU alone, where the builder installs it
         "mcp",  # for --mcp alone, which says what to install
+        "ray",  # for --cluster alone, which says so too (requirements-cluster.txt)
     }
     for file in [ROOT / "app.py", *(ROOT / "core").rglob("*.py")]:
         missing = imported(file) - asked - {"core"} - sys.stdlib_module_names

@@ -61,6 +61,10 @@ def test_every_flag_reaches_the_settings():
         (["--context", "0"], {}, "--context must be 1 or more."),
         (["--characters", "0"], {}, "--characters must be 1 or more."),
         (["--hang-seconds", "0"], {}, "--hang-seconds must be 1 or more."),
+        (["--replicas", "0"], {}, "--replicas must be 1 or more."),
+        (["--busy-seconds", "0"], {}, "--busy-seconds must be 1 or more."),
+        (["--pin", "embedded"], {}, "--pin takes ID=FINGERPRINT"),
+        (["--pin", "embedded=abc"], {}, "'embedded=abc' is none."),
         ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT must be a number."),
         (["--auth", "/nowhere/at/all"], {}, "cannot be read as one"),
         ([], {"SAME_SEED_OWN_PAIRS": "local"}, "SAME_SEED_OWN_PAIRS must be everyone or nobody."),
@@ -167,3 +171,20 @@ def test_tools_for_agents_are_asked_for_and_need_a_package(monkeypatch):
         with pytest.raises(UserError, match=r'pip install "mcp>=2.3,<3"') as refusal:
             read("--mcp")
         assert "\n" not in str(refusal.value)
+
+
+def test_replicas_elsewhere_are_asked_for_and_need_a_package(monkeypatch):
+    assert read().cluster == "" and read().pins == ()
+    monkeypatch.setattr(settings, "version", lambda name: "2.60.0")
+    digest, other = "0" * 64, "f" * 64
+    found = read("--cluster", "local", "--replicas", "3", "--busy-seconds", "9", "--pin", f"a={digest},b={other}")
+    assert (found.cluster, found.replicas, found.busy_seconds) == ("local", 3, 9)
+    assert found.pins == (("a", digest), ("b", other))
+
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(settings, "version", missing)
+    with pytest.raises(UserError, match=r"pip install -r requirements-cluster\.txt$") as refusal:
+        read("--cluster", "auto")
+    assert "\n" not in str(refusal.value)

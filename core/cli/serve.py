@@ -47,6 +47,11 @@ def run(flags: argparse.Namespace, settings: Settings) -> int:
 
 def _pool(settings: Settings) -> Pool:
     hub = HuggingFaceHub()
+    if settings.cluster:
+        from ..cluster.connection import connect  # Ray may not be there (Settings.read), and takes seconds to import
+        from ..cluster.pool import ClusterPool
+
+        return ClusterPool(settings, hub, connect(settings))
     if not settings.zero_gpu:
         return Pool(settings, hub)
     import spaces  # only there, and only there is there such a package
