@@ -33,6 +33,7 @@ import gradio as gr
 from gradio_client import Client
 
 from benchmarks import clients, report
+from benchmarks.visitors import UPDATES
 from core import prompts
 from core import settings as configuration
 from core.checkpoints.loading import Checkpoint
@@ -117,7 +118,7 @@ def views(url: str, asked: dict[str, Any]) -> Iterator[bytes]:
     urllib.request.urlopen(join).close()
     with urllib.request.urlopen(f"{url}/gradio_api/queue/data?session_hash={session}") as stream:
         for line in stream:
-            if b'"process_generating"' in line[:60]:
+            if line.startswith(UPDATES):
                 yield line
             if b'"process_completed"' in line[:60]:
                 message = json.loads(line[5:])
@@ -136,7 +137,7 @@ def through_stream(url: str, tokens: int) -> Way:
 
     def run() -> None:
         last = list(views(url, asked))[-1]
-        if b'\\"end\\":' not in last:
+        if b'"end":' not in last:
             raise RuntimeError(last.decode())
 
     return run

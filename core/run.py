@@ -4,6 +4,7 @@ The events of both sides go into one queue, so a slow side never stalls the othe
 stream, for whatever reason, cancels both requests. This file knows no engines and no widgets.
 """
 
+import threading
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -80,18 +81,20 @@ class Writer:
         )
         self._read(*self.prompt.prefill)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, at: float | None = None) -> None:
+        """`at`: when it came, by `monotonic`; now where none is given."""
+        at = monotonic() if at is None else at
         match event:
             case Queued(ahead=ahead):
                 self.phase, self.ahead = "queued", ahead
             case Started():
                 if self.ids:  # it gave way to somebody
                     self._begin()
-                self.phase, self.ahead, self.started_at = "reading", 0, monotonic()
+                self.phase, self.ahead, self.started_at = "reading", 0, at
             case WrittenBy():
                 self.written_by = event.engine
             case Token():
-                self.phase, self.last_at = "writing", monotonic()
+                self.phase, self.last_at = "writing", at
                 self.first_at = self.first_at or self.last_at
                 self.ids.append(event.id)
                 self.logprobs.append(event.logprob)
@@ -227,7 +230,9 @@ class Run:
         dial = comparison.dial
         if dial is not None and "post" in sides:
             lease.kin.need_same_ids("The dial")
-        self._events: SimpleQueue[tuple[Side, Event]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[Side, Event, float]] = SimpleQueue()
+        self._open = set(sides)  # those whose last event has not come
+        self._over = threading.Event()
         requests: dict[Side, Request] = {}
         for side, writer in self._writers.items():
             how: dict[str, Any] = {"reuse": recorded is None, "gives_way": gives_way}
@@ -252,8 +257,12 @@ class Run:
     def _hear(self, side: Side, event: Event) -> None:
         if isinstance(event, WrittenBy):  # it may be asked for before anybody looks at the events
             self._writers[side].take(event)
-        else:
-            self._events.put((side, event))
+            return
+        self._events.put((side, event, monotonic()))
+        if isinstance(event, Finish | Failure):
+            self._open.discard(side)
+            if not self._open:
+                self._over.set()
 
     def prompt(self, side: Side) -> Prompt:
         return self._writers[side].prompt
@@ -295,19 +304,18 @@ class Run:
             self.stop()
 
     def _take_until(self, due: float) -> bool:
-        """Fold events until `due`, sleeping in between; True when there were any. Ends early when both sides have settled."""
+        """Sleep until `due`, or until both sides have sent their last event; then fold what has come. True when there was any."""
+        self._over.wait(max(0.0, due - monotonic()))
         changed = False
         while True:
             try:
-                side, event = self._events.get(timeout=max(0.0, due - monotonic()))
+                side, event, at = self._events.get_nowait()
             except Empty:
                 return changed
-            self._writers[side].take(event)
+            self._writers[side].take(event, at)
             if isinstance(event, Finish):
                 self._count(event.usage.output_tokens)
             changed = True
-            if self._settled():
-                return True
 
     def _settled(self) -> bool:
         return all(writer.settled for writer in self._writers.values())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,14 +71,9 @@ class Guest:
     def start(self, prompt: str | None = None, at: int | None = None, **asked: Any) -> Generator[dict, None, None]:
         """A turn under way, as the lines that the script reads, each when it comes."""
         at = len(self.kept_prompts) if at is None else at
-        logs, read = self.house.compare._ask(self.values, event(prompt=prompt, at=at, **asked)), ""
-        try:
-            for log in logs:
-                fresh, read = log.removeprefix(read), log
-                for line in fresh.strip().split("\n"):
-                    yield self._read(line)
-        finally:
-            logs.close()
+        with closing(self.house.compare._lines(self.values, event(prompt=prompt, at=at, **asked))) as lines:
+            for line in lines:
+                yield self._read(json.dumps(line))
 
     def ask(self, prompt: str, at: int | None = None, **asked: Any) -> dict:
         """How a turn ended."""

@@ -59,6 +59,19 @@ def test_page(pair_flags):
     assert views[2]["bytes"] < 1.2 * views[1]["bytes"], "nothing of the chat is sent again"
 
 
+def test_visitors():
+    flags = ["--visitors", "1,3", "--seconds", "2", "--tokens", "30", "--against", "HEAD"]
+    (table,) = found_by("visitors", flags)["tables"]
+    assert [(row["revision"], row["visitors"]) for row in table["rows"]] == [
+        ("HEAD", 1),
+        ("here", 1),
+        ("HEAD", 3),
+        ("here", 3),
+    ]
+    assert all(row["updates a second a page"] >= row["slowest page"] > 0 for row in table["rows"])
+    assert all(0 < row["p50"] <= row["p95"] and row["processor ms an update"] > 0 for row in table["rows"])
+
+
 def test_arithmetic(capsys, monkeypatch):
     monkeypatch.setattr(arithmetic, "LANES", (128, 256))
     monkeypatch.setattr(arithmetic, "WORDS", (512, 4096))

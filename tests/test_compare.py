@@ -94,6 +94,13 @@ def test_speed_is_told_from_the_first_token_on_and_reading_from_the_start(lease)
     assert (writer.reply().seconds_to_first_token, writer.reply().tokens_per_second) == (2.0, 2.0)
 
 
+def test_whoever_looks_seldom_is_told_the_end_at_once_and_the_speed_as_it_was():
+    pool = ScriptedPool("word " * 20, "word " * 20, pause=0.01)
+    first, last = Run(pool.lease, comparison()).snapshots(lambda: 1e6)
+    assert first.base.phase == "queued" and last.base.phase == last.post.phase == "done"
+    assert 1 < (last.base.tokens_per_second or 0) < 200, "not by when they were looked at"
+
+
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5e-324])
 def test_a_receipt_of_a_reply_that_took_no_time_has_no_speed(seconds):
     shown = record("What?")

@@ -1,6 +1,5 @@
 """The page in a real browser, over the embedded pair and over scripted models."""
 
-import json
 import re
 import time
 from contextvars import copy_context
@@ -760,19 +759,16 @@ def test_stop_while_the_models_are_loading_gives_the_prompt_back(visitor, script
 
 
 def test_reasoning_is_folded_above_its_answer_while_it_is_written(visitor, scripted):
-    """The lines of a log as the server sends them; that it sends such ones is tested without a browser."""
+    """Lines as the server tells them; that it tells such ones is tested without a browser."""
     page = visitor(scripted("a base reply"))
     quiet(page)
     page.evaluate(
-        "(lines) => window.sameSeed.transcript.follow(lines)",
-        "".join(
-            json.dumps({"turn": 0, **line}) + "\n"
-            for line in (
-                {"row": render.running_row(0, "Hello")},
-                {"thought": {"post": [0, "I thimk"]}},
-                {"thought": {"post": [5, "nk so"]}, "post": [0, 0, "<p>Yes.</p>"]},
-            )
-        ),
+        "(lines) => lines.forEach((line) => document.dispatchEvent(new CustomEvent('told', { detail: { turn: 0, ...line } })))",
+        [
+            {"row": render.running_row(0, "Hello")},
+            {"thought": {"post": [0, "I thimk"]}},
+            {"thought": {"post": [5, "nk so"]}, "post": [0, 0, "<p>Yes.</p>"]},
+        ],
     )
     thought = page.locator(".running .reply.post .thought")
     expect(thought.locator("div")).to_have_text("I think so", use_inner_text=False)

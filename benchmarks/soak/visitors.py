@@ -135,7 +135,7 @@ def _accepted(answer: httpx.Response) -> None:
 
 
 def _log_lines(line: str) -> Iterator[dict[str, Any]]:
-    """What is new in the log by one message of the stream."""
+    """What the script of the page is told by one message of the stream."""
     if not line.startswith("data: "):
         return
     message = json.loads(line[6:])
@@ -143,12 +143,8 @@ def _log_lines(line: str) -> Iterator[dict[str, Any]]:
         raise Told(str(message["output"].get("error") or ""))
     if message["msg"] in ("unexpected_error", "server_stopped"):
         raise Told(str(message.get("message") or ""))
-    if message["msg"] != "process_generating":
-        return
-    [new] = message["output"]["data"]
-    for text in [new] if isinstance(new, str) else [change[2] for change in new]:
-        for each in text.splitlines():
-            yield json.loads(each)
+    if message["msg"] == "told":
+        yield message["line"]
 
 
 # --- one turn of each kind -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from ..turns import Who, asking, in_turn
 from .requests import address, declared
 from .room import MODELS
+from .stream import Stream, stream
 
 MAX_WAITING = 256
 MAX_BYTES = 128_000_000  # of what those who wait have sent
@@ -137,6 +138,7 @@ class Blocks(gr.Blocks):
         async def in_place(events: list[Event], *given: Any) -> None:
             if isinstance(events[0], Place):
                 await events[0].hold()
+            stream.set(Stream(self._queue, events[0]))
             await process(events, *given)  # which finds no event that is alive, and gives the turn on
 
         self._queue.process_events = in_place  # type: ignore[assignment,method-assign]

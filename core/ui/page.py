@@ -1,5 +1,6 @@
 """The page as a whole: sidebar and rooms in one gr.Blocks, and how it is served."""
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
@@ -34,7 +35,7 @@ ROOMS = (
 # Why the last three words: checkpoints/LICENSE.md.
 FOOT = f"<p>Same Seed {__version__} \u00b7 Apache-2.0 \u00b7 The embedded pair: Built with Llama</p>{(_HERE / 'kept.html').read_text('utf-8')}"
 LOOK_FOR_EVENTS = 0.02  # seconds; Gradio's own 0.001 costs a twentieth of a core while nobody asks for anything
-MAX_THREADS = 128  # every reply under way holds one
+MAX_THREADS = 192  # every reply under way holds one
 SECONDS_TO_TELL = 3.0  # at most, how the work of every page ended when the server stops
 SECONDS_TO_SETTLE = 0.5
 
@@ -70,6 +71,8 @@ def build(pool: Pool, lesson: Experiment | None = None) -> Blocks:
     demo.take_turns(pool.settings.address_header)
     demo.pool = pool
     demo._queue.sleep_when_free = LOOK_FOR_EVENTS
+    demo._queue.progress_update_sleep_when_free = 1.0  # 0.01, for a kind of progress that nothing here reports
+    demo._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize  # a table of all events, made after each, that nobody reads
     return demo
 
 

@@ -22,7 +22,7 @@ Update = dict[Any, Any]  # a part of the page -> what it becomes
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # One limit for everything that asks the models.
-MODELS: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 64}
+MODELS: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 128}
 
 
 @dataclass(frozen=True)

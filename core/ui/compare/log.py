@@ -1,11 +1,8 @@
-"""A running turn as one string that only grows, a line of JSON for each view.
+"""A running turn line by line: its row with the first view, what is new in each one after it, and how the turn ended.
 
-Gradio sends what a string has grown by, so a view costs its own line on the wire and nothing of the chat; and the
-script that reads it (transcript.js) misses nothing when two views are drawn as one.
+A view costs its own line and nothing of the chat. The script that draws them is transcript.js.
 """
 
-import json
-import secrets
 from typing import Any
 
 from ...types import SIDES, Side
@@ -13,13 +10,15 @@ from ..markdown import GrowingMarkdown
 from . import render
 from .session import Live, common
 
+Line = dict[str, Any]
+
 
 class Log:
     """`blind` is the side that stands first where the models are not named: then nothing but both texts is told."""
 
     def __init__(self, turn: int, prompt: str, blind: Side | None = None):
         self._turn, self._blind = turn, blind is not None
-        self._text = self._line(row=render.running_row(turn, prompt, blind))
+        self._first = {"row": render.running_row(turn, prompt, blind)}
         self._begun = False
         self._base = ""
         self._blocks: list[str] = []
@@ -27,12 +26,11 @@ class Log:
         self._thought: dict[Side, str] = dict.fromkeys(SIDES, "")
         self._growing = GrowingMarkdown()
 
-    def waiting(self, notice: str) -> str:
+    def waiting(self, notice: str) -> Line:
         """Before the models are there."""
-        self._text += self._line(waiting=notice)
-        return self._text
+        return self._line(waiting=notice)
 
-    def view(self, live: Live, heads: str) -> str:
+    def view(self, live: Live, heads: str) -> Line:
         """What is new since the last view. `heads` names the models above this turn; empty where those of the turn before wrote it."""
         what: dict[str, Any] = {}
         snapshot = live.snapshot
@@ -68,18 +66,15 @@ class Log:
         if changed := {side: fact for side, fact in facts.items() if self._facts.get(side) != fact}:
             what["facts"] = changed
         self._base, self._blocks, self._facts, self._thought = snapshot.base.text, blocks, facts, thought
-        self._text += self._line(**what)
-        return self._text
+        return self._line(**what)
 
-    def end(self, **what: Any) -> str:
-        """A new log with one line, which stays small when it is sent a second time: the row that stays, or why there is none."""
-        self._text = self._line(
-            serial=secrets.token_hex(4), **what
-        )  # two equal values in a row would not reach the script
-        return self._text
+    def end(self, **what: Any) -> Line:
+        """The row that stays, or why there is none."""
+        return {"turn": self._turn, **what}
 
-    def _line(self, **what: Any) -> str:
-        return json.dumps({"turn": self._turn, **what}, ensure_ascii=False, separators=(",", ":")) + "\n"
+    def _line(self, **what: Any) -> Line:
+        first, self._first = self._first, {}
+        return {"turn": self._turn, **first, **what}
 
 
 def _change(before: list[str], after: list[str]) -> list[Any]:

@@ -136,7 +136,7 @@ def compare(
     again: Record | None = None,
     instead_of: Chat | None = None,
     stop: Stop | None = None,
-    slower: Callable[[], int] = lambda: 1,
+    slower: Callable[[], float] = lambda: 1,
 ) -> Views:
     """Send one prompt after the turns of `chat`, showing both replies as they are written.
 
@@ -166,7 +166,7 @@ def retry(pool: Pool, chat: Chat, turn: int, choices: Choices, **how: Any) -> Vi
 
 
 def suggested(
-    pool: Pool, chat: Chat, turn: int, asked: Mapping[str, Any], *, stop: Stop, slower: Callable[[], int] = lambda: 1
+    pool: Pool, chat: Chat, turn: int, asked: Mapping[str, Any], *, stop: Stop, slower: Callable[[], float] = lambda: 1
 ) -> Views:
     """What a turn suggests, in its place and under its own settings.
 
@@ -205,7 +205,7 @@ def _run(
     shown: Chat,
     box: str | None,
     stop: Stop,
-    slower: Callable[[], int],
+    slower: Callable[[], float],
     changed: Callable[[Lease, Comparison], Comparison] = lambda lease, comparison: comparison,
     shared: Shared | None = None,
 ) -> Views:

@@ -1,14 +1,15 @@
 """The Compare tab: one transcript, its widgets, and which session generator each action starts.
 
-Two hidden gr.HTML carry everything to the browser: `stream` is the only output of a running reply, `answer` of every
-other action. `transcript` is what a visitor sees; its template is constant, so Gradio draws it once, and
+A running reply goes to the browser line by line (core/ui/stream.py); one hidden gr.HTML, `answer`, carries what every other
+action comes to. `transcript` is what a visitor sees; its template is constant, so Gradio draws it once, and
 transcript.js owns what is in it.
 """
 
 import html
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
@@ -17,16 +18,19 @@ import gradio as gr
 
 from ... import __version__, links, receipts, reproduce
 from ...errors import UserError
+from ...steps import Stop
 from ...types import SIDES, Chat, Mark, Record, Side
 from .. import delivery
 from ..room import MODELS, QUIET, Page, Update, Values
+from ..stream import stream
 from ..versions import Versions
 from ..visitor import BUSY, Session
 from . import render, session
-from .log import Log
+from .log import Line, Log
 
 TITLE = "Compare"
 NAME = "compare"
+_AT_FULL_PACE = 40  # replies that are drawn as often as can be seen; where more are written each is drawn less often
 _BEHIND = 10  # turns that are drawn behind one that is shown among those that are not
 _HERE = Path(__file__).parent
 _EXAMPLES = (  # a prompt, what it is, what to look for
@@ -82,16 +86,13 @@ class Room:
             apply_default_css=False,
             elem_id="transcript",
         )
-        self.stream = self._channel("follow")
-        self.answer = self._channel("answer")
+        self._under_way: set[Stop] = set()  # the replies that are being written, of all visitors
+        read = "window.sameSeed.transcript.answer(props.value)"
+        script = f"{read}; watch('value', () => {read});"
+        self.answer = gr.HTML("", html_template="", js_on_load=script, apply_default_css=False, visible="hidden")
         pace = (_HERE / "pace.js").read_text("utf-8")
         self.pace = gr.HTML("", js_on_load=pace, apply_default_css=False, visible="hidden", elem_id="pace")
         self.visitor.on_change(self._redraw, [self.answer])
-
-    def _channel(self, reader: str) -> gr.HTML:
-        read = f"window.sameSeed.transcript.{reader}(props.value)"
-        script = f"{read}; watch('value', () => {read});"
-        return gr.HTML("", html_template="", js_on_load=script, apply_default_css=False, visible="hidden")
 
     def _skeleton(self) -> str:
         """The constant template. Gradio runs it through Handlebars and then as a JavaScript template string."""
@@ -113,9 +114,7 @@ class Room:
         visitor, page = self.visitor, self.transcript
         asked: set[Any] = {*visitor.held, *self.sidebar.widgets}
         at_once: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", **QUIET}
-        # One output, and nothing to postprocess: that is what a view costs.
-        every: dict[str, Any] = {"trigger_mode": "multiple", "postprocess": False, **MODELS, **QUIET}
-        asking = page.ask(self._ask, asked, self.stream, **every)
+        asking = page.ask(self._ask, asked, None, trigger_mode="multiple", **MODELS, **QUIET)
         # What follows by `then` runs only when nothing was raised.
         settled = asking.then(
             self._settled,
@@ -136,8 +135,19 @@ class Room:
         offered = [self.answer, self.sidebar.switches]
         self.sidebar.pair.change(self._choose_pair, self.sidebar.pair, offered, **at_once)
 
-    def _ask(self, values: Values, event: gr.EventData) -> Iterator[str]:
-        """One turn as a log: the row, what is new in each view, and the row that stays.
+    def _ask(self, values: Values, event: gr.EventData) -> None:
+        """One turn, told to the page line by line; a page that is closed ends it."""
+        page = stream.get()
+        assert page is not None, "asked for in no event of Gradio's"
+        with closing(self._lines(values, event, lambda: page.is_behind)) as lines:
+            for line in lines:
+                if not page.tell(line):
+                    return
+
+    def _lines(
+        self, values: Values, event: gr.EventData, behind: Callable[[], bool] = lambda: False
+    ) -> Generator[Line, None, None]:
+        """One turn: the row, what is new in each view, and the row that stays. While the page is `behind` it is told nothing.
 
         The event says `prompt` and `at`, the turn whose place it takes, or `again` to run turn `at` again, or what turn `at`
         suggests (see `session.suggested`).
@@ -159,18 +169,25 @@ class Room:
             yield log.end(error=BUSY, box=None if again else prompt)
             return
         views = heads = None
+        self._under_way.add(work)
         try:
             choices = self.sidebar.read(values)
             shared = held.opened.shared if held.opened else None
-            how: dict[str, Any] = {"shared": shared, "stop": work, "slower": lambda: held.slower}
+            own: dict[str, Any] = {
+                "stop": work,
+                "slower": lambda: max(held.slower, len(self._under_way) / _AT_FULL_PACE),
+            }
+            how = {"shared": shared, **own}
             if suggested and again:
-                views = session.suggested(self.page.pool, before, at, asked, stop=work, slower=lambda: held.slower)
+                views = session.suggested(self.page.pool, before, at, asked, **own)
             elif again:
                 views = session.retry(self.page.pool, before, at, choices, **how)
             else:
                 views = session.compare(self.page.pool, before[:at], prompt, choices, instead_of=before, **how)
             for step in views:
                 view = step
+                if view.busy and behind():
+                    continue
                 if view.live is None and view.busy:
                     yield log.waiting(view.notice)
                 elif view.live is not None and view.busy:
@@ -187,6 +204,7 @@ class Room:
         finally:
             if views is not None:
                 views.close()  # a closed tab closes this generator, and with it both replies
+            self._under_way.discard(work)
             held.end(NAME, work)
 
     def _end(self, held: Session, at: int, before: Versions, view: session.View) -> dict[str, Any]:

@@ -46,7 +46,6 @@ const remember = (prompt) => window.sameSeed.visitor.asking(prompt);
 // --- following the running turn ---------------------------------------------------------------------------
 
 let busy = false;
-let read = ""; // what has been read of the log
 let running = null;
 let bannerBefore = null;
 // A button that can do nothing says why.
@@ -155,17 +154,12 @@ const rest = () => {
   turns.querySelectorAll("[hidden]").forEach((item) => item.parentElement === turns && (item.hidden = false));
   setBusy(false);
 };
-const follow = (log) => {
-  if (!log) return;
-  if (!log.startsWith(read)) read = "";
-  const fresh = log.slice(read.length).trim();
-  read = log;
-  for (const line of fresh ? fresh.split("\n").map((text) => JSON.parse(text)) : []) {
-    if (line.row) begin(line);
-    for (const [name, draw] of Object.entries(drawing)) if (name in line && (running || name === "end" || name === "error")) draw(line[name], line);
-  }
+const follow = (line) => {
+  if (line.row) begin(line);
+  for (const [name, draw] of Object.entries(drawing)) if (name in line && (running || name === "end" || name === "error")) draw(line[name], line);
   if (atEnd && turns.children.length) toEnd();
 };
+document.addEventListener("told", ({ detail }) => follow(detail));
 
 let atEnd = true;
 const toEnd = () => requestAnimationFrame(() => scrollTo({ top: document.documentElement.scrollHeight }));
@@ -207,7 +201,6 @@ const ask = (what) => {
   const at = what.at ?? count();
   atEnd = at >= count() - 1;
   remember(asked);
-  read = "";
   begun += 1;
   trigger("ask", { ...what, at, blind });
 };
@@ -503,7 +496,6 @@ turns.addEventListener("keydown", (event) => {
 document.querySelector(".skip")?.addEventListener("click", () => (element.offsetParent ? box : document.querySelector("[role=tab][aria-selected=true]")).focus());
 able();
 window.sameSeed.transcript = {
-  follow,
   answer,
   settled: () => { over += 1; if (over === begun) rest(); },
   acted: (failed) => {
