@@ -6,6 +6,7 @@ import sys
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def megabytes() -> float:
 def test_a_recording_is_one_of_torchs_own_functions_and_keeps_nothing_once_it_is_dropped():
     model = tiny.model(seed=1, attn_implementation="eager").requires_grad_(False)
     engine = Engine(model, tiny.VOCABULARY, ONE_LANE, "eager")
-    recorded = engine._lanes[64].step(1)._run
+    recorded: Any = engine._lanes[64].step(1)._run
     assert isinstance(recorded.func, torch.jit.ScriptFunction), "tracing failed, and every step runs in Python"
     weights = weakref.ref(model.get_input_embeddings().weight)
     engine.close()

@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ def random_model(seed: int = 0, tied: bool = False):
 
 
 @pytest.fixture
-def packing(monkeypatch) -> Iterator[None]:
+def packing(monkeypatch) -> None:
     """Engines pack, whatever this machine's processor is."""
     monkeypatch.setattr(packed, "can_pack", lambda device, dtype: dtype == DTYPE)
 

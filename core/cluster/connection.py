@@ -50,11 +50,11 @@ class RayCluster:
 
     def __init__(self) -> None:
         self._handle: Any = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
-        self._answer = self._handle.options(stream=True, method_name="answer")
+        self._answer: Any = self._handle.options(stream=True, method_name="answer")
         self._stops = set[asyncio.Task[Any]]()
 
     async def ask(self, call: Call) -> AsyncGenerator[SaidBatch, None]:
-        answer = self._answer.remote(**call._asdict())
+        answer: Any = self._answer.remote(**call._asdict())
         try:
             async for batch in answer:
                 yield batch
@@ -118,7 +118,7 @@ def connect(settings: Settings) -> RayCluster:
 
 
 def _start(settings: Settings) -> None:
-    """Ray and the replicas, on this machine's loopback alone, behind a token that no file has."""
+    """Ray and the replicas, on this machine, behind a token that no file has."""
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, so that anything else on the machine goes first
     paths = {} if INSTALLED else {"PYTHONPATH": str(DATA)}
