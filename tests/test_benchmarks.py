@@ -97,7 +97,8 @@ def test_gpu_dry_run(capsys):
         table["rows"] for table in found(capsys.readouterr().out)["tables"]
     )
     assert len({row["lane"] for row in certification}) == 2 and {row["certified"] for row in certification} == {"yes"}
-    assert len({row["level"] for row in certification}) == 2, "every lane has a row for each level"
+    levels = {row["level"] for row in certification}  # which ones there are depends on the processor
+    assert len(certification) == 2 * len(levels) > 2, "every lane has a row for each level"
     assert again[0]["identical"] == again[0]["replies asked again"] == 6 and again[0]["others that were there"] == 2
     for (row,) in (graphs, streams):
         assert row["identical"] == row["replies"] == 4 and row["times as fast"] > 0

@@ -160,7 +160,7 @@ def test_the_model_that_an_engine_is_held_against_computes_with_plain_weights(mo
     model = random_model()
     expected, _ = reference.expected(model, at_once=())
     pack(model)
-    monkeypatch.setattr(packed, "_linear", lambda *given: pytest.fail("a packed product"))
+    monkeypatch.setattr(packed, "_script", lambda: pytest.fail("a packed product"))
     again, _ = reference.expected(model, at_once=())
     assert torch.equal(again.logprobs, expected.logprobs)
     assert len(packed.memory_of(model)) == 15, "as it was"

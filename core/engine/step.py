@@ -245,8 +245,9 @@ def _trace(
             return program(*given)
 
     graph, _ = torch._C._create_graph_by_tracing(call, examples, lambda tensor: "", True, False)
-    torch._C._jit_pass_inline(graph)
-    torch._C._jit_pass_cse(graph)  # what every layer makes anew of the same sizes and positions
+    if free:  # what every layer makes anew of the same sizes and positions; in portable arithmetic this was seen to change bits
+        torch._C._jit_pass_inline(graph)
+        torch._C._jit_pass_cse(graph)
     recorded: StepFunction = torch._C.CompilationUnit().create_function("step", graph)
     return recorded
 
