@@ -56,7 +56,7 @@ def test_page(pair_flags):
     assert ways[0]["times the bare engine"] == 1
     assert len(ways) == 3
     assert [row["times the bare generator"] > 0 for row in views] == [True] * 3
-    assert views[2]["bytes"] < 1.2 * views[1]["bytes"], "nothing of the chat is sent again"
+    assert max(view["bytes"] for view in views[1:]) < 1_000, "nothing of the chat, which is longer, is sent again"
 
 
 def test_visitors():

@@ -470,7 +470,9 @@ def test_ledger_counts_passes_and_copies(verdict, lease):
     assert usage.decode_passes == usage.output_tokens - 1
     assert finding.outcome == "shown", "whatever the clock says"
     assert finding.figures["different_copies"] == 0 and finding.figures["copies"] == ROUNDS * 7
-    assert finding.figures["post_bytes_per_pass"] == sum(p.nbytes for p in lease.loaded["post"].model.parameters())
+    assert (
+        finding.figures["post_bytes_per_pass"] == lease.post.info.parameters * lease.loaded["post"].model.dtype.itemsize
+    )
     assert sum("does not tell what its training cost" in detail for detail in finding.details) == 2
 
 
