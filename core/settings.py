@@ -36,7 +36,7 @@ QUIET = {
 }
 
 
-_OF_MODELS = (
+OF_MODELS = (
     "base",
     "post",
     "device",
@@ -137,12 +137,12 @@ class Settings:
             pins=tuple(_pin(each) for said in given.get("pin", ()) for each in said.split(",")),
             zero_gpu=zero_gpu(environment),
             own_pairs=_own_pairs(given.get("own_pairs"), environment) or ("local" if local else "nobody"),
-            **{name: given[name] for name in _OF_MODELS if name in given},
+            **{name: given[name] for name in OF_MODELS if name in given},
         )
 
     def model_flags(self) -> list[str]:
         """The flags that make another process run its models as this one does."""
-        chosen = {name: getattr(self, name) for name in ("pair", *_OF_MODELS)}
+        chosen = {name: getattr(self, name) for name in ("pair", *OF_MODELS)}
         return [f"--{name}={value}" for name, value in chosen.items() if value is not None]
 
 

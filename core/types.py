@@ -7,7 +7,7 @@ no tensors, no widgets and no files.
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -430,6 +430,13 @@ class Usage(Value):
     seconds_queued: float
     seconds_to_first_token: float  # from the start of reading; queueing not included
     seconds_decoding: float  # from the first token to the last
+
+    @classmethod
+    def of_nothing(cls, prompt_tokens: int) -> Self:
+        """Of a request that ends before anything was computed."""
+        nothing = dict.fromkeys(("reused_tokens", "output_tokens", "prefill_passes", "decode_passes"), 0)
+        seconds = dict.fromkeys(("seconds_queued", "seconds_to_first_token", "seconds_decoding"), 0.0)
+        return cls.model_validate({"prompt_tokens": prompt_tokens, **nothing, **seconds})
 
 
 class Finish(Value):

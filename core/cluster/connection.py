@@ -26,20 +26,7 @@ from .following import Full, Lost
 from .wire import Call, SaidBatch
 
 LOCAL = "local"
-_OF_REPLICAS = (
-    "device",
-    "dtype",
-    "arithmetic",
-    "slots",
-    "threads",
-    "context",
-    "base",
-    "post",
-    "pair",
-    "pairs",
-    "hang_seconds",
-    "hang_again",
-)
+_OF_REPLICAS = (*configuration.OF_MODELS, "pair", "pairs", "hang_seconds", "hang_again")
 OBJECT_STORE = 128 * 2**20  # bytes; nothing that crosses is large
 # An address of this machine alone that Ray does not take for a wish for one that others reach, as it does 127.0.0.1. Where it runs on one machine only it takes the latter by itself.
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None

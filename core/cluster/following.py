@@ -414,15 +414,6 @@ class Following:
             self._task.cancel()
 
     def _end_stopped(self, side: Side) -> None:
-        written = len(self.shown[side])
-        usage = Usage(
-            prompt_tokens=len(self.requests[side].token_ids),
-            reused_tokens=0,
-            output_tokens=written,
-            prefill_passes=0,
-            decode_passes=0,
-            seconds_queued=0.0,
-            seconds_to_first_token=0.0,
-            seconds_decoding=0.0,
-        )
+        usage = Usage.of_nothing(len(self.requests[side].token_ids))
+        usage = usage.model_copy(update={"output_tokens": len(self.shown[side])})
         self._end(side, Finish(reason="stopped", usage=usage))

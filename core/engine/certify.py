@@ -25,9 +25,7 @@ class Level:
     threads: int
     together: bool
     experts: str | None = None  # how decode passes compute them, where not as the library chooses
-    near: bool = (
-        False  # decode passes look no farther than the longest row, and on a processor at no more rows than are in use
-    )
+    near: bool = False  # decode passes look no farther than what is in use
     packed: bool = False  # weights lie as a kernel reads them
 
     @property

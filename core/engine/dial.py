@@ -212,7 +212,7 @@ class OwnModel:
     def _write(self) -> Event:
         while not self.dial.one_at_a_time.acquire(timeout=0.1):
             if self._cancelled:
-                return Finish(reason="stopped", usage=nothing_done(self.request))
+                return Finish(reason="stopped", usage=Usage.of_nothing(len(self.request.token_ids)))
         try:
             self.dial.check_room()
             return self._write_with_own_model()
@@ -236,13 +236,6 @@ class OwnModel:
             return event
         finally:
             engine.close()
-
-
-def nothing_done(request: Request) -> Usage:
-    """Of a request that ends before anything was computed."""
-    nothing = dict.fromkeys(("reused_tokens", "output_tokens", "prefill_passes", "decode_passes"), 0)
-    seconds = dict.fromkeys(("seconds_queued", "seconds_to_first_token", "seconds_decoding"), 0.0)
-    return Usage.model_validate({"prompt_tokens": len(request.token_ids), **nothing, **seconds})
 
 
 def on_a_thread(write: Callable[[], Event], emit: Emit) -> None:

@@ -11,9 +11,9 @@ from queue import Empty, SimpleQueue
 import torch
 
 from ..errors import UserError
-from ..types import Event, Failure, Finish, FinishReason, Request, Started, Token
+from ..types import Event, Failure, Finish, FinishReason, Request, Started, Token, Usage
 from . import sampling
-from .dial import nothing_done, on_a_thread
+from .dial import on_a_thread
 from .engine import Emit, Engine, Scored, Stoppable
 
 
@@ -62,7 +62,9 @@ class Rereading:
             "output_tokens": len(written),
             "prefill_passes": -(-(len(asked.token_ids) + len(written)) // self._chunk),
         }
-        return Finish(reason=self._end(written) or "stopped", usage=nothing_done(asked).model_copy(update=used))
+        return Finish(
+            reason=self._end(written) or "stopped", usage=Usage.of_nothing(len(asked.token_ids)).model_copy(update=used)
+        )
 
     def _write_on(self, written: list[int]) -> Event:
         """The reply from here on: what is known of it is read as a beginning that was given, in passes of a chunk."""
